@@ -1,0 +1,36 @@
+// Datapath actions: the program of a megaflow, run by dataplane/act on every packet of it.
+//
+// A program is an array of 32-bit words (little-endian host words) ending in ACT_END. Each action starts with a
+// header word  op | words << 16,  where `words` counts the header too. Values that go into a packet are stored in
+// network byte order, at the same relative positions as in the flow key (contract/key.ts), each followed by a mask
+// of the same size: packet = packet & ~mask | value & mask. Checksums are fixed incrementally by the executor
+// (or left to the offload, for checksum-partial packets: the pseudo-header sum is fixed then).
+//
+// The list mirrors OVS_ACTION_ATTR_* so that dpctl/dump-flows can print it in Open vSwitch's words.
+
+export const ACT_END = 0; // words 1. An empty program is a drop (DROP_FLOW_EXPLICIT unless an ACT_DROP says more)
+export const ACT_OUTPUT = 1; // words 2: [1] datapath port
+export const ACT_TRUNC = 2; // words 2: [1] maximum bytes of the next output or userspace action
+export const ACT_PUSH_VLAN = 3; // words 2: [1] tpid | tci << 16, both as host numbers, tci without VLAN_PRESENT
+export const ACT_POP_VLAN = 4; // words 1
+export const ACT_SET_ETH = 5; // words 7: [1-3] dst, src (12 bytes) [4-6] mask
+export const ACT_SET_IPV4 = 6; // words 7: [1] src [2] dst [3] tos, ttl (2 bytes + 2 zero) [4-6] mask
+export const ACT_SET_IPV6 = 7; // words 21: [1-4] src [5-8] dst [9] label [10] tclass, hlimit (2 bytes + 2 zero) [11-20] mask
+export const ACT_SET_TP = 8; // words 3: [1] src, dst ports (or ICMP type, code as u16 each) [2] mask
+export const ACT_SET_ARP = 9; // words 13: [1] spa [2] tpa [3-5] sha, tha [6] op (u16 + 2 zero) [7-12] mask
+export const ACT_SET_ND = 10; // words 15: [1-4] target [5-7] sll, tll [8-14] mask
+export const ACT_SET_META = 11; // words 4: [1] offset in the key (K_PKT_MARK, K_PRIORITY ...) [2] value [3] mask
+export const ACT_USERSPACE = 12; // words 4: [1] UPCALL_* reason [2] cookie [3] maximum bytes (0xffff = whole)
+export const ACT_RECIRC = 13; // words 2: [1] recirculation id
+export const ACT_DROP = 14; // words 2: [1] drop reason
+export const ACT_SET_VLAN = 15; // words 2: [1] tci value | mask << 16 (host numbers) of the outermost VLAN
+// Numbers from 32 on are kept for ct, nat, tunnel push/pop, meter, sample, hash, clone, check_pkt_len, mpls.
+
+/** Longest program in words: a flow that needs more is translated to "to userspace" (slow path). */
+export const ACTIONS_MAX_WORDS = 4096;
+
+// Reasons of an upcall.
+export const UPCALL_MISS = 0; // no megaflow
+export const UPCALL_SLOW = 1; // the megaflow says: the control plane decides for each packet (cookie = slow reason)
+export const UPCALL_CONTROLLER = 2; // cookie = id under which the translation left the packet-in's description
+export const UPCALL_CAPTURE = 3;

@@ -1,0 +1,97 @@
+// The flow key: what a packet looks like to every table of xvio.
+//
+// One flat record. The data plane fills the first KEY_SIZE bytes for each packet; the control plane uses the same
+// record, extended by the OpenFlow-only fields up to FLOW_SIZE, for matches, masks and translation. So a megaflow's
+// mask is the first KEY_SIZE bytes of what translation has looked at, with no conversion between them.
+//
+// EVERY field is in network byte order, the metadata fields too (ports, recirculation id, marks, registers): a
+// value of an OXM TLV is copied in without swapping. Fields that a packet lacks are zero.
+//
+//   line 0  bytes   0- 63  everything an IPv4 packet needs, with the words of connection tracking used most
+//   line 1  bytes  64-127  IPv6, ARP and neighbour discovery
+//   line 2  bytes 128-191  rest of connection tracking, marks, MPLS
+//   line 3  bytes 192-255  tunnel
+//   line 4  bytes 256-319  original IPv6 tuple of connection tracking
+//   then    bytes 320-703  OpenFlow only: metadata, registers, tunnel metadata
+//
+// Semantics of the fields are those of Open vSwitch (ovs-fields(7)).
+
+// line 0
+export const K_IN_PORT = 0; // u32 datapath port number (not the OpenFlow one: F_IN_PORT)
+export const K_RECIRC_ID = 4; // u32
+export const K_ETH_DST = 8; // 6 bytes
+export const K_ETH_SRC = 14; // 6 bytes
+export const K_ETH_TYPE = 20; // u16, after all parsed VLAN headers; 0x05ff for 802.2 frames without SNAP type
+export const K_VLAN0_TCI = 22; // u16 outermost VLAN, bit 0x1000 set when the header is present
+export const K_VLAN0_TPID = 24; // u16
+export const K_VLAN1_TCI = 26; // u16 second VLAN (only if the VLAN limit is 2)
+export const K_VLAN1_TPID = 28; // u16
+export const K_NW_PROTO = 30; // u8 IP protocol; low byte of the opcode for ARP
+export const K_NW_FRAG = 31; // u8 FRAG_ANY | FRAG_LATER
+export const K_NW_TOS = 32; // u8 whole TOS / traffic class byte
+export const K_NW_TTL = 33; // u8 TTL / hop limit
+export const K_TP_SRC = 34; // u16 TCP/UDP/SCTP source port; ICMP type in the low byte
+export const K_TP_DST = 36; // u16 destination port; ICMP code in the low byte
+export const K_TCP_FLAGS = 38; // u16, 12 bits
+export const K_NW_SRC = 40; // u32 IPv4 source; ARP sender protocol address
+export const K_NW_DST = 44; // u32 IPv4 destination; ARP target protocol address
+export const K_CT_STATE = 48; // u32
+export const K_CT_ZONE = 52; // u16
+export const K_MPLS_COUNT = 54; // u16 number of valid words at K_MPLS_LSE
+export const K_CT_MARK = 56; // u32
+export const K_DP_HASH = 60; // u32
+// line 1
+export const K_IPV6_SRC = 64; // 16 bytes
+export const K_IPV6_DST = 80; // 16 bytes
+export const K_IPV6_LABEL = 96; // u32, low 20 bits
+export const K_ARP_SHA = 100; // 6 bytes; ND source link-layer address for ICMPv6 135
+export const K_ARP_THA = 106; // 6 bytes; ND target link-layer address for ICMPv6 136
+export const K_ND_TARGET = 112; // 16 bytes
+// line 2
+export const K_CT_LABEL = 128; // 16 bytes
+export const K_CT_NW_SRC = 144; // u32 original tuple
+export const K_CT_NW_DST = 148; // u32
+export const K_CT_TP_SRC = 152; // u16
+export const K_CT_TP_DST = 154; // u16
+export const K_CT_NW_PROTO = 156; // u8, then 3 bytes of zero
+export const K_PKT_MARK = 160; // u32
+export const K_PRIORITY = 164; // u32 skb_priority, that is the output queue
+export const K_ND_RESERVED = 168; // u32 flags word of a neighbour advertisement
+export const K_ND_OPTIONS_TYPE = 172; // u8, then 3 bytes of zero
+export const K_MPLS_LSE = 176; // 3 x u32 label stack entries, outermost first
+export const K_PACKET_TYPE = 188; // u32 (0 = Ethernet)
+// line 3
+export const K_TUN_ID = 192; // u64
+export const K_TUN_SRC = 200; // u32
+export const K_TUN_DST = 204; // u32
+export const K_TUN_FLAGS = 208; // u16
+export const K_TUN_TOS = 210; // u8
+export const K_TUN_TTL = 211; // u8
+export const K_TUN_TP_SRC = 212; // u16
+export const K_TUN_GBP_ID = 214; // u16
+export const K_TUN_GBP_FLAGS = 216; // u8, then 7 bytes of zero
+export const K_TUN_IPV6_SRC = 224; // 16 bytes
+export const K_TUN_IPV6_DST = 240; // 16 bytes
+// line 4
+export const K_CT_IPV6_SRC = 256; // 16 bytes
+export const K_CT_IPV6_DST = 272; // 16 bytes, then 32 bytes of zero
+
+/** Bytes of the key that the data plane fills and megaflows may match. */
+export const KEY_SIZE = 320;
+
+// OpenFlow only
+export const F_METADATA = 320; // u64
+export const F_REGS = 328; // 16 x u32 reg0..reg15 (xreg n = regs 2n, 2n+1; xxreg n = regs 4n..4n+3)
+export const F_ACTSET_OUTPUT = 392; // u32
+export const F_IN_PORT = 396; // u32 OpenFlow port number
+export const F_CONJ_ID = 400; // u32
+export const F_TUN_METADATA = 408; // 256 bytes, allocated by NXT_TLV_TABLE_MOD
+export const F_SKB_SPARE = 664; // up to 704: zero
+
+/** Bytes of the extended record used by matches and translation. */
+export const FLOW_SIZE = 704;
+
+export const FRAG_ANY = 1;
+export const FRAG_LATER = 2;
+export const VLAN_PRESENT = 0x1000;
+export const ETH_TYPE_NONE = 0x05ff;

@@ -1,0 +1,156 @@
+// What the rest of the control plane sees of the data plane: the only door (ARCHITECTURE.md, "who writes what").
+
+/** Sum over all workers of the counters of one port; names after Open vSwitch's Interface.statistics. */
+export interface PortCounters {
+  rxPackets: number;
+  rxBytes: number;
+  txPackets: number;
+  txBytes: number;
+  rxMulticast: number;
+  txMulticast: number;
+  rxBroadcast: number;
+  txBroadcast: number;
+  rxGso: number;
+  txSegmented: number;
+  txChecksummed: number;
+  interrupts: number;
+  /** 7 buckets: up to 64, 127, 255, 511, 1023, 1522 bytes, and more. */
+  rxSizes: number[];
+  txSizes: number[];
+  /** Indexed by DROP_* (contract/drop.ts). */
+  drops: number[];
+}
+
+export interface FlowStats {
+  packets: number;
+  bytes: number;
+  /** Milliseconds of the engine's clock (Engine.nowMs) at the last packet, 0 = never. */
+  usedMs: number;
+  /** All TCP flags seen, or-ed. */
+  tcpFlags: number;
+}
+
+/** Handle of a megaflow in the data plane. */
+export type FlowId = number;
+
+export interface Upcall {
+  worker: number;
+  /** UPCALL_* (contract/action.ts). */
+  reason: number;
+  cookie: number;
+  inPort: number;
+  /** KEY_SIZE bytes; valid only during the callback. */
+  key: Uint8Array;
+  /** The frame; valid only during the callback. */
+  data: Uint8Array;
+  /** Bytes on the wire. */
+  packetLen: number;
+  /** 8 bytes of virtio-net offload description: give them back on injection. */
+  vnet: Uint8Array;
+  hash: number;
+}
+
+export interface Injection {
+  inPort: number;
+  frame: Uint8Array;
+  vnet?: Uint8Array;
+  /** Metadata of the packet (KEY_SIZE bytes); default: only in_port set. */
+  key?: Uint8Array;
+  /** Program to run; absent: look the packet up as if it had been received. */
+  actions?: Uint32Array;
+}
+
+export interface WorkerStats {
+  worker: number;
+  core: number;
+  busyNs: number;
+  idleNs: number;
+  polls: number;
+  packets: number;
+  batches: number;
+  cacheHits: number;
+  flowHits: number;
+  flowProbes: number;
+  misses: number;
+  lost: number;
+  sleeps: number;
+  recirculated: number;
+  queues: { queue: number; port: number; index: number; packets: number; busyNs: number }[];
+}
+
+export interface EngineOptions {
+  /** One worker for each core given; default: one worker, unpinned. */
+  cores?: readonly number[];
+  /** Called in batches on the main thread. */
+  onUpcall: (upcall: Upcall) => void;
+  /** A receive or transmit ring was found invalid by a worker: `reason` is a DROP_* number. */
+  onBrokenQueue?: (port: number, queue: number, reason: number) => void;
+}
+
+export interface QueueSpec {
+  direction: 'rx' | 'tx';
+  index: number;
+  /** QUEUE_* (contract/port.ts). */
+  kind: number;
+  /** Readable when the queue has work, -1 = none. */
+  waitFd: number;
+}
+
+export interface Engine {
+  /** The whole shared memory, for rings and windows. Only src/engine and src/port write here. */
+  readonly memory: WebAssembly.Memory;
+  /** Real address of byte 0 of the memory. */
+  readonly base: bigint;
+  /** Milliseconds since start: the clock of FlowStats.usedMs. */
+  nowMs(): number;
+
+  // ---- ports
+  /** Reserves a datapath port number (0 … MAX_PORTS-1), `wanted` if free; throws when all are in use. */
+  addPort(wanted?: number): number;
+  /** Releases port and queues after the workers have let go of them. */
+  removePort(port: number): Promise<void>;
+  setPort(
+    port: number,
+    set: { flags?: number; mtu?: number; offloads?: number; usableTxQueues?: number },
+  ): void;
+  /** Makes a queue record and returns its number; the caller writes the part of its kind, then attaches it. */
+  addQueue(port: number, spec: QueueSpec): number;
+  /** Lets workers use the queue (assigns a receive queue to a worker). */
+  attachQueue(queue: number): void;
+  /** Takes it away; resolves when no worker uses it any more, so rings may be unmapped. The record stays. */
+  detachQueue(queue: number): Promise<void>;
+  removeQueue(queue: number): void;
+  /** Bytes of the control plane's arena, aligned; freed with freeArena. */
+  allocArena(bytes: number, align: number): number;
+  freeArena(address: number): void;
+  portCounters(port: number): PortCounters;
+
+  // ---- megaflows. Key and mask have KEY_SIZE bytes; in_port and recirc_id are always matched exactly.
+  /** Inserts or replaces the megaflow of this key and mask. -1 = table full. */
+  putFlow(key: Uint8Array, mask: Uint8Array, actions: Uint32Array): FlowId;
+  /** New program, same counters. */
+  setFlowActions(flow: FlowId, actions: Uint32Array): void;
+  /** Out of the table at once; the number is reused after the workers have let go. Returns the final statistics then. */
+  deleteFlow(flow: FlowId): Promise<FlowStats>;
+  flowStats(flow: FlowId): FlowStats;
+  flowCount(): number;
+  maskCount(): number;
+
+  // ---- packets
+  /** Runs a program on a frame, or looks it up. False = ring full (counted). */
+  inject(injection: Injection): boolean;
+
+  // ---- time
+  /** Raises the generation; resolves when every worker has seen all changes made before the call. */
+  quiesce(): Promise<number>;
+  /** Sets the cores; restarts or moves workers and queues without losing flows. */
+  setCores(cores: readonly number[]): Promise<void>;
+  /** Pins a receive queue of a port to a core (pmd-rxq-affinity); undefined = automatic. */
+  setAffinity(port: number, queueIndex: number, core: number | undefined): void;
+  /** One of n lookups is put into the microflow cache; 0 = never. */
+  setCacheInsertInvProb(n: number): void;
+  setVlanLimit(n: number): void;
+  workerStats(): WorkerStats[];
+  clearWorkerStats(): void;
+  close(): Promise<void>;
+}

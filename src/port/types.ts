@@ -1,0 +1,68 @@
+// A network device that the switch can attach: what every file in src/port offers.
+//
+// Opening never throws for a reason that the operator can cause: it throws NetdevError with the text that ovs-vsctl
+// shows ("could not open network device NAME (No such device)").
+
+import type { Engine } from '../engine/types.ts';
+
+export class NetdevError extends Error {}
+
+export interface NetdevConfig {
+  name: string;
+  /** Interface.type; '' and 'system' are the same. */
+  type: string;
+  options: Readonly<Record<string, string>>;
+  otherConfig: Readonly<Record<string, string>>;
+  mtuRequest?: number;
+  /** Interface.mac: Ethernet address to set, if the device can. */
+  mac?: string;
+}
+
+export interface NetdevStatus {
+  adminUp: boolean;
+  linkUp: boolean;
+  linkResets: number;
+  /** undefined = column empty. */
+  mac?: string;
+  mtu?: number;
+  ifindex: number;
+  /** bit/s */
+  linkSpeed?: number;
+  duplex?: 'full' | 'half';
+  /** Interface.status. */
+  status: Readonly<Record<string, string>>;
+  /** A fault of the peer that the port survives as a port (Interface.error while it lasts). */
+  error?: string;
+}
+
+export interface Netdev {
+  readonly name: string;
+  readonly type: string;
+  /** Datapath port number, -1 for devices that are no datapath port (patch). */
+  readonly port: number;
+  status(): NetdevStatus;
+  /** Interface.statistics as names and numbers. */
+  statistics(): Record<string, number>;
+  /** Applies what can change while open; returns false when the device has to be closed and opened again. */
+  reconfigure(config: NetdevConfig): boolean;
+  setAdminUp(up: boolean): void;
+  /** Called after every change of status(). One listener. */
+  onChange: (() => void) | undefined;
+  /** Leaves the system as it was found. `keep`: a kernel device of ours (tap) survives, as the real daemon leaves it on exit. */
+  close(keep?: boolean): Promise<void>;
+}
+
+export interface NetdevContext {
+  engine: Engine;
+  /** Directory for server sockets (dpdkvhostuser), by default OVS_RUNDIR. */
+  vhostSockDir: string;
+  log: {
+    info(text: string): void;
+    warn(text: string): void;
+    err(text: string): void;
+    dbg(text: string): void;
+  };
+}
+
+/** Opens a device of one type. Throws NetdevError. */
+export type NetdevOpener = (config: NetdevConfig, context: NetdevContext) => Promise<Netdev>;

@@ -1,0 +1,108 @@
+// The nouns of the switch personality, shared by translation (src/switch) and the OpenFlow front-end
+// (src/control/openflow). Behaviour lives elsewhere; this file only says what there is.
+
+import type { Netdev } from '../port/types.ts';
+import type { Action, FlowMod, Match, PacketIn, PortDesc } from '../wire/openflow/types.ts';
+
+/** One OpenFlow flow. Identity (table, priority, match) never changes; the rest may be modified in place. */
+export interface Rule {
+  readonly table: number;
+  readonly priority: number;
+  readonly match: Match;
+  cookie: bigint;
+  actions: readonly Action[];
+  idleTimeout: number;
+  hardTimeout: number;
+  importance: number;
+  flags: FlowMod['flags'];
+  createdMs: number;
+  modifiedMs: number;
+  /** Last packet, in the engine's clock. */
+  usedMs: number;
+  packets: number;
+  bytes: number;
+  /** Not shown to controllers and not counted (fail-open, in-band, table 254). */
+  hidden: boolean;
+  removed: boolean;
+}
+
+/** The flows of one table. Implemented by src/switch/classifier.ts. */
+export interface FlowTable {
+  readonly id: number;
+  readonly size: number;
+  insert(rule: Rule): void;
+  remove(rule: Rule): void;
+  /** Same match and priority. */
+  findStrict(match: Match, priority: number): Rule | undefined;
+  /** All rules whose match is at least as specific as `match` (OpenFlow's loose matching). */
+  findLoose(match: Match): Iterable<Rule>;
+  /** A rule of the same priority that some packet could match together with `match`. */
+  findOverlap(match: Match, priority: number): Rule | undefined;
+  /** Highest-priority rule for the flow; or-s into `wildcards` every bit that was looked at. */
+  lookup(flow: Uint8Array, wildcards: Uint8Array | undefined): Rule | undefined;
+  [Symbol.iterator](): Iterator<Rule>;
+  /** Lookups and hits, for OpenFlow table statistics. */
+  lookups: number;
+  matched: number;
+}
+
+export type VlanMode = 'access' | 'trunk' | 'native-tagged' | 'native-untagged' | 'dot1q-tunnel';
+
+/** A Port row: one or more interfaces (a bond) with one VLAN configuration. */
+export interface Bundle {
+  name: string;
+  ports: BridgePort[];
+  vlanMode: VlanMode;
+  /** Access or native VLAN, 0 = none. */
+  tag: number;
+  /** Allowed VLANs, undefined = all. */
+  trunks: ReadonlySet<number> | undefined;
+  cvlans: ReadonlySet<number> | undefined;
+  protected: boolean;
+  /** Port.other_config:priority-tags. */
+  priorityTags: 'no' | 'always' | 'if-nonzero';
+  qinqEthertype: number;
+}
+
+/** One interface of a bridge as an OpenFlow port. */
+export interface BridgePort {
+  readonly ofport: number;
+  readonly name: string;
+  readonly netdev: Netdev;
+  /** Datapath port; -1 for patch ports. */
+  readonly dpPort: number;
+  /** Patch ports: name of the peer interface. */
+  peer: string | undefined;
+  bundle: Bundle;
+  /** Description as sent to controllers; config bits are changed by port-mod. */
+  desc: PortDesc;
+  createdMs: number;
+}
+
+/** What the OpenFlow front-end gets from a bridge. Implemented by src/switch/bridge.ts. */
+export interface Bridge {
+  readonly name: string;
+  /** 8 bytes. */
+  datapathId: bigint;
+  failMode: 'standalone' | 'secure';
+  /** Tables 0 … 253 for controllers, 254 hidden. */
+  readonly tables: readonly FlowTable[];
+  readonly ports: ReadonlyMap<number, BridgePort>;
+  /** Tell the switch that flows (or ports' config) changed: cached decisions are looked at again. */
+  flowsChanged(): void;
+  /** Resolves when no packet can meet a state older than the call. */
+  settled(): Promise<void>;
+  /** Brings the counters of all rules up to date with the data plane. */
+  syncStats(): void;
+  /** Executes a packet-out; throws OfError. */
+  packetOut(
+    inPort: number,
+    match: Match | undefined,
+    actions: readonly Action[],
+    data: Uint8Array,
+  ): void;
+  /** Where packet-ins of this bridge go: set by the OpenFlow front-end. */
+  onPacketIn: ((packet: PacketIn, controllerId: number) => void) | undefined;
+  /** Milliseconds, the engine's clock. */
+  nowMs(): number;
+}

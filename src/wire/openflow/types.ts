@@ -1,6 +1,7 @@
 // OpenFlow in abstract form: one vocabulary for all protocol versions. The codecs of this folder turn bytes of
 // OpenFlow 1.0 … 1.5 (and Nicira extensions) into these values and back; nothing outside this folder knows versions'
 // layouts. Numbers are those of the newest version: ports are 32-bit, port constants below.
+// Whole messages (what decode returns and encode takes) are the union `Message` of messages.ts.
 
 /** Key and mask are FLOW_SIZE bytes, laid out by contract/key.ts, network byte order. key & ~mask is always zero. */
 export interface Match {

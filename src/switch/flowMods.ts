@@ -1,0 +1,481 @@
+// What a flow-mod does to the flow tables of a bridge: OpenFlow 1.0 … 1.5, "Flow Table Modification Messages"
+// (1.5.1 §6.4), with the meaning that Open vSwitch gives to the parts the specification leaves open.
+//
+// Pure semantics: no bytes, no connections. Everything goes through a transaction, because bundles (1.5.1 §6.9.4)
+// need "all or nothing": a change is made at once and noted in an undo log; events (flow-removed messages, flow
+// monitors) leave only on commit. The whole transaction runs in one turn of the event loop, so translation never
+// meets a half-applied bundle.
+//
+//   begin() → apply(flowMod)* → commit()   events, bridge.flowsChanged()
+//                             → rollback() tables as before, nobody has noticed
+
+import {
+  type Action,
+  type FlowMod,
+  type Match,
+  OFPP_NONE,
+  OfError,
+} from '../wire/openflow/types.ts';
+import { actionsEqual, outputsToGroup, outputsToPort } from './flowModsActions.ts';
+import type { Bridge, FlowTable, Rule } from './types.ts';
+
+/** Tables 0 … 253 are the controllers', 254 belongs to the switch. */
+export const N_TABLES = 255;
+export const HIDDEN_TABLE = 254;
+export const ALL_TABLES = 0xff;
+export const OFPG_ANY = 0xffffffff;
+const NO_BUFFER = 0xffffffff;
+const COOKIE_ALL_ONES = 0xffffffffffffffffn;
+/** Priorities above 16 bits mark the switch's own rules (fail-open). */
+const MAX_PRIORITY = 0xffff;
+
+export type RemovedReason =
+  | 'idle_timeout'
+  | 'hard_timeout'
+  | 'delete'
+  | 'eviction'
+  | 'group_delete';
+
+/** Who asked for a change: lets a flow monitor abbreviate what its own connection did. */
+export interface Requester {
+  connection: unknown;
+  xid: number;
+}
+
+/** `oldActions` is present when the actions changed: a monitor of an out_port hears of rules that leave it, too. */
+export type FlowEvent =
+  | {
+      event: 'added' | 'modified';
+      rule: Rule;
+      oldActions: readonly Action[] | undefined;
+      requester: Requester | undefined;
+    }
+  | { event: 'removed'; rule: Rule; reason: RemovedReason; requester: Requester | undefined };
+
+/** Flow_Table row and OFPT_TABLE_MOD of one table. */
+export interface TableConfig {
+  name: string;
+  /** Who gave the name: OVSDB wins over OpenFlow. */
+  nameFromDatabase: boolean;
+  flowLimit: number;
+  /** Flow_Table.overflow_policy=evict. */
+  evictByDatabase: boolean;
+  /** OFPTC14_EVICTION. */
+  evictByOpenFlow: boolean;
+  /** OFPTC11_TABLE_MISS_*, 0 = default of the protocol version. */
+  missConfig: number;
+}
+
+/** Which rules a request means. All fields as in the messages. */
+export interface RuleCriteria {
+  table: number;
+  match: Match;
+  cookie: bigint;
+  cookieMask: bigint;
+  outPort: number;
+  outGroup: number;
+}
+
+export interface FlowTablesOptions {
+  /** Throws OfError when the bridge cannot execute the actions of a flow (src/switch/translate). */
+  checkActions?: (actions: readonly Action[], match: Match, table: number) => void;
+}
+
+/** All flow tables of a bridge, with OpenFlow's rules about changing them. One per bridge. */
+export class FlowTables {
+  readonly bridge: Bridge;
+  readonly config: TableConfig[] = [];
+  /** Rules with a timeout, for expire.ts. */
+  readonly expirable = new Set<Rule>();
+  /** Called once for each committed transaction that changed something. */
+  onEvents: ((events: readonly FlowEvent[]) => void) | undefined;
+  readonly #checkActions: FlowTablesOptions['checkActions'];
+
+  constructor(bridge: Bridge, options: FlowTablesOptions = {}) {
+    this.bridge = bridge;
+    this.#checkActions = options.checkActions;
+    for (let table = 0; table < N_TABLES; table++) {
+      this.config.push({
+        name: '',
+        nameFromDatabase: false,
+        flowLimit: Number.POSITIVE_INFINITY,
+        evictByDatabase: false,
+        evictByOpenFlow: false,
+        missConfig: 0,
+      });
+    }
+  }
+
+  begin(): FlowTransaction {
+    return new FlowTransaction(this, this.#checkActions);
+  }
+
+  /** One flow-mod by itself. Throws OfError and leaves the tables as they were. */
+  apply(flowMod: FlowMod, requester?: Requester): void {
+    const transaction = this.begin();
+    try {
+      transaction.apply(flowMod, requester);
+    } catch (error) {
+      transaction.rollback();
+      throw error;
+    }
+    transaction.commit();
+  }
+
+  /** Loose matching, for statistics, deletes and modifies. Throws OFPBRC_BAD_TABLE_ID. */
+  select(criteria: RuleCriteria): Rule[] {
+    const rules: Rule[] = [];
+    for (const table of tablesOf(this.bridge, criteria.table)) {
+      for (const rule of table.findLoose(criteria.match)) {
+        if (meets(rule, criteria)) rules.push(rule);
+      }
+    }
+    return rules;
+  }
+
+  /** Removes the rules that still exist, as one change. */
+  remove(rules: Iterable<Rule>, reason: RemovedReason): void {
+    const transaction = this.begin();
+    for (const rule of rules) transaction.remove(rule, reason, undefined);
+    transaction.commit();
+  }
+
+  /** Removes every rule but the switch's own of table 254 (a controller came or went, fail-open). */
+  flush(): void {
+    const transaction = this.begin();
+    for (const table of this.bridge.tables) {
+      if (table.id === HIDDEN_TABLE) continue;
+      for (const rule of [...table]) transaction.remove(rule, 'delete', undefined);
+    }
+    transaction.commit();
+  }
+
+  /** A rule of the switch itself. Replaces one of the same match and priority. */
+  addOwn(rule: {
+    match: Match;
+    priority: number;
+    actions: readonly Action[];
+    table?: number;
+  }): Rule {
+    const table = this.bridge.tables[rule.table ?? 0];
+    const added = newRule(this.bridge, table.id, rule.match, rule.priority, rule.actions);
+    const old = table.findStrict(rule.match, rule.priority);
+    const transaction = this.begin();
+    if (old !== undefined) transaction.remove(old, 'delete', undefined);
+    transaction.insert(added, undefined);
+    transaction.commit();
+    return added;
+  }
+
+  /** Undefined when nothing may be evicted; the candidate is the least important, then the one that expires first. */
+  evictionCandidate(table: number): Rule | undefined {
+    const config = this.config[table];
+    if (!config.evictByDatabase && !config.evictByOpenFlow) return undefined;
+    let best: Rule | undefined;
+    for (const rule of this.expirable) {
+      if (rule.table !== table) continue;
+      if (best === undefined || evictsBefore(rule, best)) best = rule;
+    }
+    return best;
+  }
+}
+
+/** Changes that become visible to monitors, and final, together. */
+export class FlowTransaction {
+  readonly #tables: FlowTables;
+  readonly #checkActions: FlowTablesOptions['checkActions'];
+  readonly #undo: (() => void)[] = [];
+  readonly #events: FlowEvent[] = [];
+
+  constructor(tables: FlowTables, checkActions: FlowTablesOptions['checkActions']) {
+    this.#tables = tables;
+    this.#checkActions = checkActions;
+  }
+
+  /** Throws OfError; the caller then rolls the transaction back. */
+  apply(flowMod: FlowMod, requester?: Requester): void {
+    checkFlowMod(flowMod);
+    switch (flowMod.command) {
+      case 'add':
+        this.#add(flowMod, requester);
+        break;
+      case 'modify':
+      case 'modify_strict':
+        this.#modify(flowMod, requester);
+        break;
+      case 'delete':
+      case 'delete_strict': {
+        const rules = this.#collect(flowMod, flowMod.outPort, flowMod.outGroup);
+        for (const rule of rules) this.remove(rule, 'delete', requester);
+        break;
+      }
+      default:
+        throw new OfError('OFPFMFC_BAD_COMMAND');
+    }
+  }
+
+  commit(): void {
+    if (this.#events.length === 0) return;
+    this.#undo.length = 0;
+    this.#tables.bridge.flowsChanged();
+    this.#tables.onEvents?.(this.#events);
+  }
+
+  rollback(): void {
+    for (let undo = this.#undo.pop(); undo !== undefined; undo = this.#undo.pop()) undo();
+    this.#events.length = 0;
+  }
+
+  remove(rule: Rule, reason: RemovedReason, requester: Requester | undefined): void {
+    if (rule.removed) return;
+    const table = this.#tables.bridge.tables[rule.table];
+    table.remove(rule);
+    rule.removed = true;
+    this.#tables.expirable.delete(rule);
+    this.#undo.push(() => {
+      rule.removed = false;
+      table.insert(rule);
+      this.#trackTimeouts(rule);
+    });
+    this.#events.push({ event: 'removed', rule, reason, requester });
+  }
+
+  insert(rule: Rule, requester: Requester | undefined): void {
+    const table = this.#tables.bridge.tables[rule.table];
+    table.insert(rule);
+    this.#trackTimeouts(rule);
+    this.#undo.push(() => {
+      table.remove(rule);
+      rule.removed = true;
+      this.#tables.expirable.delete(rule);
+    });
+    this.#events.push({ event: 'added', rule, oldActions: undefined, requester });
+  }
+
+  #add(flowMod: FlowMod, requester: Requester | undefined): void {
+    const { bridge, config } = this.#tables;
+    const table = writableTable(bridge, flowMod.table);
+    this.#checkActions?.(flowMod.actions, flowMod.match, table.id);
+    const old = table.findStrict(flowMod.match, flowMod.priority);
+    if (old !== undefined) {
+      this.#replace(old, flowMod, requester);
+      return;
+    }
+    if (flowMod.flags.checkOverlap && table.findOverlap(flowMod.match, flowMod.priority)) {
+      throw new OfError('OFPFMFC_OVERLAP');
+    }
+    if (table.size >= config[table.id].flowLimit) {
+      const victim = this.#tables.evictionCandidate(table.id);
+      if (victim === undefined) throw new OfError('OFPFMFC_TABLE_FULL');
+      this.remove(victim, 'eviction', requester);
+    }
+    const { match, priority, actions } = flowMod;
+    const rule = newRule(bridge, table.id, match, priority, actions);
+    rule.cookie = flowMod.newCookie === COOKIE_ALL_ONES ? 0n : flowMod.newCookie;
+    rule.idleTimeout = flowMod.idleTimeout;
+    rule.hardTimeout = flowMod.hardTimeout;
+    rule.importance = flowMod.importance;
+    rule.flags = stateFlags(flowMod.flags);
+    this.insert(rule, requester);
+  }
+
+  /** An add over an existing rule: everything is new but, unless reset, the counters and the last use. */
+  #replace(rule: Rule, flowMod: FlowMod, requester: Requester | undefined): void {
+    const { bridge } = this.#tables;
+    if (flowMod.flags.resetCounts) bridge.syncStats();
+    const before = this.#remember(rule);
+    rule.actions = flowMod.actions;
+    if (flowMod.newCookie !== COOKIE_ALL_ONES) rule.cookie = flowMod.newCookie;
+    rule.idleTimeout = flowMod.idleTimeout;
+    rule.hardTimeout = flowMod.hardTimeout;
+    rule.importance = flowMod.importance;
+    rule.flags = stateFlags(flowMod.flags);
+    rule.createdMs = bridge.nowMs();
+    rule.modifiedMs = rule.createdMs;
+    this.#resetCounts(rule, flowMod);
+    this.#trackTimeouts(rule);
+    this.#events.push({ event: 'added', rule, oldActions: before.actions, requester });
+  }
+
+  #modify(flowMod: FlowMod, requester: Requester | undefined): void {
+    const { bridge } = this.#tables;
+    // Modify never looks at out_port and out_group.
+    const rules = this.#collect(flowMod, OFPP_NONE, OFPG_ANY);
+    if (rules.length === 0) {
+      // OpenFlow 1.0 and 1.1: a modify that matches nothing adds, unless it selected by cookie.
+      if (flowMod.newCookie !== COOKIE_ALL_ONES && flowMod.cookieMask === 0n) {
+        this.#add(flowMod, requester);
+      } else {
+        this.#checkActions?.(flowMod.actions, flowMod.match, tableForCheck(flowMod.table));
+      }
+      return;
+    }
+    for (const rule of rules) this.#checkActions?.(flowMod.actions, rule.match, rule.table);
+    if (flowMod.flags.resetCounts) bridge.syncStats();
+    const now = bridge.nowMs();
+    for (const rule of rules) {
+      const before = this.#remember(rule);
+      rule.actions = flowMod.actions;
+      if (flowMod.modifyCookie && flowMod.newCookie !== COOKIE_ALL_ONES) {
+        rule.cookie = flowMod.newCookie;
+      }
+      rule.modifiedMs = now;
+      this.#resetCounts(rule, flowMod);
+      const sameActions = actionsEqual(before.actions, rule.actions);
+      // A monitor does not hear of a modify that changes nothing that it could see.
+      if (sameActions && before.cookie === rule.cookie) {
+        continue;
+      }
+      this.#events.push({
+        event: 'modified',
+        rule,
+        oldActions: sameActions ? undefined : before.actions,
+        requester,
+      });
+    }
+  }
+
+  /** Rules that a modify or delete means; those of the switch itself cannot be meant. */
+  #collect(flowMod: FlowMod, outPort: number, outGroup: number): Rule[] {
+    const { command, table, match, cookie, cookieMask } = flowMod;
+    const criteria = { table, match, cookie, cookieMask, outPort, outGroup };
+    const strict = command === 'modify_strict' || command === 'delete_strict';
+    let rules: Rule[];
+    if (strict) {
+      rules = [];
+      for (const flowTable of tablesOf(this.#tables.bridge, table)) {
+        const rule = flowTable.findStrict(match, flowMod.priority);
+        if (rule !== undefined && meets(rule, criteria)) rules.push(rule);
+      }
+    } else {
+      rules = this.#tables.select(criteria);
+    }
+    const writable = rules.filter((rule) => rule.table !== HIDDEN_TABLE);
+    if (writable.length === 0 && rules.length > 0) throw new OfError('OFPBRC_EPERM');
+    return writable;
+  }
+
+  #remember(rule: Rule): Rule {
+    const before = { ...rule };
+    this.#undo.push(() => {
+      Object.assign(rule, before);
+      this.#trackTimeouts(rule);
+    });
+    return before;
+  }
+
+  #resetCounts(rule: Rule, flowMod: FlowMod): void {
+    if (!flowMod.flags.resetCounts) return;
+    rule.packets = 0;
+    rule.bytes = 0;
+  }
+
+  #trackTimeouts(rule: Rule): void {
+    if (rule.idleTimeout !== 0 || rule.hardTimeout !== 0) this.#tables.expirable.add(rule);
+    else this.#tables.expirable.delete(rule);
+  }
+}
+
+/** Errors that do not depend on what the tables hold; bundles report them when a message is added. */
+export function checkFlowMod(flowMod: FlowMod): void {
+  if (flowMod.flags.emergency) {
+    // The emergency cache of OpenFlow 1.0 never was implemented by anyone; these are the codes that controllers know.
+    const timeouts = flowMod.hardTimeout !== 0 || flowMod.idleTimeout !== 0;
+    throw new OfError(timeouts ? 'OFPFMFC_BAD_EMERG_TIMEOUT' : 'OFPFMFC_TABLE_FULL');
+  }
+  const adds = !flowMod.command.startsWith('delete');
+  if (adds && flowMod.table === HIDDEN_TABLE) throw new OfError('OFPBRC_EPERM');
+  // We never give out buffers, so no buffer can be meant.
+  if (adds && flowMod.bufferId !== NO_BUFFER) throw new OfError('OFPBRC_BUFFER_UNKNOWN');
+}
+
+/** The tables that a request with this table number means: 0xff is all but the hidden one. */
+export function* tablesOf(bridge: Bridge, table: number): Generator<FlowTable> {
+  if (table === ALL_TABLES) {
+    for (const flowTable of bridge.tables) {
+      if (flowTable.id !== HIDDEN_TABLE) yield flowTable;
+    }
+    return;
+  }
+  const flowTable = bridge.tables[table];
+  if (flowTable === undefined) throw new OfError('OFPBRC_BAD_TABLE_ID');
+  yield flowTable;
+}
+
+/** A rule that controllers never see. */
+export function isHidden(rule: Rule): boolean {
+  return rule.priority > MAX_PRIORITY || (rule.hidden && rule.table !== HIDDEN_TABLE);
+}
+
+/** All criteria but the match, which the classifier has looked at. */
+function meets(rule: Rule, criteria: RuleCriteria): boolean {
+  return (
+    !isHidden(rule) &&
+    ((rule.cookie ^ criteria.cookie) & criteria.cookieMask) === 0n &&
+    (criteria.outPort === OFPP_NONE || outputsToPort(rule.actions, criteria.outPort)) &&
+    (criteria.outGroup === OFPG_ANY || outputsToGroup(rule.actions, criteria.outGroup))
+  );
+}
+
+function writableTable(bridge: Bridge, table: number): FlowTable {
+  const flowTable = bridge.tables[tableForCheck(table)];
+  if (flowTable === undefined) throw new OfError('OFPBRC_BAD_TABLE_ID');
+  if (flowTable.id === HIDDEN_TABLE) throw new OfError('OFPBRC_EPERM');
+  return flowTable;
+}
+
+/** OpenFlow 1.0 leaves the choice of the table to the switch. */
+function tableForCheck(table: number): number {
+  return table === ALL_TABLES ? 0 : table;
+}
+
+/** Flags that belong to the rule; the others are about the flow-mod itself. */
+function stateFlags(flags: FlowMod['flags']): FlowMod['flags'] {
+  return { ...flags, checkOverlap: false, emergency: false };
+}
+
+function evictsBefore(a: Rule, b: Rule): boolean {
+  if (a.importance !== b.importance) return a.importance < b.importance;
+  return expirationMs(a) < expirationMs(b);
+}
+
+/** When the rule will time out if nothing uses it. */
+export function expirationMs(rule: Rule): number {
+  const hard = rule.hardTimeout === 0 ? Infinity : rule.modifiedMs + rule.hardTimeout * 1000;
+  const idle = rule.idleTimeout === 0 ? Infinity : rule.usedMs + rule.idleTimeout * 1000;
+  return Math.min(hard, idle);
+}
+
+function newRule(
+  bridge: Bridge,
+  table: number,
+  match: Match,
+  priority: number,
+  actions: readonly Action[],
+): Rule {
+  const now = bridge.nowMs();
+  return {
+    table,
+    priority,
+    match,
+    actions,
+    cookie: 0n,
+    idleTimeout: 0,
+    hardTimeout: 0,
+    importance: 0,
+    flags: {
+      sendFlowRem: false,
+      checkOverlap: false,
+      resetCounts: false,
+      noPktCounts: false,
+      noBytCounts: false,
+    },
+    createdMs: now,
+    modifiedMs: now,
+    usedMs: now,
+    packets: 0,
+    bytes: 0,
+    hidden: priority > MAX_PRIORITY || table === HIDDEN_TABLE,
+    removed: false,
+  };
+}

@@ -1,0 +1,60 @@
+// Questions about lists of actions that flow-mods, statistics and flow monitors ask: does it output to a port or a
+// group, are two lists the same. Instructions such as write_actions hold lists of their own: they count too.
+
+import { type Action, OFPP_CONTROLLER } from '../wire/openflow/types.ts';
+
+/** True if some action outputs to exactly this port number (out_port of a request). */
+export function outputsToPort(actions: readonly Action[], port: number): boolean {
+  return some(actions, (action) => {
+    switch (action.type) {
+      case 'output':
+      case 'output_trunc':
+      case 'enqueue':
+        return action.port === port;
+      case 'controller':
+        return port === OFPP_CONTROLLER;
+      default:
+        return false;
+    }
+  });
+}
+
+/** True if some action names this group (out_group of a request). */
+export function outputsToGroup(actions: readonly Action[], group: number): boolean {
+  return some(actions, (action) => action.type === 'group' && action.group === group);
+}
+
+/** Structural equality, without building strings: rules of a loose modify are compared one by one. */
+export function actionsEqual(a: readonly Action[], b: readonly Action[]): boolean {
+  return a === b || valuesEqual(a, b);
+}
+
+function some(actions: readonly Action[], test: (action: Action) => boolean): boolean {
+  for (const action of actions) {
+    if (test(action)) return true;
+    const nested = (action as { actions?: unknown }).actions;
+    if (Array.isArray(nested) && some(nested as Action[], test)) return true;
+  }
+  return false;
+}
+
+function valuesEqual(a: unknown, b: unknown): boolean {
+  if (a === b) return true;
+  if (typeof a !== 'object' || typeof b !== 'object' || a === null || b === null) return false;
+  if (Array.isArray(a) || a instanceof Uint8Array) {
+    const other = b as ArrayLike<unknown>;
+    if (a.constructor !== b.constructor || a.length !== other.length) return false;
+    for (let i = 0; i < a.length; i++) {
+      if (!valuesEqual(a[i], other[i])) return false;
+    }
+    return true;
+  }
+  const keys = Object.keys(a);
+  if (keys.length !== Object.keys(b).length) return false;
+  for (const key of keys) {
+    if (!valuesEqual((a as Record<string, unknown>)[key], (b as Record<string, unknown>)[key])) {
+      return false;
+    }
+  }
+  return true;
+}

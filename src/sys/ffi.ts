@@ -1,0 +1,203 @@
+// System calls from JavaScript: the only file of xvio that imports node:ffi.
+//
+// Everything else in src/sys wraps these functions in types, units and errors. node:ffi (Node 26, doc/api/ffi.md) has
+// no errno API, so errno is read through __errno_location at once after the call, before anything else may touch it.
+// Pointers and 64-bit integers are bigints. test/unit/sys.test.ts asserts each behaviour that we rely on; if node:ffi
+// ever changes or goes, this file is the one to port.
+
+import {
+  dlopen,
+  getCurrentEventLoop,
+  getInt32,
+  getRawPointer,
+  toString as stringAt,
+  toArrayBuffer,
+} from 'node:ffi';
+import { constants } from 'node:os';
+
+const { lib, functions } = dlopen(null, {
+  __errno_location: { arguments: [], return: 'pointer' },
+  strerror: { arguments: ['int32'], return: 'pointer' },
+  malloc: { arguments: ['uint64'], return: 'pointer' },
+  free: { arguments: ['pointer'], return: 'void' },
+  // descriptors. Results of type ssize_t are taken as int32: no transfer of ours exceeds 2 GiB
+  open: { arguments: ['pointer', 'int32', 'int32'], return: 'int32' },
+  close: { arguments: ['int32'], return: 'int32' },
+  dup: { arguments: ['int32'], return: 'int32' },
+  read: { arguments: ['int32', 'pointer', 'uint64'], return: 'int32' },
+  write: { arguments: ['int32', 'pointer', 'uint64'], return: 'int32' },
+  readv: { arguments: ['int32', 'pointer', 'int32'], return: 'int32' },
+  writev: { arguments: ['int32', 'pointer', 'int32'], return: 'int32' },
+  ioctl: { arguments: ['int32', 'uint64', 'pointer'], return: 'int32' },
+  fcntl: { arguments: ['int32', 'int32', 'uint64'], return: 'int32' },
+  poll: { arguments: ['pointer', 'uint64', 'int32'], return: 'int32' },
+  eventfd: { arguments: ['uint32', 'int32'], return: 'int32' },
+  // memory
+  mmap: {
+    arguments: ['uint64', 'uint64', 'int32', 'int32', 'int32', 'int64'],
+    return: 'uint64',
+  },
+  munmap: { arguments: ['uint64', 'uint64'], return: 'int32' },
+  mlockall: { arguments: ['int32'], return: 'int32' },
+  memfd_create: { arguments: ['pointer', 'uint32'], return: 'int32' },
+  ftruncate: { arguments: ['int32', 'int64'], return: 'int32' },
+  // sockets
+  socket: { arguments: ['int32', 'int32', 'int32'], return: 'int32' },
+  bind: { arguments: ['int32', 'pointer', 'uint32'], return: 'int32' },
+  listen: { arguments: ['int32', 'int32'], return: 'int32' },
+  accept4: { arguments: ['int32', 'pointer', 'pointer', 'int32'], return: 'int32' },
+  connect: { arguments: ['int32', 'pointer', 'uint32'], return: 'int32' },
+  getsockopt: { arguments: ['int32', 'int32', 'int32', 'pointer', 'pointer'], return: 'int32' },
+  setsockopt: { arguments: ['int32', 'int32', 'int32', 'pointer', 'uint32'], return: 'int32' },
+  getsockname: { arguments: ['int32', 'pointer', 'pointer'], return: 'int32' },
+  shutdown: { arguments: ['int32', 'int32'], return: 'int32' },
+  recvmsg: { arguments: ['int32', 'pointer', 'int32'], return: 'int32' },
+  sendmsg: { arguments: ['int32', 'pointer', 'int32'], return: 'int32' },
+  recvmmsg: { arguments: ['int32', 'pointer', 'uint32', 'int32', 'pointer'], return: 'int32' },
+  sendmmsg: { arguments: ['int32', 'pointer', 'uint32', 'int32'], return: 'int32' },
+  sendto: {
+    arguments: ['int32', 'pointer', 'uint64', 'int32', 'pointer', 'uint32'],
+    return: 'int32',
+  },
+  // process
+  getpid: { arguments: [], return: 'int32' },
+  gettid: { arguments: [], return: 'int32' },
+  setsid: { arguments: [], return: 'int32' },
+  kill: { arguments: ['int32', 'int32'], return: 'int32' },
+  prctl: { arguments: ['int32', 'uint64', 'uint64', 'uint64', 'uint64'], return: 'int32' },
+  sched_setaffinity: { arguments: ['int32', 'uint64', 'pointer'], return: 'int32' },
+  sched_getaffinity: { arguments: ['int32', 'uint64', 'pointer'], return: 'int32' },
+  clock_gettime: { arguments: ['int32', 'pointer'], return: 'int32' },
+  setns: { arguments: ['int32', 'int32'], return: 'int32' },
+  syscall: {
+    arguments: ['int64', 'int64', 'int64', 'int64', 'int64', 'int64', 'int64'],
+    return: 'int64',
+  },
+  // libuv, exported by the node binary itself
+  uv_handle_size: { arguments: ['int32'], return: 'uint64' },
+  uv_poll_init: { arguments: ['pointer', 'pointer', 'int32'], return: 'int32' },
+  uv_poll_start: { arguments: ['pointer', 'int32', 'pointer'], return: 'int32' },
+  uv_poll_stop: { arguments: ['pointer'], return: 'int32' },
+  uv_close: { arguments: ['pointer', 'pointer'], return: 'void' },
+  uv_ref: { arguments: ['pointer'], return: 'void' },
+  uv_unref: { arguments: ['pointer'], return: 'void' },
+});
+
+/** The C functions, as they are: prefer the typed wrappers of the other files of src/sys. */
+export const c = functions;
+
+// errno is thread-local; a worker thread has its own instance of this module.
+const errnoAddress = functions.__errno_location();
+
+const ERRNO_NAMES = new Map<number, string>(
+  Object.entries(constants.errno).map(([name, number]) => [number, name]),
+);
+ERRNO_NAMES.set(constants.errno.EAGAIN, 'EAGAIN'); // not its other name, EWOULDBLOCK
+ERRNO_NAMES.set(constants.errno.EOPNOTSUPP, 'EOPNOTSUPP'); // not ENOTSUP
+
+export const EPERM = 1;
+export const ENOENT = 2;
+export const EINTR = 4;
+export const ENXIO = 6;
+export const EBADF = 9;
+export const EAGAIN = 11;
+export const EBUSY = 16;
+export const EEXIST = 17;
+export const ENODEV = 19;
+export const EINVAL = 22;
+export const EMSGSIZE = 90;
+export const EOPNOTSUPP = 95;
+export const ENETDOWN = 100;
+export const ENOBUFS = 105;
+
+/** errno of the last failed call of this thread. Read it at once. */
+export function errno(): number {
+  return getInt32(errnoAddress);
+}
+
+/** The C library's words for an errno: "No such device". */
+export function strerror(number: number): string {
+  return stringAt(functions.strerror(number)) ?? `Unknown error ${number}`;
+}
+
+/** A failed system call. `code` is the errno's name, `text` its strerror. */
+export class SysError extends Error {
+  readonly errno: number;
+  readonly code: string;
+  readonly text: string;
+  readonly syscall: string;
+
+  constructor(syscall: string, number: number) {
+    const text = strerror(number);
+    super(`${syscall}: ${text}`);
+    this.name = 'SysError';
+    this.errno = number;
+    this.code = ERRNO_NAMES.get(number) ?? `E${number}`;
+    this.text = text;
+    this.syscall = syscall;
+  }
+}
+
+/** Gives back `result`, or throws SysError if it is negative. Call it around the system call itself. */
+export function check(result: number, syscall: string): number {
+  if (result < 0) throw new SysError(syscall, errno());
+  return result;
+}
+
+/**
+ * Bytes outside the JavaScript heap whose address never changes, for structures handed to the kernel. The object must
+ * be kept alive as long as the kernel or a later call may use the address.
+ */
+export class NativeBuffer {
+  readonly buffer: ArrayBuffer;
+  readonly bytes: Uint8Array;
+  readonly view: DataView;
+  readonly address: bigint;
+
+  constructor(size: number) {
+    this.buffer = new ArrayBuffer(Math.max(size, 8));
+    this.bytes = new Uint8Array(this.buffer);
+    this.view = new DataView(this.buffer);
+    this.address = getRawPointer(this.buffer);
+  }
+}
+
+/** Address of byte 0 of the buffer (a shared WebAssembly memory too) or view. */
+export function addressOf(source: ArrayBufferLike | NodeJS.ArrayBufferView): bigint {
+  return getRawPointer(source as ArrayBuffer);
+}
+
+/** A view of foreign memory, without a copy and without a keeper: the caller knows how long it lives. */
+export function bytesAt(address: bigint, length: number): Uint8Array {
+  return new Uint8Array(toArrayBuffer(address, length, false));
+}
+
+/** A zero-terminated string for the kernel. */
+export function cString(text: string): NativeBuffer {
+  const encoded = Buffer.from(text, 'utf8');
+  const buffer = new NativeBuffer(encoded.length + 1);
+  buffer.bytes.set(encoded);
+  return buffer;
+}
+
+/** A C function that calls `callback`, on this thread only. Lives as long as the thread. */
+export function pollCallback(
+  callback: (handle: bigint, status: number, events: number) => void,
+): bigint {
+  const signature = { arguments: ['pointer', 'int32', 'int32'], return: 'void' } as const;
+  // A pointer arrives as bigint; the declared type is that of a pointer argument, which may be more.
+  return lib.registerCallback(signature, (handle, status, events) =>
+    callback(handle as bigint, status as number, events as number),
+  );
+}
+
+/** As pollCallback, for callbacks that get a handle only (uv_close_cb). */
+export function closeCallback(callback: (handle: bigint) => void): bigint {
+  const signature = { arguments: ['pointer'], return: 'void' } as const;
+  return lib.registerCallback(signature, (handle) => callback(handle as bigint));
+}
+
+/** uv_loop_t of this thread. */
+export function eventLoop(): bigint {
+  return getCurrentEventLoop();
+}

@@ -1,0 +1,237 @@
+// Reading and writing fields and subfields of a flow record (FLOW_SIZE bytes, contract/key.ts): what matches, moves,
+// loads and set_field actions do with a field of fields.ts. Values are numbers (up to 32 bits), bigints, or bytes as
+// in a TLV (big-endian, Field.bytes long).
+
+import {
+  F_IN_PORT,
+  F_TUN_METADATA,
+  K_VLAN0_TCI,
+  K_VLAN0_TPID,
+  VLAN_PRESENT,
+} from '../../../contract/key.ts';
+import type { Field } from './fields.ts';
+import { fieldByName } from './fields.ts';
+import type { TlvMapping } from './messages.ts';
+import type { Match, Subfield } from './types.ts';
+import { OfError } from './types.ts';
+
+function slotGet(record: Uint8Array, offset: number, size: number): bigint {
+  let value = 0n;
+  for (let i = 0; i < size; i++) value = (value << 8n) | BigInt(record[offset + i]!);
+  return value;
+}
+
+function slotPut(record: Uint8Array, offset: number, size: number, value: bigint): void {
+  for (let i = size - 1; i >= 0; i--) {
+    record[offset + i] = Number(value & 0xffn);
+    value >>= 8n;
+  }
+}
+
+const ones = (bits: number): bigint => (1n << BigInt(bits)) - 1n;
+
+/** OpenFlow 1.0 port number (16 bits) as 32-bit number: 0xff00 and above are the reserved ports. */
+export function port10To11(port: number): number {
+  return port >= 0xff00 ? (port + 0xffff0000) >>> 0 : port;
+}
+
+/** Reverse of port10To11. Ports that OpenFlow 1.0 cannot name become OFPP_NONE. */
+export function port11To10(port: number): number {
+  if (port < 0xff00) return port;
+  return port >= 0xffffff00 ? port & 0xffff : 0xffff;
+}
+
+/** Value of the field, valueBits wide. */
+export function getField(record: Uint8Array, f: Field): bigint {
+  const slot = slotGet(record, f.offset, f.size);
+  if (f.format === 'port10') return BigInt(port11To10(Number(slot)));
+  return (slot >> BigInt(f.shift)) & ones(f.valueBits);
+}
+
+/** Like getField, for fields of at most 32 bits. */
+export function getFieldNumber(record: Uint8Array, f: Field): number {
+  if (f.size > 4) return Number(getField(record, f));
+  let slot = 0;
+  for (let i = 0; i < f.size; i++) slot = ((slot << 8) | record[f.offset + i]!) >>> 0;
+  if (f.format === 'port10') return port11To10(slot);
+  slot >>>= f.shift;
+  return f.valueBits >= 32 ? slot : slot & (2 ** f.valueBits - 1);
+}
+
+/** Value as in a TLV. */
+export function getFieldBytes(record: Uint8Array, f: Field): Uint8Array {
+  if (f.shift === 0 && f.size === f.bytes && f.valueBits === 8 * f.bytes)
+    return record.slice(f.offset, f.offset + f.size);
+  return toBytes(getField(record, f), f.bytes);
+}
+
+export function toBytes(value: bigint, bytes: number): Uint8Array {
+  const out = new Uint8Array(bytes);
+  slotPut(out, 0, bytes, value);
+  return out;
+}
+
+export function fromBytes(bytes: Uint8Array): bigint {
+  return slotGet(bytes, 0, bytes.length);
+}
+
+/**
+ * Writes the field of a flow, as a set_field action does. Setting a VLAN id or priority makes the header present,
+ * and gives it the TPID 0x8100 if it had none.
+ */
+export function setField(record: Uint8Array, f: Field, value: bigint): void {
+  const width = ones(f.valueBits);
+  if (f.format === 'port10') {
+    slotPut(record, f.offset, 4, BigInt(port10To11(Number(value & 0xffffn))));
+    return;
+  }
+  let mask = (f.widen ? ones(8 * f.size) : width << BigInt(f.shift)) | BigInt(f.present);
+  // The TOS byte is set without its ECN bits.
+  if (f.name === 'nw_tos') mask = 0xfcn;
+  const bits = ((value & width) << BigInt(f.shift)) | BigInt(f.present);
+  const slot = slotGet(record, f.offset, f.size);
+  slotPut(record, f.offset, f.size, (slot & ~mask) | (bits & mask));
+  if (f.offset === K_VLAN0_TCI) fixVlanTpid(record);
+}
+
+function fixVlanTpid(record: Uint8Array): void {
+  const present = record[K_VLAN0_TCI]! & (VLAN_PRESENT >> 8);
+  if (present === 0) {
+    record[K_VLAN0_TPID] = 0;
+    record[K_VLAN0_TPID + 1] = 0;
+  } else if (record[K_VLAN0_TPID] === 0 && record[K_VLAN0_TPID + 1] === 0) {
+    record[K_VLAN0_TPID] = 0x81;
+  }
+}
+
+export function setFieldBytes(record: Uint8Array, f: Field, value: Uint8Array): void {
+  setField(record, f, fromBytes(value));
+}
+
+/** Writes only the bits of `mask` (both as in a TLV). */
+export function setFieldMasked(
+  record: Uint8Array,
+  f: Field,
+  value: Uint8Array,
+  mask: Uint8Array,
+): void {
+  const m = fromBytes(mask);
+  setField(record, f, (getField(record, f) & ~m) | (fromBytes(value) & m));
+}
+
+/** Or-s into a mask record every bit that reading the field looks at. */
+export function coverField(wildcards: Uint8Array, f: Field): void {
+  const mask =
+    f.format === 'port10' || f.widen
+      ? ones(8 * f.size)
+      : (ones(f.valueBits) << BigInt(f.shift)) | BigInt(f.present);
+  slotPut(wildcards, f.offset, f.size, slotGet(wildcards, f.offset, f.size) | mask);
+}
+
+/** Bits [offset, offset + bits) of a field. */
+export function getSubfield(record: Uint8Array, s: Subfield, f = fieldByName(s.field)): bigint {
+  return (getField(record, f) >> BigInt(s.offset)) & ones(s.bits);
+}
+
+export function setSubfield(
+  record: Uint8Array,
+  s: Subfield,
+  value: bigint,
+  f = fieldByName(s.field),
+): void {
+  const mask = ones(s.bits) << BigInt(s.offset);
+  const bits = (value << BigInt(s.offset)) & mask;
+  setField(record, f, (getField(record, f) & ~mask) | bits);
+}
+
+/** Or-s into a mask record the bits that reading the subfield looks at. */
+export function coverSubfield(wildcards: Uint8Array, s: Subfield, f = fieldByName(s.field)): void {
+  if (f.format === 'port10' || f.widen) {
+    coverField(wildcards, f);
+    return;
+  }
+  const mask = ones(s.bits) << BigInt(s.offset + f.shift);
+  slotPut(wildcards, f.offset, f.size, slotGet(wildcards, f.offset, f.size) | mask);
+}
+
+// ---- matches
+
+/** Match on nothing: every packet. */
+export function emptyMatch(flowSize: number): { key: Uint8Array; mask: Uint8Array } {
+  return { key: new Uint8Array(flowSize), mask: new Uint8Array(flowSize) };
+}
+
+/**
+ * Adds `field = value/mask` to a match (both bigints as in a TLV). Matching a VLAN id or priority asks for a VLAN
+ * header; an ICMP type covers the 16 bits of its place.
+ */
+export function matchField(match: Match, f: Field, value: bigint, mask?: bigint): void {
+  let m: bigint;
+  let v: bigint;
+  const full = ones(f.valueBits);
+  if (f.format === 'port10') {
+    m = 0xffffffffn;
+    v = BigInt(port10To11(Number(value & 0xffffn)));
+  } else {
+    m = (mask ?? full) & full;
+    v = (value & m) << BigInt(f.shift);
+    m <<= BigInt(f.shift);
+    if (f.name === 'nw_tos') m &= 0xfcn;
+    if (f.widen && m !== 0n) m = ones(8 * f.size);
+    if (m !== 0n) {
+      m |= BigInt(f.present);
+      v |= BigInt(f.present);
+    }
+    v &= m;
+  }
+  const oldMask = slotGet(match.mask, f.offset, f.size);
+  const oldKey = slotGet(match.key, f.offset, f.size);
+  slotPut(match.mask, f.offset, f.size, oldMask | m);
+  slotPut(match.key, f.offset, f.size, (oldKey & ~m) | v);
+}
+
+/** Mask of the field in a match, as in a TLV (0n = not matched). */
+export function matchMask(match: Match, f: Field): bigint {
+  const slot = slotGet(match.mask, f.offset, f.size);
+  if (f.format === 'port10') return slot === 0n ? 0n : 0xffffn;
+  return (slot >> BigInt(f.shift)) & ones(f.valueBits);
+}
+
+export function fieldIsMatched(match: Match, f: Field): boolean {
+  for (let i = 0; i < f.size; i++)
+    if (match.mask[f.offset + i] !== 0) return matchMask(match, f) !== 0n;
+  return false;
+}
+
+// ---- tunnel metadata
+
+/** Bytes of tunnel metadata, TLV table: options in the order of their index, each rounded up to 4 bytes. */
+export function tunMetadataOffset(tlvs: readonly TlvMapping[], index: number): number {
+  let offset = 0;
+  for (const t of tlvs) if (t.index < index) offset += (t.optionLen + 3) & ~3;
+  return F_TUN_METADATA + offset;
+}
+
+/**
+ * The field itself; tun_metadataN with the place and length of its option. Without a mapping
+ * (NXT_TLV_TABLE_MOD) Open vSwitch answers NXFMFC_INVALID_TLV_FIELD.
+ */
+export function resolveField(f: Field, tlvs: readonly TlvMapping[] = []): Field {
+  if (f.tlvIndex === undefined) return f;
+  const t = tlvs.find((m) => m.index === f.tlvIndex);
+  if (t === undefined) throw new OfError('NXFMFC_INVALID_TLV_FIELD', `${f.name} is not mapped`);
+  const bits = 8 * t.optionLen;
+  return {
+    ...f,
+    offset: tunMetadataOffset(tlvs, t.index),
+    size: t.optionLen,
+    bytes: t.optionLen,
+    bits,
+    valueBits: bits,
+  };
+}
+
+/** True for fields that share the input port's place. */
+export function isInPort(f: Field): boolean {
+  return f.offset === F_IN_PORT && f.size === 4;
+}

@@ -52,6 +52,8 @@ export const CTL_WORKERS = 4; // u32: number of workers running
 export const CTL_VLAN_LIMIT = 8; // u32: 1 or 2 VLAN headers parsed
 export const CTL_CACHE_INSERT_INV_PROB = 12; // u32: 0 = never insert into the microflow cache, 1 = always, n = one in n
 export const CTL_UPCALLS_ENABLED = 16; // u32: 0 = a miss is dropped (no control plane yet)
+export const CTL_UPCALL_ARMED = 20; // u32: 1 = the main thread sleeps, the host loop of a worker has to wake it
+export const CTL_PATIENCE_US = 24; // u32: how long a worker polls empty queues before it goes to sleep
 
 // Worker record, offsets from WORKER_BASE + worker * WORKER_SIZE. W = written by the worker.
 export const WK_ACK = 0; // u32 W: the generation seen at the last start of a burst (published between two bursts)
@@ -69,6 +71,9 @@ export const WK_LOST = 80; // f64 W: upcalls lost to a full ring
 export const WK_SLEEPS = 88; // f64 W
 export const WK_RECIRC = 96; // f64 W: packets recirculated
 export const WK_CLEAR = 104; // u32: raised by the main thread to ask the worker to zero its statistics (pmd-stats-clear)
+export const WK_STOP = 108; // u32: 1 = leave the loop
+export const WK_CURRENT_RXQ = 112; // u32 W: queue number of the burst that is being run, 0xffffffff = none
+export const WK_CURRENT_PACKET = 116; // u32 W: packet record in hand where that is known, for the report of a crash
 export const WK_RXQ_COUNT = 128; // u32: queues polled by this worker
 export const WK_RXQ = 132; // u32 x MAX_QUEUES_PER_WORKER: queue numbers
 export const MAX_QUEUES_PER_WORKER = 2048;

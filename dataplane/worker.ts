@@ -1,0 +1,68 @@
+// Who this worker is, and what time it is: the globals of one instance of the module. A module-level variable is a
+// WebAssembly global, so each worker has its own; nothing here is in the shared memory.
+
+import { portCountersAddress } from '../contract/counters.ts';
+import {
+  MAX_CALLS,
+  WK_CALL,
+  WK_CALL_COUNT,
+  WK_FLUSH,
+  WK_FLUSH_COUNT,
+  WORKER_BASE,
+  WORKER_SIZE,
+} from '../contract/memory.ts';
+import { privateAddress } from '../contract/packet.ts';
+import { flowCountersAddress } from '../contract/table.ts';
+
+/** Number of this worker. */
+export let worker: u32 = 0;
+/** Address of its worker record. */
+export let workerRecord: u32 = 0;
+/** Address of its private memory (PV_*). */
+export let privateBase: u32 = 0;
+/** Address of its counters of port 0; a port's are PORT_COUNTERS_SIZE x port further on. */
+export let portCountersBase: u32 = 0;
+/** Address of its counters of flow 0. */
+export let flowCountersBase: u32 = 0;
+/** The engine's clock at the start of the breath. */
+export let nowMs: f64 = 0;
+
+export function setWorker(id: u32): void {
+  worker = id;
+  workerRecord = WORKER_BASE + id * WORKER_SIZE;
+  privateBase = privateAddress(id);
+  portCountersBase = portCountersAddress(id, 0);
+  flowCountersBase = flowCountersAddress(id, 0);
+}
+
+export function setNow(ms: f64): void {
+  nowMs = ms;
+}
+
+/** Adds to one of the f64 statistics of the worker record. */
+export function addStat(offset: u32, amount: f64): void {
+  const at = workerRecord + offset;
+  store<f64>(at, load<f64>(at) + amount);
+}
+
+/** Asks the host loop to signal an eventfd after this poll. */
+export function ring(fd: i32): void {
+  const count = load<u32>(workerRecord + WK_CALL_COUNT);
+  for (let i: u32 = 0; i < count; i++) {
+    if (load<i32>(workerRecord + WK_CALL + i * 4) == fd) return;
+  }
+  if (count >= MAX_CALLS) return; // 1 024 different descriptors in one poll: the host loop could not keep up anyway
+  store<i32>(workerRecord + WK_CALL + count * 4, fd);
+  store<u32>(workerRecord + WK_CALL_COUNT, count + 1);
+}
+
+/** Asks the host loop to make the system call of a transmit queue after this poll. */
+export function flushLater(queue: u32): void {
+  const count = load<u32>(workerRecord + WK_FLUSH_COUNT);
+  for (let i: u32 = 0; i < count; i++) {
+    if (load<u32>(workerRecord + WK_FLUSH + i * 4) == queue) return;
+  }
+  if (count >= MAX_CALLS) return;
+  store<u32>(workerRecord + WK_FLUSH + count * 4, queue);
+  store<u32>(workerRecord + WK_FLUSH_COUNT, count + 1);
+}

@@ -97,3 +97,8 @@ export function pollRaw(pollfds: bigint, count: number, timeoutMs: number): numb
   if (number === EINTR) return 0;
   throw new SysError('poll', number);
 }
+
+/** Makes `to` refer to what `from` does (dup2). */
+export function duplicateFd(from: number, to: number): void {
+  check(c.dup2(from, to), 'dup2');
+}

@@ -24,6 +24,7 @@ const { lib, functions } = dlopen(null, {
   open: { arguments: ['pointer', 'int32', 'int32'], return: 'int32' },
   close: { arguments: ['int32'], return: 'int32' },
   dup: { arguments: ['int32'], return: 'int32' },
+  dup2: { arguments: ['int32', 'int32'], return: 'int32' },
   read: { arguments: ['int32', 'pointer', 'uint64'], return: 'int32' },
   write: { arguments: ['int32', 'pointer', 'uint64'], return: 'int32' },
   readv: { arguments: ['int32', 'pointer', 'int32'], return: 'int32' },

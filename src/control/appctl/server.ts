@@ -1,0 +1,133 @@
+// unixctl: the control socket behind ovs-appctl. JSON-RPC 1.0 on a stream without framing; every parameter is a
+// string; a reply is one text (ovs-appctl(8)). The commands are one table, filled by the composition root.
+
+import { chmodSync, unlinkSync } from 'node:fs';
+import { createServer, type Server, type Socket } from 'node:net';
+import { JsonSplitter } from '../../wire/ovsdb/splitter.ts';
+
+/** A failed command: its text is what ovs-appctl shows before "server returned an error". */
+export class CommandError extends Error {}
+
+export interface Command {
+  name: string;
+  /** Shown by list-commands. */
+  usage: string;
+  minArgs: number;
+  maxArgs: number;
+  /** Returns the text, or throws CommandError. */
+  run(args: readonly string[]): string | Promise<string>;
+}
+
+export class CommandTable {
+  readonly #commands = new Map<string, Command>();
+
+  constructor() {
+    this.add({
+      name: 'list-commands',
+      usage: '',
+      minArgs: 0,
+      maxArgs: 0,
+      run: () =>
+        `The available commands are:\n${[...this.#commands.values()]
+          .sort((a, b) => (a.name < b.name ? -1 : 1))
+          .map((c) => `  ${c.name.padEnd(23)} ${c.usage}\n`)
+          .join('')}`,
+    });
+  }
+
+  add(...commands: readonly Command[]): void {
+    for (const command of commands) this.#commands.set(command.name, command);
+  }
+
+  /** Runs a command; throws CommandError with the texts of the real daemon. */
+  async run(name: string, args: readonly string[]): Promise<string> {
+    const command = this.#commands.get(name);
+    if (!command) {
+      throw new CommandError(
+        `"${name}" is not a valid command (use "list-commands" to see a list of valid commands)`,
+      );
+    }
+    if (args.length < command.minArgs) {
+      throw new CommandError(`"${name}" command requires at least ${command.minArgs} arguments`);
+    }
+    if (args.length > command.maxArgs) {
+      throw new CommandError(`"${name}" command takes at most ${command.maxArgs} arguments`);
+    }
+    return command.run(args);
+  }
+}
+
+export interface UnixctlServer {
+  readonly path: string;
+  close(): void;
+}
+
+const line = (text: string): string => (text === '' || text.endsWith('\n') ? text : `${text}\n`);
+
+function serve(socket: Socket, table: CommandTable): void {
+  // Requests of one connection are answered in order, even when an early one takes long.
+  let last: Promise<void> = Promise.resolve();
+  const splitter = new JsonSplitter();
+  const answer = async (text: string): Promise<void> => {
+    let request: { id?: unknown; method?: unknown; params?: unknown };
+    try {
+      request = JSON.parse(text);
+    } catch {
+      socket.destroy();
+      return;
+    }
+    const { id, method, params } = request;
+    const valid =
+      typeof method === 'string' &&
+      Array.isArray(params) &&
+      params.every((p) => typeof p === 'string');
+    if (id === undefined || id === null || !valid) {
+      socket.destroy();
+      return;
+    }
+    let reply: { id: unknown; result: string | null; error: string | null };
+    try {
+      const result = await table.run(method as string, params as string[]);
+      reply = { id, result: line(result), error: null };
+    } catch (error) {
+      reply = { id, result: null, error: line((error as Error).message) };
+    }
+    if (!socket.destroyed) socket.write(JSON.stringify(reply));
+  };
+  socket.on('error', () => socket.destroy());
+  socket.on('data', (chunk) => {
+    try {
+      for (const text of splitter.push(chunk)) last = last.then(() => answer(text));
+    } catch {
+      socket.destroy();
+    }
+  });
+}
+
+/** Listens at `path` (mode 0750 as the real daemon's). Rejects with the system's error. */
+export function listenUnixctl(path: string, table: CommandTable): Promise<UnixctlServer> {
+  return new Promise((resolve, reject) => {
+    try {
+      unlinkSync(path);
+    } catch {
+      // nothing there: the usual case
+    }
+    const sockets = new Set<Socket>();
+    const server: Server = createServer((socket) => {
+      sockets.add(socket);
+      socket.on('close', () => sockets.delete(socket));
+      serve(socket, table);
+    });
+    server.on('error', reject);
+    server.listen(path, () => {
+      chmodSync(path, 0o750);
+      resolve({
+        path,
+        close: () => {
+          server.close();
+          for (const socket of sockets) socket.end();
+        },
+      });
+    });
+  });
+}

@@ -29,4 +29,5 @@ export const DROP_NAMES: readonly string[] = [
   'inject_queue_full',
   'no_learned_port',
   'reserved_mac',
+  'window_space_exhausted',
 ];

@@ -49,7 +49,7 @@ export function addStat(offset: u32, amount: f64): void {
 export function ring(fd: i32): void {
   const count = load<u32>(workerRecord + WK_CALL_COUNT);
   for (let i: u32 = 0; i < count; i++) {
-    if (load<i32>(workerRecord + WK_CALL + i * 4) == fd) return;
+    if (load<i32>(workerRecord + WK_CALL + i * 4) === fd) return;
   }
   if (count >= MAX_CALLS) return; // 1 024 different descriptors in one poll: the host loop could not keep up anyway
   store<i32>(workerRecord + WK_CALL + count * 4, fd);
@@ -60,7 +60,7 @@ export function ring(fd: i32): void {
 export function flushLater(queue: u32): void {
   const count = load<u32>(workerRecord + WK_FLUSH_COUNT);
   for (let i: u32 = 0; i < count; i++) {
-    if (load<u32>(workerRecord + WK_FLUSH + i * 4) == queue) return;
+    if (load<u32>(workerRecord + WK_FLUSH + i * 4) === queue) return;
   }
   if (count >= MAX_CALLS) return;
   store<u32>(workerRecord + WK_FLUSH + count * 4, queue);

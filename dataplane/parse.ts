@@ -1,0 +1,172 @@
+// Parse: packet record to flow key (contract/key.ts). Second stage of a packet's way.
+//
+// The semantics are those of Open vSwitch, bit for bit, because OpenFlow rules are written against them: what counts
+// as a VLAN, when an IP header that lies about its length makes the packet "an Ethernet frame of type IP, nothing
+// more", which ICMPv6 messages have neighbour discovery fields. test/oracle/parse.ts says the same slowly.
+//
+// Lengths are those of the frame; bytes are read only from the head (PKT_HEAD_COPY), so a header that lies beyond it
+// (behind 200 bytes of IPv6 extension headers, say) is treated as absent.
+//
+//   | dst 6 | src 6 | [tpid tci] x 0…2 | type 2 | [LLC/SNAP 8] | [MPLS 4 x n] | L3 | L4
+//
+// Ethernet: IEEE 802.3; VLAN: 802.1Q, 802.1ad; IPv4: RFC 791; ARP: RFC 826; IPv6: RFC 8200; ND: RFC 4861.
+
+import {
+  ETH_TYPE_NONE,
+  K_ARP_SHA,
+  K_ARP_THA,
+  K_ETH_DST,
+  K_ETH_TYPE,
+  K_IN_PORT,
+  K_MPLS_COUNT,
+  K_MPLS_LSE,
+  K_ND_RESERVED,
+  K_NW_DST,
+  K_NW_PROTO,
+  K_NW_SRC,
+  K_VLAN0_TCI,
+  K_VLAN1_TCI,
+} from '../contract/key.ts';
+import { CONTROL_BASE, CTL_VLAN_LIMIT } from '../contract/memory.ts';
+import {
+  PKT_HASH,
+  PKT_HEAD,
+  PKT_HEAD_LEN,
+  PKT_IN_PORT,
+  PKT_KEY,
+  PKT_L3,
+  PKT_LEN,
+  PKT_SIZE,
+} from '../contract/packet.ts';
+import { clearLine, KEY_LINES, keyHash, LINE1, LINE2, LINE3, LINE4, markLines } from './key.ts';
+import { parseIpv4, parseIpv6 } from './parseIp.ts';
+
+// Ethernet types as a little-endian load sees them.
+const BE_IPV4: u32 = 0x0008;
+const BE_IPV6: u32 = 0xdd86;
+const BE_ARP: u32 = 0x0608;
+const BE_RARP: u32 = 0x3580;
+const BE_VLAN: u32 = 0x0081;
+const BE_QINQ: u32 = 0xa888;
+const BE_MPLS: u32 = 0x4788;
+const BE_MPLS_MULTICAST: u32 = 0x4888;
+
+/** Parses `n` packets of a burst whose keys are to be made from nothing. */
+export function parseBurst(first: u32, n: i32): void {
+  for (let i = 0; i < n; i++) {
+    const pkt = first + i * PKT_SIZE;
+    const key = load<u32>(pkt + PKT_KEY);
+    clearKey(key);
+    store<u32>(key + K_IN_PORT, bswap<u32>(load<u32>(pkt + PKT_IN_PORT)));
+    parse(pkt, key);
+  }
+  for (let i = 0; i < n; i++) {
+    const pkt = first + i * PKT_SIZE;
+    store<u32>(pkt + PKT_HASH, keyHash(load<u32>(pkt + PKT_KEY)));
+  }
+}
+
+/** Parses a packet again, after its headers changed: what the packet carries anew, metadata stays. */
+export function parseAgain(pkt: u32): void {
+  const key = load<u32>(pkt + PKT_KEY);
+  clearHeaders(key);
+  parse(pkt, key);
+  store<u32>(pkt + PKT_HASH, keyHash(key));
+}
+
+function clearKey(key: u32): void {
+  clearLine(key);
+  const lines = load<u32>(key + KEY_LINES);
+  if (lines === 0) return;
+  if (lines & LINE1) clearLine(key + 64);
+  if (lines & LINE2) clearLine(key + 128);
+  if (lines & LINE3) clearLine(key + 192);
+  if (lines & LINE4) clearLine(key + 256);
+  store<u32>(key + KEY_LINES, 0);
+}
+
+/** Zeroes everything that comes from the packet's bytes, for a key whose metadata stay. */
+export function clearHeaders(key: u32): void {
+  memory.fill(key + K_ETH_DST, 0, K_NW_DST + 4 - K_ETH_DST);
+  store<u16>(key + K_MPLS_COUNT, 0);
+  clearLine(key + 64);
+  memory.fill(key + K_ND_RESERVED, 0, K_MPLS_LSE + 12 - K_ND_RESERVED);
+}
+
+function parse(pkt: u32, key: u32): void {
+  const head = load<u32>(pkt + PKT_HEAD);
+  const end = head + load<u32>(pkt + PKT_HEAD_LEN);
+  let size = <i32>load<u32>(pkt + PKT_LEN);
+  store<u32>(pkt + PKT_L3, 0xffffffff); // L3 and L4: none
+  if (size < 14 || end < head + 14) return;
+
+  store<u64>(key + K_ETH_DST, load<u64>(head));
+  store<u32>(key + K_ETH_DST + 8, load<u32>(head + 8));
+  let at = head + 12;
+  size -= 12;
+  let type: u32 = load<u16>(at);
+  if (type === BE_VLAN || type === BE_QINQ) {
+    const limit = load<u32>(CONTROL_BASE + CTL_VLAN_LIMIT);
+    let slot = K_VLAN0_TCI;
+    for (let i: u32 = 0; i < limit && size >= 6 && at + 6 <= end; i++) {
+      store<u16>(key + slot, load<u16>(at + 2) | 0x0010); // VLAN_PRESENT
+      store<u16>(key + slot + 2, <u16>type);
+      at += 4;
+      size -= 4;
+      slot = K_VLAN1_TCI;
+      type = load<u16>(at);
+      if (type !== BE_VLAN && type !== BE_QINQ) break;
+    }
+  }
+  at += 2;
+  size -= 2;
+  if (bswap<u16>(<u16>type) < 0x600) {
+    // 802.2: the type is a length. Only SNAP with OUI 0 names a type (RFC 1042).
+    type = bswap<u16>(<u16>ETH_TYPE_NONE);
+    if (size >= 8 && at + 8 <= end && isSnap(at)) {
+      const inner: u16 = load<u16>(at + 6);
+      at += 8;
+      size -= 8;
+      if (bswap<u16>(inner) >= 0x600) type = inner;
+    }
+  }
+  store<u16>(key + K_ETH_TYPE, <u16>type);
+
+  if (type === BE_MPLS || type === BE_MPLS_MULTICAST) {
+    const start = at;
+    let count: u32 = 0;
+    while (size >= 4 && at + 4 <= end) {
+      const entry = load<u32>(at);
+      if (count < 3) store<u32>(key + K_MPLS_LSE + count * 4, entry);
+      count++;
+      at += 4;
+      size -= 4;
+      if (entry & 0x00010000) break; // bottom of stack: bit 8 of the entry
+    }
+    if (at !== start) markLines(key, LINE2);
+    store<u16>(key + K_MPLS_COUNT, bswap<u16>(<u16>min<u32>(count, 3)));
+  }
+
+  store<u16>(pkt + PKT_L3, <u16>(at - head));
+  if (type === BE_IPV4) parseIpv4(pkt, key, head, at, end, size);
+  else if (type === BE_IPV6) parseIpv6(pkt, key, head, at, end, size);
+  else if (type === BE_ARP || type === BE_RARP) parseArp(key, at, end, size);
+}
+
+function isSnap(at: u32): bool {
+  return load<u32>(at) === 0x0003aaaa && load<u16>(at + 4) === 0;
+}
+
+function parseArp(key: u32, at: u32, end: u32, size: i32): void {
+  if (size < 28 || at + 28 > end) return;
+  // hardware type 1, protocol type 0x0800, lengths 6 and 4
+  if (load<u64>(at) << 16 !== 0x0406000801000000) return;
+  store<u32>(key + K_NW_SRC, load<u32>(at + 14));
+  store<u32>(key + K_NW_DST, load<u32>(at + 24));
+  if (load<u8>(at + 6) === 0) store<u8>(key + K_NW_PROTO, load<u8>(at + 7));
+  store<u32>(key + K_ARP_SHA, load<u32>(at + 8));
+  store<u16>(key + K_ARP_SHA + 4, load<u16>(at + 12));
+  store<u32>(key + K_ARP_THA, load<u32>(at + 18));
+  store<u16>(key + K_ARP_THA + 4, load<u16>(at + 22));
+  markLines(key, LINE1);
+}

@@ -1,0 +1,274 @@
+// One subtable of the classifier: all rules that share a mask, in a hash map keyed by the masked words of the flow.
+//
+// The mask's words are split into stages (metadata, L2, L3, L4). A lookup hashes stage by stage and stops at the first
+// stage in which no rule agrees: only the fields of the stages visited have then been looked at. An element of a stage
+// is (word of the record, part of the mask in it); a word may be in two stages with different parts.
+
+import {
+  FLOW_SIZE,
+  K_ARP_SHA,
+  K_CT_IPV6_SRC,
+  K_CT_LABEL,
+  K_CT_NW_PROTO,
+  K_CT_NW_SRC,
+  K_CT_STATE,
+  K_CT_TP_SRC,
+  K_ETH_DST,
+  K_IPV6_SRC,
+  K_MPLS_LSE,
+  K_ND_RESERVED,
+  K_NW_PROTO,
+  K_NW_SRC,
+  K_PACKET_TYPE,
+  K_PKT_MARK,
+  K_TP_DST,
+  K_TP_SRC,
+} from '../../contract/key.ts';
+import { be16, wordsOf } from './flow.ts';
+import { PrefixTrie } from './prefixTrie.ts';
+import type { Rule } from './types.ts';
+
+const STAGES = 4;
+
+/** Stage of each byte of the record: 0 metadata, 1 L2, 2 L3, 3 L4. */
+const STAGE_OF_BYTE = new Uint8Array(FLOW_SIZE);
+STAGE_OF_BYTE.fill(1, K_ETH_DST, K_NW_PROTO);
+STAGE_OF_BYTE.fill(1, K_MPLS_LSE, K_PACKET_TYPE);
+STAGE_OF_BYTE.fill(2, K_NW_PROTO, K_TP_SRC);
+STAGE_OF_BYTE.fill(2, K_NW_SRC, K_CT_STATE);
+STAGE_OF_BYTE.fill(2, K_IPV6_SRC, K_ARP_SHA);
+STAGE_OF_BYTE.fill(2, K_CT_NW_SRC, K_CT_TP_SRC);
+STAGE_OF_BYTE.fill(2, K_CT_IPV6_SRC, K_CT_IPV6_SRC + 32);
+STAGE_OF_BYTE.fill(3, K_TP_SRC, K_NW_SRC);
+STAGE_OF_BYTE.fill(3, K_ARP_SHA, K_CT_LABEL);
+STAGE_OF_BYTE.fill(3, K_CT_TP_SRC, K_CT_NW_PROTO);
+STAGE_OF_BYTE.fill(3, K_ND_RESERVED, K_MPLS_LSE);
+STAGE_OF_BYTE.fill(0, K_PKT_MARK, K_ND_RESERVED);
+
+/** A field that may have a prefix trie: where it is, and in which stage it is looked at. */
+export interface PrefixField {
+  name: string;
+  offset: number;
+  bytes: number;
+  ethType: number;
+}
+
+export interface Entry {
+  readonly values: Int32Array;
+  /** Highest priority first. */
+  readonly rules: Rule[];
+  next: Entry | undefined;
+}
+
+export function mix(hash: number, word: number): number {
+  const h = Math.imul(hash ^ word, 0x9e3779b1);
+  return h ^ (h >>> 15);
+}
+
+/** Small integers only: a Map hashes them without boxing. */
+function bucketOf(hash: number): number {
+  return (hash ^ (hash >>> 13)) & 0x3fffffff;
+}
+
+/** Bits of the prefix if the mask of the field is one, else 0. */
+function prefixLength(mask: Uint8Array, field: PrefixField): number {
+  let bits = 0;
+  let ended = false;
+  for (let i = 0; i < field.bytes; i++) {
+    const byte = mask[field.offset + i]!;
+    if (ended && byte !== 0) return 0;
+    if (byte === 0xff) {
+      bits += 8;
+      continue;
+    }
+    ended = true;
+    const inverted = ~byte & 0xff;
+    if ((inverted & (inverted + 1)) !== 0) return 0; // not contiguous
+    bits += 8 - (32 - Math.clz32(inverted));
+  }
+  return bits;
+}
+
+export class Subtable {
+  readonly mask: Uint8Array;
+  readonly maskWords: Int32Array;
+  /** Elements in the order of stages. */
+  readonly words: Int32Array;
+  readonly parts: Int32Array;
+  /** End (in elements) of each stage that is not empty; the last is the whole. */
+  readonly stageEnds: number[] = [];
+  /** Number (0 … 3) of each stage in stageEnds. */
+  readonly stageNumbers: number[] = [];
+  /** Prefix length of the mask in each prefix field of the table, 0 = not a prefix. */
+  prefixes: number[];
+  readonly portsBits: number;
+  readonly portsMask: number;
+  readonly portsTrie: PrefixTrie | undefined;
+  readonly entries = new Map<number, Entry>();
+  /** How many rules reach each intermediate stage with this hash. */
+  readonly #reached: Map<number, number>[] = [];
+  /** Number of rules of each priority, to know the maximum cheaply. */
+  readonly priorities = new Map<number, number>();
+  maxPriority = -1;
+  size = 0;
+
+  constructor(mask: Uint8Array, fields: readonly PrefixField[]) {
+    this.mask = mask.slice();
+    this.maskWords = wordsOf(this.mask);
+    const words: number[] = [];
+    const parts: number[] = [];
+    const stageBytes = new Uint8Array(FLOW_SIZE);
+    const stageWords = new Int32Array(stageBytes.buffer);
+    for (let stage = 0; stage < STAGES; stage++) {
+      for (let i = 0; i < FLOW_SIZE; i++) {
+        stageBytes[i] = STAGE_OF_BYTE[i] === stage ? this.mask[i]! : 0;
+      }
+      const before = words.length;
+      for (let w = 0; w < stageWords.length; w++) {
+        if (stageWords[w] !== 0) {
+          words.push(w);
+          parts.push(stageWords[w]!);
+        }
+      }
+      if (words.length > before) {
+        this.stageEnds.push(words.length);
+        this.stageNumbers.push(stage);
+      }
+    }
+    for (let i = 1; i < this.stageEnds.length; i++) this.#reached.push(new Map());
+    this.words = Int32Array.from(words);
+    this.parts = Int32Array.from(parts);
+    this.prefixes = fields.map((field) => prefixLength(this.mask, field));
+    this.portsMask = ((be16(this.mask, K_TP_SRC) << 16) | be16(this.mask, K_TP_DST)) >>> 0;
+    // Length of the shortest prefix of the pair that covers the mask: up to its lowest bit that is set.
+    this.portsBits = this.portsMask === 0 ? 0 : Math.clz32(this.portsMask & -this.portsMask) + 1;
+    this.portsTrie = this.portsBits > 0 ? new PrefixTrie(32) : undefined;
+  }
+
+  setPrefixFields(fields: readonly PrefixField[]): void {
+    this.prefixes = fields.map((field) => prefixLength(this.mask, field));
+  }
+
+  /** Stage in which a byte of the record is looked at. */
+  static stageOf(offset: number): number {
+    return STAGE_OF_BYTE[offset]!;
+  }
+
+  hashRange(flow: Int32Array, from: number, to: number, hash: number): number {
+    const { words, parts } = this;
+    for (let i = from; i < to; i++) hash = mix(hash, flow[words[i]!]! & parts[i]!);
+    return hash;
+  }
+
+  stageReached(index: number, hash: number): boolean {
+    return this.#reached[index]!.has(bucketOf(hash));
+  }
+
+  /** Entry whose values agree with the flow; `hash` is that of all elements. */
+  find(flow: Int32Array, hash: number): Entry | undefined {
+    const { words, parts } = this;
+    const count = words.length;
+    let entry = this.entries.get(bucketOf(hash));
+    for (; entry !== undefined; entry = entry.next) {
+      const values = entry.values;
+      let i = 0;
+      while (i < count && (flow[words[i]!]! & parts[i]!) === values[i]) i++;
+      if (i === count) return entry;
+    }
+    return undefined;
+  }
+
+  findKey(key: Int32Array): Entry | undefined {
+    return this.find(key, this.hashRange(key, 0, this.words.length, 0));
+  }
+
+  insert(rule: Rule, key: Int32Array): void {
+    let hash = 0;
+    let from = 0;
+    for (let i = 0; i < this.stageEnds.length; i++) {
+      hash = this.hashRange(key, from, this.stageEnds[i]!, hash);
+      from = this.stageEnds[i]!;
+      const reached = this.#reached[i];
+      if (reached !== undefined) {
+        const bucket = bucketOf(hash);
+        reached.set(bucket, (reached.get(bucket) ?? 0) + 1);
+      }
+    }
+    const entry = this.find(key, hash);
+    if (entry !== undefined) {
+      let at = entry.rules.findIndex((other) => other.priority < rule.priority);
+      if (at < 0) at = entry.rules.length;
+      entry.rules.splice(at, 0, rule);
+    } else {
+      const values = new Int32Array(this.words.length);
+      for (let i = 0; i < values.length; i++) values[i] = key[this.words[i]!]! & this.parts[i]!;
+      const bucket = bucketOf(hash);
+      this.entries.set(bucket, { values, rules: [rule], next: this.entries.get(bucket) });
+    }
+    this.priorities.set(rule.priority, (this.priorities.get(rule.priority) ?? 0) + 1);
+    if (rule.priority > this.maxPriority) this.maxPriority = rule.priority;
+    this.size++;
+    this.portsTrie?.insert([this.#ports(rule)], this.portsBits);
+  }
+
+  /** False if the rule is not here. */
+  remove(rule: Rule, key: Int32Array): boolean {
+    const hash = this.hashRange(key, 0, this.words.length, 0);
+    const entry = this.find(key, hash);
+    const at = entry?.rules.indexOf(rule) ?? -1;
+    if (entry === undefined || at < 0) return false;
+    entry.rules.splice(at, 1);
+    if (entry.rules.length === 0) this.#unlink(entry, bucketOf(hash));
+    let stageHash = 0;
+    let from = 0;
+    for (let i = 0; i < this.#reached.length; i++) {
+      stageHash = this.hashRange(key, from, this.stageEnds[i]!, stageHash);
+      from = this.stageEnds[i]!;
+      const bucket = bucketOf(stageHash);
+      const left = this.#reached[i]!.get(bucket)! - 1;
+      if (left === 0) this.#reached[i]!.delete(bucket);
+      else this.#reached[i]!.set(bucket, left);
+    }
+    const same = this.priorities.get(rule.priority)! - 1;
+    if (same > 0) {
+      this.priorities.set(rule.priority, same);
+    } else {
+      this.priorities.delete(rule.priority);
+      if (rule.priority === this.maxPriority) {
+        this.maxPriority = -1;
+        for (const p of this.priorities.keys()) if (p > this.maxPriority) this.maxPriority = p;
+      }
+    }
+    this.size--;
+    this.portsTrie?.remove([this.#ports(rule)], this.portsBits);
+    return true;
+  }
+
+  #ports(rule: Rule): number {
+    const { key } = rule.match;
+    return (((be16(key, K_TP_SRC) << 16) | be16(key, K_TP_DST)) & this.portsMask) | 0;
+  }
+
+  #unlink(entry: Entry, bucket: number): void {
+    const head = this.entries.get(bucket);
+    if (head === entry) {
+      if (entry.next === undefined) this.entries.delete(bucket);
+      else this.entries.set(bucket, entry.next);
+      return;
+    }
+    for (let previous = head; previous !== undefined; previous = previous.next) {
+      if (previous.next === entry) {
+        previous.next = entry.next;
+        return;
+      }
+    }
+  }
+
+  *rules(): Generator<Rule> {
+    for (const head of this.entries.values()) {
+      for (let entry: Entry | undefined = head; entry !== undefined; entry = entry.next) {
+        yield* entry.rules;
+      }
+    }
+  }
+}

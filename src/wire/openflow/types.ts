@@ -51,6 +51,8 @@ export type Action =
       mask: Uint8Array;
       flowHasVlan?: boolean;
       legacy?: string;
+      /** Came as NXAST_REG_LOAD2, and is sent as such before OpenFlow 1.5. */
+      load2?: boolean;
     }
   | { type: 'load'; dst: Subfield; value: bigint }
   | { type: 'move'; src: Subfield; dst: Subfield }
@@ -59,17 +61,100 @@ export type Action =
   /** OF1.0 mod_vlan_vid / mod_vlan_pcp: push a header when there is none. */
   | { type: 'set_vlan_vid'; vid: number; pushIfNeeded: boolean }
   | { type: 'set_vlan_pcp'; pcp: number; pushIfNeeded: boolean }
-  | { type: 'dec_ttl'; controllerIds: number[] }
+  /** `explicitIds`: written as dec_ttl(0) even if that is the default. */
+  | { type: 'dec_ttl'; controllerIds: number[]; explicitIds?: boolean }
   | { type: 'resubmit'; inPort: number; table: number; withCt?: boolean }
   | { type: 'group'; group: number }
   | { type: 'note'; data: Uint8Array }
   | { type: 'exit' }
+  | { type: 'dec_mpls_ttl' }
+  | { type: 'push_mpls'; ethertype: number }
+  | { type: 'pop_mpls'; ethertype: number }
+  | { type: 'stack_push'; subfield: Subfield }
+  | { type: 'stack_pop'; subfield: Subfield }
+  | { type: 'fin_timeout'; idleTimeout: number; hardTimeout: number }
+  | { type: 'conjunction'; id: number; clause: number; nClauses: number }
+  | { type: 'clone'; actions: Action[] }
+  /** flags: 1 commit, 2 force; table 255 = no recirculation; actions: nat, set_field, load and move of ct_mark, ct_label. */
+  | {
+      type: 'ct';
+      flags: number;
+      zone: number | Subfield;
+      table: number;
+      alg: number;
+      actions: Action[];
+    }
+  /** flags: 1 src, 2 dst, 4 persistent, 8 hash, 16 random. Addresses have 4 or 16 bytes, ports 0 = none. */
+  | {
+      type: 'nat';
+      flags: number;
+      addressMin?: Uint8Array;
+      addressMax?: Uint8Array;
+      portMin: number;
+      portMax: number;
+    }
+  | { type: 'ct_clear' }
+  /** flags: 1 send_flow_removed, 2 delete_learned, 4 write result. */
+  | {
+      type: 'learn';
+      idleTimeout: number;
+      hardTimeout: number;
+      finIdleTimeout: number;
+      finHardTimeout: number;
+      priority: number;
+      cookie: bigint;
+      flags: number;
+      table: number;
+      limit: number;
+      resultDst?: Subfield;
+      specs: LearnSpec[];
+    }
+  /** fields, algorithm: NX_HASH_FIELDS_*, NX_MP_ALG_*. */
+  | {
+      type: 'multipath';
+      fields: number;
+      basis: number;
+      algorithm: number;
+      maxLink: number;
+      arg: number;
+      dst: Subfield;
+    }
+  /** NX_BD_ALG_*: 0 active_backup, 1 hrw. With `dst` it is bundle_load. */
+  | {
+      type: 'bundle';
+      fields: number;
+      basis: number;
+      algorithm: number;
+      members: number[];
+      dst?: Subfield;
+    }
+  /** direction: 0 default, 1 ingress, 2 egress. */
+  | {
+      type: 'sample';
+      probability: number;
+      collectorSetId: number;
+      obsDomainId: number;
+      obsPointId: number;
+      samplingPort: number;
+      direction: number;
+    }
+  | { type: 'check_pkt_larger'; pktLen: number; dst: Subfield }
+  | { type: 'delete_field'; field: string }
   // instructions of OpenFlow 1.1 and later, in the order in which they run
   | { type: 'meter'; meterId: number }
   | { type: 'clear_actions' }
   | { type: 'write_actions'; actions: Action[] }
   | { type: 'write_metadata'; metadata: bigint; mask: bigint }
   | { type: 'goto_table'; table: number };
+
+/** One line of a learned flow: match on, load into, or output to (dst absent) a field or constant. */
+export interface LearnSpec {
+  kind: 'match' | 'load' | 'output';
+  bits: number;
+  /** A field, or the constant `bits` wide. */
+  src: Subfield | bigint;
+  dst?: Subfield;
+}
 
 export type OfVersion = 1 | 2 | 3 | 4 | 5 | 6; // wire version: 1 = OpenFlow 1.0, 4 = 1.3, 5 = 1.4, 6 = 1.5
 

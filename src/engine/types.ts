@@ -115,7 +115,10 @@ export interface Windows {
   /** Maps a small range contiguously and for good (rings, dirty logs): its memory offset. Any alignment. Throws SysError. */
   mapRange(fd: number, fileOffset: bigint, bytes: number): number;
   unmapRange(address: number): void;
-  /** Writes the region records of a port (guest physical addresses): only while no queue of it is attached. */
+  /**
+   * Writes the region records of a port (guest physical addresses): only while no queue of it is attached, except that
+   * regions may be appended to an unchanged list at any moment (records first, then the count).
+   */
   setRegions(
     port: number,
     regions: readonly { guestAddress: bigint; bytes: bigint; window: WindowRegion }[],

@@ -17,22 +17,28 @@ import {
 } from '../../wire/vhostuser/codec.ts';
 import {
   has,
-  PROTOCOL_F_STATUS,
   VHOST_F_LOG_ALL,
   VHOST_USER_F_PROTOCOL_FEATURES,
 } from '../../wire/vhostuser/features.ts';
 import * as M from '../../wire/vhostuser/messages.ts';
 import { checkInflight, inflightBytes } from './inflight.ts';
-import { checkFileRange, checkRegion, locateRing, logBytesFor, sameRegion } from './regions.ts';
+import {
+  checkFileRange,
+  checkRegion,
+  isRunning,
+  locateRing,
+  logBytesFor,
+  sameRegion,
+} from './regions.ts';
 import {
   type BackendState,
   type FdInfo,
   isPacked,
-  isRunning,
   type Region,
   RING_NONE,
   type Ring,
   structuralFeatures,
+  wantsToRun,
 } from './state.ts';
 
 export interface Message {
@@ -119,11 +125,12 @@ export function step(state: BackendState, message: Message): Outcome {
   }
 }
 
-/** Every ring that runs in the new state must lie in guest memory; a message that would break that is refused. */
+/** A message that starts a ring which cannot run is refused. Rings that lose their memory later only rest. */
 function checkRings(before: BackendState, state: BackendState): void {
   if (before === state) return;
   for (const [index, ring] of state.rings.entries()) {
-    if (!isRunning(state, ring)) continue;
+    const old = before.rings[index]!;
+    if (!wantsToRun(state, ring) || (ring === old && wantsToRun(before, old))) continue;
     const packed = isPacked(state);
     if (!packed && (ring.num & (ring.num - 1)) !== 0) {
       throw new Refused(`ring ${index}: ${ring.num} entries, not a power of two`);
@@ -407,9 +414,4 @@ export function withBases(state: BackendState, bases: ReadonlyMap<number, number
 /** Is the dirty log to be written? */
 export function isLogging(state: BackendState): boolean {
   return state.log !== undefined && has(state.features ?? 0n, VHOST_F_LOG_ALL);
-}
-
-/** Does the front-end tell us the device status? */
-export function statusNegotiated(state: BackendState): boolean {
-  return has(state.protocolFeatures, PROTOCOL_F_STATUS);
 }

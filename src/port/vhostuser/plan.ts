@@ -4,7 +4,8 @@
 // using: its addresses or size, features, or the memory underneath. Everything else changes under a running ring: its
 // doorbells, whether it is enabled, the dirty log. Traffic must not stop when a migration begins.
 
-import { type BackendState, isEnabled, isRunning, type Ring, structuralFeatures } from './state.ts';
+import { isRunning } from './regions.ts';
+import { type BackendState, isEnabled, type Ring, structuralFeatures } from './state.ts';
 
 export interface Plan {
   /** Rings that a worker uses now and must let go of. */

@@ -5,7 +5,7 @@
 
 import type { MemoryRegion } from '../../wire/vhostuser/codec.ts';
 import type { BackendState, FdInfo, Region, Ring } from './state.ts';
-import { isPacked } from './state.ts';
+import { isPacked, wantsToRun } from './state.ts';
 
 const LIMIT = 1n << 64n;
 const PAGE = 4096n;
@@ -117,6 +117,14 @@ export function locateRing(state: BackendState, ring: Ring): RingLocation | stri
   const used = locate(state, 'device area', addresses.used, BigInt(sizes.used), 4n);
   if (typeof used === 'string') return used;
   return { desc, avail, used };
+}
+
+/**
+ * Does the data plane work on this ring? One whose memory went away (QEMU removes and adds a region that grows) rests
+ * until the memory is back.
+ */
+export function isRunning(state: BackendState, ring: Ring): boolean {
+  return wantsToRun(state, ring) && typeof locateRing(state, ring) !== 'string';
 }
 
 /** Bytes of dirty log that cover all regions: one bit for each 4 KiB page. */

@@ -148,13 +148,13 @@ export function isPacked(state: BackendState): boolean {
 }
 
 /**
- * Does the data plane work on this ring? It has to be kicked and described, features must be known, and the driver
+ * Should the data plane work on this ring? It has to be kicked and described, features must be known, and the driver
  * ready if the front-end tells us the status at all. Status 0 only stops the work: indices and log stay, because QEMU
- * sends it before it asks the last pair for its indices.
+ * sends it before it asks the last pair for its indices. Whether the ring lies in memory: isRunning (regions.ts).
  */
-export function isRunning(state: BackendState, ring: Ring): boolean {
+export function wantsToRun(state: BackendState, ring: Ring): boolean {
   if (!ring.started || ring.num === 0 || ring.addresses === undefined) return false;
-  if (state.features === undefined || state.regions.length === 0) return false;
+  if (state.features === undefined) return false;
   if (state.status !== undefined && has(state.protocolFeatures, PROTOCOL_F_STATUS)) {
     return (state.status & STATUS_DRIVER_OK) !== 0;
   }

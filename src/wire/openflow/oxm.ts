@@ -32,13 +32,15 @@ export interface OxmHeader {
   /** undefined: unknown, or the cookie pseudo-field. */
   field: Field | undefined;
   isCookie: boolean;
+  /** The number is known, but not with this length. */
+  badLength: boolean;
   masked: boolean;
   /** Bytes of value and mask together. */
   payload: number;
 }
 
 /** Reads a header; does not judge whether the field is known. */
-export function readOxmHeader(r: Reader, ctx: CodecContext, lengthMayBeZero = false): OxmHeader {
+export function readOxmHeader(r: Reader, ctx: CodecContext): OxmHeader {
   if (r.left < 4) throw new OfError('OFPBMC_BAD_LEN');
   const oxmClass = r.u16();
   const typeAndMask = r.u8();
@@ -55,21 +57,26 @@ export function readOxmHeader(r: Reader, ctx: CodecContext, lengthMayBeZero = fa
   const isCookie = oxmClass === COOKIE_CLASS && number === COOKIE_NUMBER && width === 8;
   let field = fieldByOxm(oxmClass, number, experimenter);
   // A known number with a length that the field does not have is an unknown field to Open vSwitch.
-  if (field !== undefined && field.tlvIndex === undefined && width !== field.bytes) {
-    if (!(lengthMayBeZero && payload === 0)) field = undefined;
-  }
+  const badLength = field !== undefined && field.tlvIndex === undefined && width !== field.bytes;
+  if (badLength) field = undefined;
   if (field?.tlvIndex !== undefined) field = resolveField(field, ctx.tlvs);
-  return { field, isCookie, masked, payload };
+  return { field, isCookie, badLength, masked, payload };
 }
 
 /** A header that names the source or destination of an action. */
 export function readActionField(r: Reader, ctx: CodecContext): Field {
   const header = readOxmHeader(r, ctx);
-  if (header.field === undefined) throw new OfError('OFPBAC_BAD_SET_TYPE');
+  if (header.field === undefined) throw unknownActionField(header);
   return header.field;
 }
 
+/** The error of an action whose field is unknown. */
+export function unknownActionField(header: { badLength: boolean }): OfError {
+  return new OfError(header.badLength ? 'OFPBAC_BAD_SET_LEN' : 'OFPBAC_BAD_SET_TYPE');
+}
+
 export interface OxmEntry {
+  badLength: boolean;
   field: Field | undefined;
   isCookie: boolean;
   /** Right-aligned to the field's length. */
@@ -93,7 +100,7 @@ export function readOxmEntry(r: Reader, ctx: CodecContext): OxmEntry {
     value = fit(value, h.field.bytes);
     if (mask !== undefined) mask = fit(mask, h.field.bytes);
   }
-  return { field: h.field, isCookie: h.isCookie, value, mask };
+  return { badLength: h.badLength, field: h.field, isCookie: h.isCookie, value, mask };
 }
 
 /** Variable-length fields are right-aligned: the low-order bytes survive. */

@@ -1,0 +1,313 @@
+// Matches on the wire: NXM and OXM lists (OpenFlow 1.2 and later, and the Nicira messages) and the choice between
+// the three structures. The fixed structures of OpenFlow 1.0 and 1.1 are in legacyMatch.ts.
+//
+// OpenFlow 1.5.1 §7.2.3, §7.5.5 (error codes OFPBMC_*).
+
+import {
+  FLOW_SIZE,
+  K_ETH_TYPE,
+  K_NW_PROTO,
+  K_NW_TOS,
+  K_TP_DST,
+  K_TP_SRC,
+  K_VLAN0_TCI,
+} from '../../../contract/key.ts';
+import { Reader, type Writer } from './buffer.ts';
+import {
+  emptyMatch,
+  fieldIsMatched,
+  fromBytes,
+  getField,
+  matchField,
+  matchMask,
+  resolveField,
+  toBytes,
+} from './fieldAccess.ts';
+import type { Field } from './fields.ts';
+import { FIELDS, fieldByName, oxmIdFor } from './fields.ts';
+import { pullOfp11Match, putOfp11Match } from './legacyMatch.ts';
+import type { CodecContext } from './oxm.ts';
+import { COOKIE_CLASS, COOKIE_NUMBER, readOxmEntry, writeOxmEntry } from './oxm.ts';
+import { get16, isArp, isIcmp6, isIp, prereqOk } from './prereq.ts';
+import type { Match } from './types.ts';
+import { OfError } from './types.ts';
+
+export interface PulledMatch {
+  match: Match;
+  cookie: bigint;
+  cookieMask: bigint;
+}
+
+export interface PullOptions {
+  /** Unknown fields and missing prerequisites are forgiven: for messages that a switch sends. */
+  loose?: boolean;
+  /** NXM_NX_COOKIE may appear. */
+  allowCookie?: boolean;
+  /** Packet-outs of OpenFlow 1.5: only metadata, registers, tunnel and input port. */
+  pipelineOnly?: boolean;
+}
+
+const ALL_ONES = (1n << 64n) - 1n;
+
+/** Reads the entries of `r` to its end. */
+export function pullOxmList(r: Reader, ctx: CodecContext, options: PullOptions = {}): PulledMatch {
+  const match = emptyMatch(FLOW_SIZE);
+  let cookie = 0n;
+  let cookieMask = 0n;
+  while (r.left > 0) {
+    const e = readOxmEntry(r, ctx);
+    if (e.isCookie) {
+      if (!options.allowCookie) throw new OfError('OFPBMC_BAD_FIELD');
+      if (cookieMask !== 0n) throw new OfError('OFPBMC_DUP_FIELD');
+      cookie = fromBytes(e.value);
+      cookieMask = e.mask === undefined ? ALL_ONES : fromBytes(e.mask);
+      continue;
+    }
+    const f = e.field;
+    if (f === undefined) {
+      if (options.loose) continue;
+      throw new OfError('OFPBMC_BAD_FIELD');
+    }
+    pullField(match, f, e.value, e.mask, options);
+  }
+  return { match, cookie, cookieMask };
+}
+
+function pullField(
+  match: Match,
+  f: Field,
+  value: Uint8Array,
+  mask: Uint8Array | undefined,
+  options: PullOptions,
+): void {
+  if (mask !== undefined && !f.maskable) {
+    if (!mask.every((b) => b === 0xff) && !mask.every((b) => b === 0))
+      throw new OfError('OFPBMC_BAD_MASK', `field ${f.name} cannot be masked`);
+  }
+  const v = fromBytes(value);
+  if (!isValueValid(f, v)) throw new OfError('OFPBMC_BAD_VALUE', `bad value for ${f.name}`);
+  if (!options.loose && !prereqOk(f.prereq, match.key, match.mask))
+    throw new OfError('OFPBMC_BAD_PREREQ', `${f.name} lacks its prerequisites`);
+  if (fieldIsMatched(match, f)) throw new OfError('OFPBMC_DUP_FIELD', `${f.name} appears twice`);
+  if (options.pipelineOnly && !isPipelineField(f)) throw new OfError('OFPBRC_PIPELINE_FIELDS_ONLY');
+  // Every packet here is an Ethernet frame: that need not be matched.
+  if (f.name === 'packet_type' && v === 0n) return;
+  matchField(match, f, v, mask === undefined ? undefined : fromBytes(mask));
+}
+
+/** Open vSwitch's idea of a value that can exist. */
+export function isValueValid(f: Field, value: bigint): boolean {
+  if (f.name === 'nw_tos') return (value & 3n) === 0n;
+  // Port numbers between the 16-bit ranges do not exist.
+  if (f.format === 'port11') return value < 0xff00n || value >= 0xffffff00n;
+  return f.valueBits >= 8 * f.bytes || value >> BigInt(f.valueBits) === 0n;
+}
+
+export function isPipelineField(f: Field): boolean {
+  return (
+    f.name.startsWith('tun_') ||
+    f.name === 'metadata' ||
+    f.name === 'in_port' ||
+    f.name === 'in_port_oxm' ||
+    f.name === 'packet_type' ||
+    /^x{0,2}reg\d/.test(f.name)
+  );
+}
+
+// ---- writing
+
+const BEFORE_L3 = ['packet_type', 'dp_hash', 'recirc_id', 'conj_id'];
+const REST = [
+  'tun_id',
+  'tun_flags',
+  'tun_src',
+  'tun_dst',
+  'tun_ipv6_src',
+  'tun_ipv6_dst',
+  'tun_gbp_id',
+  'tun_gbp_flags',
+];
+const AFTER_REGS = [
+  'pkt_mark',
+  'ct_state',
+  'ct_zone',
+  'ct_mark',
+  'ct_label',
+  'ct_nw_src',
+  'ct_ipv6_src',
+  'ct_nw_dst',
+  'ct_ipv6_dst',
+  'ct_nw_proto',
+  'ct_tp_src',
+  'ct_tp_dst',
+  'metadata',
+];
+
+const TUN_METADATA: readonly Field[] = FIELDS.filter((f) => f.tlvIndex !== undefined);
+
+/** The fields of a match in the order in which Open vSwitch sends them (prerequisites first). */
+function orderedFields(key: Uint8Array, oxm: boolean, version: number): string[] {
+  const type = get16(key, K_ETH_TYPE);
+  const names = [...BEFORE_L3, oxm ? 'in_port_oxm' : 'in_port', 'actset_output'];
+  names.push('eth_src', 'eth_dst', 'eth_type');
+  if (oxm) names.push('vlan_vid', 'vlan_pcp');
+  else names.push('vlan_tci');
+  names.push('mpls_tc', 'mpls_bos', 'mpls_ttl', 'mpls_label');
+  if (isIp(type)) {
+    names.push('ip_src', 'ip_dst', 'ipv6_src', 'ipv6_dst', 'ip_frag');
+    names.push(oxm ? 'ip_dscp' : 'nw_tos', 'nw_ecn', 'nw_ttl', 'ipv6_label', 'nw_proto');
+    names.push(...transportFields(key));
+  } else if (isArp(type)) {
+    names.push('arp_op', 'arp_spa', 'arp_tpa', 'arp_sha', 'arp_tha');
+  }
+  names.push(...REST, 'tun_metadata');
+  const wide = version >= 6;
+  for (let i = 0; i < (wide ? 8 : 16); i++) names.push(wide ? `xreg${i}` : `reg${i}`);
+  names.push(...AFTER_REGS);
+  return names;
+}
+
+function transportFields(key: Uint8Array): string[] {
+  switch (key[K_NW_PROTO]) {
+    case 6:
+      return ['tcp_src', 'tcp_dst', 'tcp_flags'];
+    case 17:
+      return ['udp_src', 'udp_dst'];
+    case 132:
+      return ['sctp_src', 'sctp_dst'];
+    case 1:
+      return ['icmp_type', 'icmp_code'];
+    case 58: {
+      if (!isIcmp6(key)) return [];
+      const names = ['icmpv6_type', 'icmpv6_code'];
+      const type = get16(key, K_TP_SRC);
+      if (get16(key, K_TP_DST) !== 0 || (type !== 135 && type !== 136)) return names;
+      names.push('nd_reserved', 'nd_target', 'nd_options_type');
+      names.push(type === 135 ? 'nd_sll' : 'nd_tll');
+      return names;
+    }
+    default:
+      return [];
+  }
+}
+
+/** Writes the match as a list of entries. Version 0 or 1: NXM, without a header. */
+export function putOxmList(w: Writer, match: Match, ctx: CodecContext, version: number): void {
+  const oxm = version >= 3;
+  const { key } = match;
+  for (const name of orderedFields(key, oxm, version)) {
+    if (name === 'tun_metadata') {
+      putTunMetadata(w, match, ctx);
+      continue;
+    }
+    const f = fieldByName(name);
+    const mask = matchMask(match, f);
+    if (mask === 0n) continue;
+    if (f.name === 'vlan_pcp' && (get16(key, K_VLAN0_TCI) & 0x1fff) === 0) continue;
+    if ((f.name === 'nw_tos' || f.name === 'ip_dscp') && (match.mask[K_NW_TOS]! & 0xfc) === 0)
+      continue;
+    if (oxmIdFor(f, version) === undefined) continue;
+    if (!prereqOk(f.prereq, key, match.mask)) continue;
+    const value = f.name === 'nw_tos' ? getField(key, f) & 0xfcn : getField(key, f);
+    const exact = !f.maskable || mask === (1n << BigInt(f.valueBits)) - 1n;
+    writeOxmEntry(
+      w,
+      f,
+      version,
+      toBytes(value, f.bytes),
+      exact ? undefined : toBytes(mask, f.bytes),
+    );
+  }
+}
+
+function putTunMetadata(w: Writer, match: Match, ctx: CodecContext): void {
+  for (const t of ctx.tlvs ?? []) {
+    const f = resolveField(TUN_METADATA[t.index]!, ctx.tlvs);
+    const mask = matchMask(match, f);
+    if (mask === 0n) continue;
+    writeOxmEntry(w, f, 0, toBytes(getField(match.key, f), f.bytes), toBytes(mask, f.bytes));
+  }
+}
+
+export function putCookie(w: Writer, cookie: bigint, cookieMask: bigint): void {
+  if (cookieMask === 0n) return;
+  const masked = cookieMask !== ALL_ONES;
+  w.u16(COOKIE_CLASS)
+    .u8((COOKIE_NUMBER << 1) | (masked ? 1 : 0))
+    .u8(masked ? 16 : 8);
+  w.u64(cookie & cookieMask);
+  if (masked) w.u64(cookieMask);
+}
+
+// ---- the match of a message
+
+const OFPMT_STANDARD = 0;
+const OFPMT_OXM = 1;
+
+/** ofp_match of OpenFlow 1.1 and later (either type), padded to 8 bytes. */
+export function pullMatch(r: Reader, ctx: CodecContext, options: PullOptions = {}): Match {
+  if (r.left < 4) throw new OfError('OFPBMC_BAD_LEN');
+  const start = r.offset;
+  const type = r.u16();
+  const length = r.u16();
+  if (type === OFPMT_STANDARD) {
+    if (options.pipelineOnly) throw new OfError('OFPBMC_BAD_TYPE');
+    if (length !== 88 || r.end - start < 88) throw new OfError('OFPBMC_BAD_LEN');
+    return pullOfp11Match(r);
+  }
+  if (type !== OFPMT_OXM) throw new OfError('OFPBMC_BAD_TYPE');
+  const padded = (length + 7) & ~7;
+  if (length < 4 || padded > r.end - start) throw new OfError('OFPBMC_BAD_LEN');
+  const list = new Reader(r.bytes, 'OFPBMC_BAD_LEN', r.offset, start + length);
+  r.offset = start + padded;
+  return pullOxmList(list, ctx, options).match;
+}
+
+export function putMatch(w: Writer, match: Match, ctx: CodecContext): void {
+  if (ctx.version === 2) {
+    putOfp11Match(w, match);
+    return;
+  }
+  const start = w.length;
+  w.u16(OFPMT_OXM).u16(0);
+  putOxmList(w, match, ctx, ctx.version);
+  w.patchLength(start + 2, start).pad8(start);
+}
+
+/** nx_match: a list of `length` bytes, padded to 8. */
+export function pullNxMatch(
+  r: Reader,
+  length: number,
+  ctx: CodecContext,
+  options: PullOptions = {},
+): PulledMatch {
+  const padded = (length + 7) & ~7;
+  if (padded > r.left) throw new OfError('OFPBMC_BAD_LEN');
+  const list = new Reader(r.bytes, 'OFPBMC_BAD_LEN', r.offset, r.offset + length);
+  r.skip(padded);
+  return pullOxmList(list, ctx, options);
+}
+
+/** Returns the length without padding. */
+export function putNxMatch(
+  w: Writer,
+  match: Match,
+  ctx: CodecContext,
+  cookie = 0n,
+  cookieMask = 0n,
+): number {
+  const start = w.length;
+  putOxmList(w, match, ctx, 0);
+  putCookie(w, cookie, cookieMask);
+  const length = w.length - start;
+  w.pad8(start);
+  return length;
+}
+
+/** The fields of the match as they would be written for `version`, for metadata of packet-ins and text. */
+export function matchedFields(match: Match, version: number): Field[] {
+  return orderedFields(match.key, version >= 3, version)
+    .filter((n) => n !== 'tun_metadata')
+    .map(fieldByName)
+    .filter((f) => fieldIsMatched(match, f));
+}

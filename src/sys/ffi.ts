@@ -56,6 +56,10 @@ const { lib, functions } = dlopen(null, {
   sendmsg: { arguments: ['int32', 'pointer', 'int32'], return: 'int32' },
   recvmmsg: { arguments: ['int32', 'pointer', 'uint32', 'int32', 'pointer'], return: 'int32' },
   sendmmsg: { arguments: ['int32', 'pointer', 'uint32', 'int32'], return: 'int32' },
+  recvfrom: {
+    arguments: ['int32', 'pointer', 'uint64', 'int32', 'pointer', 'pointer'],
+    return: 'int32',
+  },
   sendto: {
     arguments: ['int32', 'pointer', 'uint64', 'int32', 'pointer', 'uint32'],
     return: 'int32',

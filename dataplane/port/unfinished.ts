@@ -82,7 +82,8 @@ export function inferOffload(record: u32, mtu: u32): u32 {
 
   const tcp = protocol === TCP;
   if (!tcp && protocol !== UDP) return otherwise;
-  if (length < l4 + (tcp ? 20 : 8) || l4Length < (tcp ? <u32>20 : <u32>8)) return otherwise;
+  const minimum: u32 = tcp ? 20 : 8;
+  if (length < l4 + minimum || l4Length < minimum) return otherwise;
   const offset: u32 = tcp ? 16 : 6;
   sum += protocol + (l4Length & 0xffff) + (l4Length >> 16);
   sum = (sum & 0xffff) + (sum >> 16);

@@ -80,7 +80,7 @@ export const MAX_QUEUES_PER_WORKER = 2048;
 // Doorbells: what the worker's host loop has to do after a poll. Reset by the host loop.
 export const WK_CALL_COUNT = 8448; // u32 W: eventfds to signal
 export const WK_CALL = 8452; // i32 x 1024 W: file descriptors
-export const MAX_CALLS = 1024;
+export const MAX_CALLS: u32 = 1024;
 export const WK_FLUSH_COUNT = 12576; // u32 W: queues (frame or XDP transmit) that need a system call
 export const WK_FLUSH = 12580; // u32 x 1024 W: queue numbers
 export const WK_UPCALLS_POSTED = 16704; // u32 W: upcalls posted since the host loop last looked; it wakes the main thread

@@ -202,7 +202,7 @@ export function frameRxBurst(q: u32, first: u32, max: i32): i32 {
       countDrop(port, DROP_RX_DISABLED);
     } else if (total < vnetSize + ETH_HEADER) {
       countDrop(port, DROP_RX_RUNT);
-    } else if (load<i32>(message + MMSG_FLAGS) & MSG_TRUNC || total - vnetSize > FRAME_MAX) {
+    } else if (load<i32>(message + MMSG_FLAGS) & MSG_TRUNC || total - vnetSize > <u32>FRAME_MAX) {
       countDrop(port, DROP_RX_TOO_LONG);
     } else {
       const length = total - vnetSize;

@@ -111,7 +111,7 @@ export function xdpRxBurst(q: u32, first: u32, max: i32): i32 {
 function addSegment(record: u32, address: u32, length: u32): bool {
   const segments = load<u32>(record + PKT_SEG_COUNT);
   const total = load<u32>(record + PKT_LEN) + length;
-  if (segments >= PKT_SEG_MAX || total > FRAME_MAX) return false;
+  if (segments >= <u32>PKT_SEG_MAX || total > <u32>FRAME_MAX) return false;
   store<u32>(record + PKT_SEGS + segments * 8, address);
   store<u32>(record + PKT_SEGS + segments * 8 + 4, length);
   store<u32>(record + PKT_SEG_COUNT, segments + 1);

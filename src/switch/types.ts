@@ -103,6 +103,10 @@ export interface Bridge {
   ): void;
   /** Where packet-ins of this bridge go: set by the OpenFlow front-end. */
   onPacketIn: ((packet: PacketIn, controllerId: number) => void) | undefined;
+  /** OFPC_FRAG_*: 0 normal, 1 drop, 3 nx-match. Absent = 0. Set by the OpenFlow front-end, which then calls flowsChanged(). */
+  fragHandling?: number;
+  /** Some controller wants packets that match no flow (OpenFlow 1.0 … 1.2). Set by the OpenFlow front-end. */
+  wantsPacketInOnMiss?: boolean;
   /** Milliseconds, the engine's clock. */
   nowMs(): number;
 }

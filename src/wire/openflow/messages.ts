@@ -159,7 +159,7 @@ export interface FlowUpdateFlow {
   cookie: bigint;
   match: Match;
   /** Absent when the monitor did not ask for actions. */
-  actions: readonly Action[];
+  actions?: readonly Action[];
 }
 
 export type BundleControlType =

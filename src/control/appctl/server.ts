@@ -95,7 +95,7 @@ function serve(socket: Socket, table: CommandTable): void {
     if (!socket.destroyed) socket.write(JSON.stringify(reply));
   };
   socket.on('error', () => socket.destroy());
-  socket.on('data', (chunk) => {
+  socket.on('data', (chunk: Buffer) => {
     try {
       for (const text of splitter.push(chunk)) last = last.then(() => answer(text));
     } catch {

@@ -1,0 +1,220 @@
+// Entry of bin/ovs-vswitchd: command line, stages of a daemon, pid file, log, control socket; then the switch itself.
+
+import { chdir } from 'node:process';
+import { baseCommands } from '../control/appctl/base.ts';
+import { CommandTable, listenUnixctl, type UnixctlServer } from '../control/appctl/server.ts';
+import { startVswitchd, type Vswitchd } from '../main/vswitchd.ts';
+import { Coverage } from '../observe/coverage.ts';
+import { syslogSender } from '../observe/syslog.ts';
+import { Vlog } from '../observe/vlog.ts';
+import { lockAllMemory } from '../sys/process.ts';
+import { currentStage, notifyReady, runMonitor, runParent } from './daemonize.ts';
+import { parseOptions, UsageError, type VswitchdOptions } from './options.ts';
+import { inDir, pathsFrom } from './paths.ts';
+import { createPidfile } from './pidfile.ts';
+import { usage } from './usage.ts';
+
+const PROGRAM = 'ovs-vswitchd';
+const OVS_VERSION = '3.1.0';
+/** First line as ovs-ctl and ovs-appctl parse it; the release of Open vSwitch whose behaviour xvio has. */
+const VERSION = `${PROGRAM} (Open vSwitch) ${OVS_VERSION}`;
+
+const paths = pathsFrom(process.env);
+
+function die(text: string, status = 1): never {
+  process.stderr.write(`${PROGRAM}: ${text}\n`);
+  process.exit(status);
+}
+
+function readOptions(): VswitchdOptions {
+  try {
+    return parseOptions(PROGRAM, process.argv.slice(2));
+  } catch (error) {
+    if (error instanceof UsageError) die(error.message);
+    throw error;
+  }
+}
+
+function makeVlog(options: VswitchdOptions): Vlog {
+  let vlog: Vlog;
+  try {
+    const method = options.syslogMethod ?? process.env.OVS_SYSLOG_METHOD;
+    vlog = new Vlog({ program: PROGRAM, syslog: syslogSender(PROGRAM, method) });
+  } catch (error) {
+    die((error as Error).message);
+  }
+  for (const name of MODULES) vlog.module(name);
+  for (const spec of options.verbose) {
+    const error = vlog.set(spec === '' ? 'any:any:dbg' : spec);
+    if (error !== undefined) die(`processing "${spec}": ${error}`);
+  }
+  return vlog;
+}
+
+/** Modules that exist from the start, so that -v and vlog/set can name them. */
+const MODULES = [
+  'bridge',
+  'bundles',
+  'connmgr',
+  'coverage',
+  'daemon',
+  'daemon_unix',
+  'dpif',
+  'dpif_netdev',
+  'fail_open',
+  'jsonrpc',
+  'mac_learning',
+  'memory',
+  'netdev',
+  'netdev_afxdp',
+  'netdev_dpdk',
+  'netdev_linux',
+  'netdev_vport',
+  'ofp_actions',
+  'ofproto',
+  'ofproto_dpif',
+  'ofproto_dpif_upcall',
+  'ofproto_dpif_xlate',
+  'ovsdb_idl',
+  'ovsdb_server',
+  'rconn',
+  'reconnect',
+  'stream',
+  'stream_ssl',
+  'timeval',
+  'unixctl',
+  'vconn',
+  'vhost_user',
+  'vlog',
+];
+
+async function runDaemon(options: VswitchdOptions, vlog: Vlog): Promise<void> {
+  process.title = PROGRAM;
+  const log = vlog.module('daemon_unix');
+  const coverage = new Coverage();
+  const cleanups: (() => void)[] = [];
+  const fatal = (error: unknown): never => {
+    for (const cleanup of cleanups.reverse()) cleanup();
+    die((error as Error).message);
+  };
+  if (options.pidfile !== undefined) {
+    try {
+      const file = inDir(paths.rundir, options.pidfile || `${PROGRAM}.pid`);
+      cleanups.push(createPidfile(file, options.overwritePidfile));
+    } catch (error) {
+      log.emer((error as Error).message);
+      fatal(error);
+    }
+  }
+  if (options.mlockall) {
+    try {
+      lockAllMemory();
+    } catch (error) {
+      log.err(`mlockall failed: ${(error as Error).message}`);
+    }
+  }
+  if (options.chdir && options.detach) chdir('/');
+
+  let vswitchd: Vswitchd | undefined;
+  let unixctl: UnixctlServer | undefined;
+  let ending: Promise<void> | undefined;
+  /** Orderly end: devices and sockets released, files removed. */
+  const end = (cleanup: boolean): Promise<void> => {
+    ending ??= (async () => {
+      await vswitchd?.close(cleanup);
+      for (const undo of cleanups.reverse()) undo();
+    })();
+    return ending;
+  };
+  const commands = new CommandTable();
+  commands.add(
+    ...baseCommands({
+      vlog,
+      coverage,
+      version: VERSION,
+      exit: async (cleanup) => {
+        await end(cleanup);
+        // The reply goes out first.
+        setTimeout(() => process.exit(0), 20);
+      },
+      memory: () => vswitchd?.memory() ?? {},
+    }),
+  );
+  if (options.unixctl !== 'none') {
+    const path = inDir(paths.rundir, options.unixctl ?? `${PROGRAM}.${process.pid}.ctl`);
+    try {
+      unixctl = await listenUnixctl(path, commands);
+      const socket = unixctl;
+      cleanups.push(() => socket.close());
+    } catch (error) {
+      vlog.module('unixctl').emer(`could not initialize control socket ${path}`);
+      fatal(error);
+    }
+  }
+  for (const signal of ['SIGTERM', 'SIGINT', 'SIGHUP', 'SIGALRM'] as const) {
+    process.on(signal, () => {
+      vlog.module('fatal_signal').warn(`terminating with signal ${signal}`);
+      void end(false).finally(() => {
+        process.removeAllListeners(signal);
+        process.kill(process.pid, signal);
+      });
+    });
+  }
+  process.on('uncaughtException', (error) => {
+    // A defect of ours: say where, then end as a crash does, so that --monitor and systemd start us again.
+    log.emer(`uncaught exception: ${error.stack ?? error.message}`);
+    for (const undo of cleanups.reverse()) undo();
+    process.abort();
+  });
+  setInterval(() => coverage.sample(), 5000).unref();
+
+  vlog.module('bridge').info(VERSION);
+  vswitchd = await startVswitchd({
+    database: options.database ?? `unix:${paths.rundir}/db.sock`,
+    paths,
+    vlog,
+    coverage,
+    commands,
+    version: OVS_VERSION,
+    systemDatapath: !options.disableSystem,
+    ssl: {
+      privateKey: options.privateKey,
+      certificate: options.certificate,
+      caCert: options.caCert,
+      bootstrapCaCert: options.bootstrapCaCert,
+    },
+    onConfigured: () => {
+      if (options.detach) vlog.silenceConsole();
+      notifyReady();
+    },
+  });
+}
+
+const options = readOptions();
+if (options.help) {
+  process.stdout.write(usage(PROGRAM, paths));
+  process.exit(0);
+}
+if (options.version) {
+  process.stdout.write(`${VERSION}\n`);
+  process.exit(0);
+}
+const stage = currentStage(options.detach, options.monitor);
+if (stage === 'parent') {
+  runParent(options.monitor);
+} else {
+  const vlog = makeVlog(options);
+  if (options.logFile !== undefined && stage === 'daemon') {
+    const file = inDir(paths.logdir, options.logFile || `${PROGRAM}.log`);
+    try {
+      vlog.openFile(file);
+    } catch (error) {
+      vlog.module('vlog').err(`failed to open ${file} for logging: ${(error as Error).message}`);
+    }
+  }
+  if (stage === 'monitor') {
+    runMonitor((text) => vlog.module('daemon_unix').err(text), options.detach);
+  } else {
+    await runDaemon(options, vlog);
+  }
+}

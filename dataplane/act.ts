@@ -1,0 +1,203 @@
+// Act: run a megaflow's program (contract/action.ts) on all packets of a burst that belong to it. Fourth stage.
+//
+// One action at a time for the whole group: the program is decoded once. An action that hands a packet on (output,
+// recirculation) takes the packet itself if it is the last action, and a clone of it before that.
+
+import {
+  ACT_DROP,
+  ACT_END,
+  ACT_OUTPUT,
+  ACT_POP_VLAN,
+  ACT_PUSH_VLAN,
+  ACT_RECIRC,
+  ACT_SET_ARP,
+  ACT_SET_ETH,
+  ACT_SET_IPV4,
+  ACT_SET_IPV6,
+  ACT_SET_META,
+  ACT_SET_ND,
+  ACT_SET_TP,
+  ACT_SET_VLAN,
+  ACT_TRUNC,
+  ACT_USERSPACE,
+} from '../contract/action.ts';
+import { DROP_BAD_ACTION, DROP_FLOW_EXPLICIT, DROP_RECIRC_LIMIT } from '../contract/drop.ts';
+import { K_RECIRC_ID } from '../contract/key.ts';
+import { WK_RECIRC } from '../contract/memory.ts';
+import { PKT_IN_PORT, PKT_KEY, PKT_TRUNC } from '../contract/packet.ts';
+import { clone, cloneWithKey, output, release } from './batch.ts';
+import { countDrop } from './drop.ts';
+import { markLines } from './key.ts';
+import { parseAgain } from './parse.ts';
+import { LIST_MAX, S_RECIRC } from './scratch.ts';
+import {
+  popVlan,
+  pushVlan,
+  setArp,
+  setEth,
+  setIpv4,
+  setIpv6,
+  setNeighbour,
+  setTransport,
+  setVlan,
+} from './set.ts';
+import { upcall } from './upcall.ts';
+import { addStat, privateBase } from './worker.ts';
+
+/** Packets that wait to be looked up again (S_RECIRC). */
+let recirculating: i32 = 0;
+
+/** Hands over the list of packets to recirculate, which is empty then: moves it to `to`, returns its length. */
+export function takeRecirculated(to: u32): i32 {
+  const n = recirculating;
+  memory.copy(to, privateBase + S_RECIRC, (<u32>n) << 2);
+  recirculating = 0;
+  return n;
+}
+
+/** Forgets them, at the start of a worker. */
+export function resetAct(): void {
+  recirculating = 0;
+}
+
+/** Runs `program` on the `n` packets of `list`, which it may reorder and shorten. */
+export function execute(program: u32, list: u32, n: i32): void {
+  let handedOn = false; // the packets have gone somewhere, so the end of the program is no drop
+  let modified = false; // headers differ from the key
+  let at = program;
+  while (n > 0) {
+    const header = load<u32>(at);
+    const op = header & 0xffff;
+    if (op === ACT_END) break;
+    const operands = at + 4;
+    at += (header >> 16) << 2;
+    const last = (load<u32>(at) & 0xffff) === ACT_END;
+    if (op === ACT_OUTPUT) {
+      outputAll(list, n, load<u32>(operands), last);
+      if (last) return;
+      handedOn = true;
+    } else if (op === ACT_TRUNC) {
+      const max = load<u32>(operands);
+      for (let i = 0; i < n; i++) store<u32>(load<u32>(list + (i << 2)) + PKT_TRUNC, max);
+    } else if (op === ACT_USERSPACE) {
+      if (modified) parseAll(list, n);
+      modified = false;
+      for (let i = 0; i < n; i++) {
+        const pkt = load<u32>(list + (i << 2));
+        upcall(pkt, load<u32>(operands), load<u32>(operands, 4), load<u32>(operands, 8));
+        store<u32>(pkt + PKT_TRUNC, 0);
+      }
+      handedOn = true;
+    } else if (op === ACT_RECIRC) {
+      recirculateAll(list, n, load<u32>(operands), last);
+      if (last) return;
+      handedOn = true;
+    } else if (op === ACT_DROP) {
+      dropAll(list, n, load<u32>(operands));
+      return;
+    } else if (op === ACT_SET_META) {
+      for (let i = 0; i < n; i++) setMeta(load<u32>(list + (i << 2)), operands);
+    } else {
+      n = rewriteAll(op, operands, list, n);
+      modified = true;
+    }
+  }
+  if (handedOn) {
+    for (let i = 0; i < n; i++) release(load<u32>(list + (i << 2)));
+  } else {
+    dropAll(list, n, DROP_FLOW_EXPLICIT);
+  }
+}
+
+function outputAll(list: u32, n: i32, port: u32, last: bool): void {
+  if (last) {
+    for (let i = 0; i < n; i++) output(load<u32>(list + (i << 2)), port);
+    return;
+  }
+  for (let i = 0; i < n; i++) {
+    const pkt = load<u32>(list + (i << 2));
+    const copy = clone(pkt);
+    store<u32>(pkt + PKT_TRUNC, 0);
+    if (copy === 0) countDrop(load<u32>(pkt + PKT_IN_PORT), DROP_RECIRC_LIMIT);
+    else output(copy, port);
+  }
+}
+
+/** All clone records can be taken only by packets that wait for recirculation, hence the name of the drop. */
+function recirculateAll(list: u32, n: i32, id: u32, last: bool): void {
+  for (let i = 0; i < n; i++) {
+    const pkt = load<u32>(list + (i << 2));
+    const copy = last ? pkt : cloneWithKey(pkt);
+    if (copy === 0 || recirculating === LIST_MAX) {
+      countDrop(load<u32>(pkt + PKT_IN_PORT), DROP_RECIRC_LIMIT);
+      if (copy !== 0) release(copy);
+      continue;
+    }
+    store<u32>(load<u32>(copy + PKT_KEY) + K_RECIRC_ID, bswap<u32>(id));
+    store<u32>(privateBase + S_RECIRC + (recirculating << 2), copy);
+    recirculating++;
+  }
+  addStat(WK_RECIRC, <f64>n);
+}
+
+function parseAll(list: u32, n: i32): void {
+  for (let i = 0; i < n; i++) parseAgain(load<u32>(list + (i << 2)));
+}
+
+function dropAll(list: u32, n: i32, reason: u32): void {
+  for (let i = 0; i < n; i++) {
+    const pkt = load<u32>(list + (i << 2));
+    countDrop(load<u32>(pkt + PKT_IN_PORT), reason);
+    release(pkt);
+  }
+}
+
+function setMeta(pkt: u32, operands: u32): void {
+  const key = load<u32>(pkt + PKT_KEY);
+  const offset = load<u32>(operands);
+  const mask = load<u32>(operands, 8);
+  const at = key + offset;
+  store<u32>(at, (load<u32>(at) & ~mask) | (load<u32>(operands, 4) & mask));
+  markLines(key, 1 << (offset >> 6));
+}
+
+/** Applies a rewrite to all packets; those that it does not fit are dropped and leave the list. */
+function rewriteAll(op: u32, operands: u32, list: u32, n: i32): i32 {
+  let kept = 0;
+  for (let i = 0; i < n; i++) {
+    const pkt = load<u32>(list + (i << 2));
+    if (rewrite(op, operands, pkt)) {
+      store<u32>(list + (kept << 2), pkt);
+      kept++;
+    } else {
+      countDrop(load<u32>(pkt + PKT_IN_PORT), DROP_BAD_ACTION);
+      release(pkt);
+    }
+  }
+  return kept;
+}
+
+function rewrite(op: u32, operands: u32, pkt: u32): bool {
+  switch (op) {
+    case ACT_SET_ETH:
+      return setEth(pkt, operands);
+    case ACT_SET_IPV4:
+      return setIpv4(pkt, operands);
+    case ACT_SET_IPV6:
+      return setIpv6(pkt, operands);
+    case ACT_SET_TP:
+      return setTransport(pkt, operands);
+    case ACT_SET_ARP:
+      return setArp(pkt, operands);
+    case ACT_SET_ND:
+      return setNeighbour(pkt, operands);
+    case ACT_PUSH_VLAN:
+      return pushVlan(pkt, load<u32>(operands));
+    case ACT_POP_VLAN:
+      return popVlan(pkt);
+    case ACT_SET_VLAN:
+      return setVlan(pkt, load<u32>(operands));
+    default:
+      return false;
+  }
+}

@@ -1,0 +1,206 @@
+// The data plane: what the host loop of a worker calls (src/engine/worker.ts).
+//
+//   poll:  receive → parse → look up → act → transmit, once for each queue of the worker: one breath
+//
+// The module is a function of (memory, time): it has no clock, no randomness and no allocation. Its single import,
+// besides the memory, maps a chunk of a large guest (dataplane/host.ts).
+
+import { DROP_RX_DISABLED, DROP_STP } from '../contract/drop.ts';
+import {
+  CONTROL_BASE,
+  CTL_GENERATION,
+  WK_ACK,
+  WK_BATCHES,
+  WK_BUSY_NS,
+  WK_CLEAR,
+  WK_CURRENT_RXQ,
+  WK_IDLE_NS,
+  WK_PACKETS,
+  WK_POLLS,
+  WK_RECIRC,
+  WK_RXQ,
+  WK_RXQ_COUNT,
+  WK_SLEEPS,
+  WK_STATE,
+} from '../contract/memory.ts';
+import {
+  BURST_MAX,
+  KEY_STRIDE,
+  PKT_IN_PORT,
+  PKT_KEY,
+  PKT_MARK,
+  PKT_SIZE,
+  PKT_TRUNC,
+  PV_KEYS,
+  PV_PACKETS,
+} from '../contract/packet.ts';
+import {
+  PORT_NO_RX,
+  PORT_UP,
+  PT_FLAGS,
+  portAddress,
+  Q_BUSY_NS,
+  Q_PORT,
+  queueAddress,
+} from '../contract/port.ts';
+import { resetAct } from './act.ts';
+import { resetBatches } from './batch.ts';
+import { runBurst } from './burst.ts';
+import { countDrop } from './drop.ts';
+import { injectBurst, injectEmpty } from './inject.ts';
+import { parseBurst } from './parse.ts';
+import { prepareSleep, rxBurst, rxDone, wake } from './port/index.ts';
+import { S_BURST, S_BUSY } from './scratch.ts';
+import { flowHash } from './table/flow.ts';
+import { addStat, privateBase, setNow, setWorker, workerRecord } from './worker.ts';
+
+let lastNs: f64 = 0;
+let lastPackets: i32 = 0;
+let busyQueues: u32 = 0;
+
+/** Prepares this instance to be worker `id`. `nowNs`: the engine's clock. */
+export function start(id: u32, nowNs: f64): void {
+  setWorker(id);
+  resetBatches();
+  resetAct();
+  lastNs = nowNs;
+  lastPackets = 0;
+  busyQueues = 0;
+  const packets = privateBase + PV_PACKETS;
+  for (let i: u32 = 0; i < BURST_MAX; i++) {
+    store<u32>(packets + i * PKT_SIZE + PKT_KEY, privateBase + PV_KEYS + i * KEY_STRIDE);
+  }
+  store<u32>(workerRecord + WK_CURRENT_RXQ, ~0);
+  atomic.store<u32>(workerRecord + WK_STATE, 1);
+}
+
+/** One breath. `nowNs` is the engine's clock. Returns the number of packets received or injected. */
+export function poll(nowNs: f64): i32 {
+  // Nothing is in hand here, so what was unlinked before this generation cannot be met any more.
+  atomic.store<u32>(workerRecord + WK_ACK, atomic.load<u32>(CONTROL_BASE + CTL_GENERATION));
+  account(nowNs);
+  setNow(nowNs / 1e6);
+  let total = injectBurst();
+  const queues = atomic.load<u32>(workerRecord + WK_RXQ_COUNT);
+  for (let i: u32 = 0; i < queues; i++) {
+    const queue = load<u32>(workerRecord + WK_RXQ + i * 4);
+    const n = receive(queue);
+    if (n === 0) continue;
+    total += n;
+    const at = privateBase + S_BUSY + busyQueues * 8;
+    store<u32>(at, queue);
+    store<u32>(at, n, 4);
+    busyQueues++;
+  }
+  lastPackets = total;
+  return total;
+}
+
+function receive(queue: u32): i32 {
+  const q = queueAddress(queue);
+  const packets = privateBase + PV_PACKETS;
+  store<u32>(workerRecord + WK_CURRENT_RXQ, queue);
+  const n = rxBurst(q, packets, BURST_MAX);
+  if (n > 0) {
+    const port = load<u32>(q + Q_PORT);
+    const flags = load<u32>(portAddress(port) + PT_FLAGS);
+    if ((flags & (PORT_UP | PORT_NO_RX)) === PORT_UP) {
+      const burst = privateBase + S_BURST;
+      for (let i = 0; i < n; i++) {
+        const pkt = packets + i * PKT_SIZE;
+        store<u32>(burst + (i << 2), pkt);
+        store<u32>(pkt + PKT_KEY, privateBase + PV_KEYS + i * KEY_STRIDE);
+        store<u32>(pkt + PKT_IN_PORT, port);
+        store<u32>(pkt + PKT_TRUNC, 0);
+        store<u32>(pkt + PKT_MARK, 0);
+      }
+      parseBurst(packets, n);
+      runBurst(n);
+    } else {
+      countDrop(port, (flags & PORT_UP) === 0 ? DROP_RX_DISABLED : DROP_STP, n);
+    }
+    rxDone(q);
+    addStat(WK_BATCHES, 1);
+    addStat(WK_PACKETS, <f64>n);
+  }
+  store<u32>(workerRecord + WK_CURRENT_RXQ, ~0);
+  return n;
+}
+
+/** The time since the last call is what the last poll took: busy if it found packets, shared among their queues. */
+function account(nowNs: f64): void {
+  const passed = nowNs - lastNs;
+  lastNs = nowNs;
+  if (atomic.load<u32>(workerRecord + WK_CLEAR) !== 0) {
+    memory.fill(workerRecord + WK_BUSY_NS, 0, WK_RECIRC + 8 - WK_BUSY_NS);
+    atomic.store<u32>(workerRecord + WK_CLEAR, 0);
+  }
+  addStat(WK_POLLS, 1);
+  if (lastPackets === 0) {
+    addStat(WK_IDLE_NS, passed);
+    return;
+  }
+  addStat(WK_BUSY_NS, passed);
+  for (let i: u32 = 0; i < busyQueues; i++) {
+    const at = privateBase + S_BUSY + i * 8;
+    const busy = queueAddress(load<u32>(at)) + Q_BUSY_NS;
+    const share = (passed * <f64>load<u32>(at, 4)) / <f64>lastPackets;
+    store<f64>(busy, load<f64>(busy) + share);
+  }
+  busyQueues = 0;
+}
+
+/**
+ * Turns the notifications of all queues on. Returns true when the worker may go to sleep: nothing was pending on any
+ * queue, and anything that comes from now on makes a descriptor readable. Otherwise everything is as before.
+ */
+export function sleep(): bool {
+  const queues = load<u32>(workerRecord + WK_RXQ_COUNT);
+  let quiet = true;
+  let i: u32 = 0;
+  while (i < queues && quiet) {
+    quiet = prepareSleep(queueAddress(load<u32>(workerRecord + WK_RXQ + i * 4)));
+    i++;
+  }
+  if (quiet) {
+    // From here on the main thread rings the worker's bell after an injection or a change; what it did before is
+    // seen by the two looks behind the store.
+    atomic.store<u32>(workerRecord + WK_STATE, 2);
+    if (
+      injectEmpty() &&
+      atomic.load<u32>(workerRecord + WK_RXQ_COUNT) === queues &&
+      atomic.load<u32>(CONTROL_BASE + CTL_GENERATION) === load<u32>(workerRecord + WK_ACK)
+    ) {
+      addStat(WK_SLEEPS, 1);
+      return true;
+    }
+    atomic.store<u32>(workerRecord + WK_STATE, 1);
+  }
+  while (i > 0) {
+    i--;
+    wake(queueAddress(load<u32>(workerRecord + WK_RXQ + i * 4)));
+  }
+  return false;
+}
+
+/** Back to polling, after sleep() returned true. The time asleep is neither busy nor idle. */
+export function wakeUp(nowNs: f64): void {
+  atomic.store<u32>(workerRecord + WK_STATE, 1);
+  const queues = load<u32>(workerRecord + WK_RXQ_COUNT);
+  for (let i: u32 = 0; i < queues; i++) {
+    wake(queueAddress(load<u32>(workerRecord + WK_RXQ + i * 4)));
+  }
+  lastNs = nowNs;
+  lastPackets = 0;
+  busyQueues = 0;
+}
+
+/** After a crash in another instance of this worker: gives the packets of the burst back unsent. */
+export function abandon(queue: u32): void {
+  rxDone(queueAddress(queue));
+}
+
+/** For the main thread's instance, which writes the table: the hash of a key under a subtable's mask. */
+export function hashOf(key: u32, subtable: u32): u32 {
+  return flowHash(key, subtable);
+}

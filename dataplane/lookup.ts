@@ -1,0 +1,150 @@
+// Look up: which megaflow a packet belongs to. Third stage of a packet's way, a whole burst at a time.
+//
+//   1. microflow cache of the worker: signature of the whole key -> flow. Sound without storing the key: the flow is
+//      compared with the packet under the flow's own mask, and megaflows never overlap.
+//   2. tuple-space search over the subtables that hold flows of the packet's input port, most used first.
+//   3. nothing found: the caller makes an upcall.
+//
+// Each loop touches one kind of memory for all packets of the burst, so that the cache misses of different packets
+// overlap: first buckets, then flows, then (rarely) subtables.
+
+import { K_IN_PORT } from '../contract/key.ts';
+import {
+  CACHE_BASE,
+  CACHE_SIZE,
+  CONTROL_BASE,
+  CTL_CACHE_INSERT_INV_PROB,
+  WK_CACHE_HITS,
+  WK_FLOW_HITS,
+  WK_FLOW_PROBES,
+} from '../contract/memory.ts';
+import { PKT_FLOW, PKT_HASH, PKT_KEY } from '../contract/packet.ts';
+import { MAX_PORTS, PT_MASKS, portAddress } from '../contract/port.ts';
+import {
+  CACHE_BUCKET_SIZE,
+  CACHE_BUCKETS,
+  FL_HASH,
+  FL_NEXT,
+  FL_STATE,
+  FL_SUBTABLE,
+  FLOW_INDEX_BASE,
+  FLOW_INDEX_BUCKETS,
+  ST_INDEX,
+  SUBTABLE_HITS_BASE,
+  SUBTABLES_MAX,
+} from '../contract/table.ts';
+import { S_MISSED } from './scratch.ts';
+import { flowHash, flowMatches } from './table/flow.ts';
+import { addStat, privateBase, worker } from './worker.ts';
+
+let insertions: u32 = 0;
+let probes: u32 = 0;
+
+/** Sets PKT_FLOW of the `n` packets of `list`, 0 where there is none. */
+export function lookup(list: u32, n: i32): void {
+  for (let i = 0; i < n; i++) {
+    const pkt = load<u32>(list + (i << 2));
+    store<u32>(pkt + PKT_FLOW, cached(load<u32>(pkt + PKT_HASH)));
+  }
+  const missed = privateBase + S_MISSED;
+  let misses = 0;
+  for (let i = 0; i < n; i++) {
+    const pkt = load<u32>(list + (i << 2));
+    const flow = load<u32>(pkt + PKT_FLOW);
+    if (flow !== 0 && isLive(flow) && flowMatches(load<u32>(pkt + PKT_KEY), flow)) continue;
+    store<u32>(missed + (misses << 2), pkt);
+    misses++;
+  }
+  addStat(WK_CACHE_HITS, <f64>(n - misses));
+  if (misses > 0) lookupMissed(missed, misses);
+}
+
+function lookupMissed(missed: u32, n: i32): void {
+  const inverse = load<u32>(CONTROL_BASE + CTL_CACHE_INSERT_INV_PROB);
+  let hits = 0;
+  probes = 0;
+  for (let i = 0; i < n; i++) {
+    const pkt = load<u32>(missed + (i << 2));
+    const key = load<u32>(pkt + PKT_KEY);
+    const hash = load<u32>(pkt + PKT_HASH);
+    // An earlier packet of this burst may have brought the flow into the cache.
+    let flow = cached(hash);
+    if (flow === 0 || !isLive(flow) || !flowMatches(key, flow)) {
+      flow = search(key);
+      if (flow !== 0 && inverse !== 0 && ++insertions >= inverse) {
+        insertions = 0;
+        insert(hash, flow);
+      }
+    }
+    if (flow !== 0) hits++;
+    store<u32>(pkt + PKT_FLOW, flow);
+  }
+  addStat(WK_FLOW_HITS, <f64>hits);
+  addStat(WK_FLOW_PROBES, <f64>probes);
+}
+
+function isLive(flow: u32): bool {
+  return atomic.load<u32>(flow + FL_STATE) === 1;
+}
+
+function bucketOf(hash: u32): u32 {
+  return CACHE_BASE + worker * CACHE_SIZE + (hash & (CACHE_BUCKETS - 1)) * CACHE_BUCKET_SIZE;
+}
+
+/** Four signatures, then four flow addresses. */
+function cached(hash: u32): u32 {
+  const bucket = bucketOf(hash);
+  const equal = i32x4.bitmask(i32x4.eq(v128.load(bucket), i32x4.splat(hash)));
+  return equal === 0 ? 0 : load<u32>(bucket + (ctz<u32>(equal) << 2), 16);
+}
+
+function insert(hash: u32, flow: u32): void {
+  const bucket = bucketOf(hash);
+  const equal = i32x4.bitmask(i32x4.eq(v128.load(bucket), i32x4.splat(hash)));
+  let way: u32 = 0;
+  if (equal !== 0) {
+    way = ctz<u32>(equal);
+  } else {
+    // A dead entry, else the one that these bits of the hash point to.
+    way = hash >> 30;
+    for (let i: u32 = 0; i < 4; i++) {
+      const old = load<u32>(bucket + (i << 2), 16);
+      if (old === 0 || !isLive(old)) {
+        way = i;
+        break;
+      }
+    }
+  }
+  store<u32>(bucket + (way << 2), hash);
+  store<u32>(bucket + (way << 2), flow, 16);
+}
+
+/** The megaflow of `key`, 0 = none. */
+export function search(key: u32): u32 {
+  const port = bswap<u32>(load<u32>(key + K_IN_PORT));
+  if (port >= MAX_PORTS) return 0;
+  let list = atomic.load<u32>(portAddress(port) + PT_MASKS);
+  if (list === 0) return 0;
+  while (true) {
+    const subtable = atomic.load<u32>(list);
+    if (subtable === 0) return 0;
+    list += 4;
+    probes++;
+    const hash = flowHash(key, subtable);
+    let flow = atomic.load<u32>(FLOW_INDEX_BASE + (hash & (FLOW_INDEX_BUCKETS - 1)) * 4);
+    while (flow !== 0) {
+      if (
+        load<u32>(flow + FL_HASH) === hash &&
+        load<u32>(flow + FL_SUBTABLE) === subtable &&
+        isLive(flow) &&
+        flowMatches(key, flow)
+      ) {
+        const hits =
+          SUBTABLE_HITS_BASE + (worker * SUBTABLES_MAX + load<u32>(subtable + ST_INDEX)) * 4;
+        store<u32>(hits, load<u32>(hits) + 1);
+        return flow;
+      }
+      flow = atomic.load<u32>(flow + FL_NEXT);
+    }
+  }
+}

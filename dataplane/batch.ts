@@ -36,7 +36,7 @@ export function resetBatches(): void {
   slotsUsed = 0;
   memory.fill(privateBase + S_PORT_SLOT, 0xff, MAX_PORTS * 4);
   free = 0;
-  for (let i: u32 = BURST_MAX; i < POOL_MAX; i++) {
+  for (let i: u32 = BURST_MAX; i < <u32>POOL_MAX; i++) {
     store<u32>(privateBase + S_FREE + free * 4, privateBase + PV_PACKETS + i * PKT_SIZE);
     free++;
   }
@@ -81,7 +81,7 @@ export function release(pkt: u32): void {
 
 /** Puts a packet, which belongs to the batch from now on, on its way to a port. */
 export function output(pkt: u32, port: u32): void {
-  if (port >= MAX_PORTS || load<u32>(portAddress(port) + PT_STATE) === 0) {
+  if (port >= <u32>MAX_PORTS || load<u32>(portAddress(port) + PT_STATE) === 0) {
     countDrop(load<u32>(pkt + PKT_IN_PORT), DROP_NO_PORT);
     release(pkt);
     return;

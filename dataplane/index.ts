@@ -67,7 +67,7 @@ export function start(id: u32, nowNs: f64): void {
   lastPackets = 0;
   busyQueues = 0;
   const packets = privateBase + PV_PACKETS;
-  for (let i: u32 = 0; i < BURST_MAX; i++) {
+  for (let i: u32 = 0; i < <u32>BURST_MAX; i++) {
     store<u32>(packets + i * PKT_SIZE + PKT_KEY, privateBase + PV_KEYS + i * KEY_STRIDE);
   }
   store<u32>(workerRecord + WK_CURRENT_RXQ, ~0);

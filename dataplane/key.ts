@@ -28,7 +28,7 @@ export function markLines(key: u32, lines: u32): void {
 /** Finds out which lines are in use after a key was filled from outside. */
 export function scanLines(key: u32): void {
   let lines: u32 = 0;
-  for (let line: u32 = 1; line < KEY_SIZE / 64; line++) {
+  for (let line: u32 = 1; line < <u32>KEY_SIZE / 64; line++) {
     const at = key + line * 64;
     const any = v128.or(
       v128.or(v128.load(at), v128.load(at, 16)),

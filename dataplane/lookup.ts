@@ -122,7 +122,7 @@ function insert(hash: u32, flow: u32): void {
 /** The megaflow of `key`, 0 = none. */
 export function search(key: u32): u32 {
   const port = bswap<u32>(load<u32>(key + K_IN_PORT));
-  if (port >= MAX_PORTS) return 0;
+  if (port >= <u32>MAX_PORTS) return 0;
   let list = atomic.load<u32>(portAddress(port) + PT_MASKS);
   if (list === 0) return 0;
   while (true) {

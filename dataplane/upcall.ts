@@ -92,7 +92,7 @@ function reserve(ring: u32, size: u32): u32 {
   const at = head & (RING_DATA_SIZE - 1);
   const toEnd: u32 = RING_DATA_SIZE - at;
   const filler: u32 = toEnd < size ? toEnd : 0;
-  if (used + size + filler > RING_DATA_SIZE) return 0;
+  if (used + size + filler > <u32>RING_DATA_SIZE) return 0;
   if (filler > 0) {
     store<u32>(ring + RING_DATA + at + UC_LENGTH, filler);
     store<u32>(ring + RING_DATA + at + UC_TYPE, RING_FILLER);

@@ -1,0 +1,448 @@
+// Runs OpenFlow actions and table look-ups on the flow of a translation (ovs-actions(7)).
+
+import {
+  DROP_MALFORMED,
+  DROP_RESUBMIT_LIMIT,
+  DROP_TTL,
+  DROP_UPCALL_NO_FLOW,
+} from '../../../contract/drop.ts';
+import {
+  F_ACTSET_OUTPUT,
+  F_IN_PORT,
+  F_METADATA,
+  K_ETH_TYPE,
+  K_NW_FRAG,
+  K_NW_PROTO,
+  K_NW_TTL,
+  K_PRIORITY,
+  K_TP_DST,
+  K_TP_SRC,
+  K_VLAN0_TCI,
+  K_VLAN0_TPID,
+  K_VLAN1_TCI,
+  VLAN_PRESENT,
+} from '../../../contract/key.ts';
+import {
+  type Action,
+  OFPP_IN_PORT,
+  OFPP_MAX,
+  OFPP_UNSET,
+  type PacketInReason,
+} from '../../wire/openflow/types.ts';
+import {
+  be16,
+  be32,
+  ETH_TYPE_IP,
+  ETH_TYPE_VLAN,
+  exact,
+  isIp,
+  isLaterFragment,
+  or16,
+  putBe16,
+  putBe32,
+} from '../flow.ts';
+import type { Rule } from '../types.ts';
+import { countVlans } from './commit.ts';
+import {
+  actionSetOrder,
+  inPort,
+  MAX_DEPTH,
+  MAX_RESUBMITS,
+  portOf,
+  report,
+  type Xlate,
+} from './context.ts';
+import {
+  applyWrite,
+  coverL3Prerequisite,
+  fieldWriteOf,
+  moveSubfield,
+  prerequisiteMet,
+  readSubfield,
+} from './fieldOps.ts';
+import { output, outputToPort, outputTruncated, sendToController } from './output.ts';
+
+const OFPPC_NO_PACKET_IN = 64;
+const HIDDEN_TABLE = 254;
+const VLAN_VID = 0x0fff;
+const VLAN_PCP = 0xe000;
+
+/** OFPR_* numbers of the controller action. */
+const REASONS: readonly PacketInReason[] = [
+  'no_match',
+  'action',
+  'invalid_ttl',
+  'action_set',
+  'group',
+  'packet_out',
+  'explicit_miss',
+  'implicit_miss',
+];
+
+/**
+ * Looks the flow up, from `table` on, as if it had come in by `port`. Gives the rule and leaves the table in x.table.
+ * `honorMiss`: the table-miss setting of table-mod counts (goto_table and packets that come in, not resubmit).
+ */
+export function lookupRule(
+  x: Xlate,
+  port: number,
+  table: number,
+  mayPacketIn: boolean,
+  honorMiss: boolean,
+): Rule {
+  const { flow, bridge } = x;
+  let tpSrc = 0;
+  let tpDst = 0;
+  const hidePorts = flow[K_NW_FRAG] !== 0 && bridge.fragmentMode !== 'nx-match';
+  if (hidePorts) {
+    if (bridge.fragmentMode === 'drop') {
+      x.dropReason = DROP_MALFORMED;
+      x.effects.tables.push({ table: bridge.tables[table]!, matched: true });
+      return bridge.dropFragmentsRule;
+    }
+    tpSrc = be16(flow, K_TP_SRC);
+    tpDst = be16(flow, K_TP_DST);
+    flow.fill(0, K_TP_SRC, K_TP_DST + 2);
+  }
+  const realPort = inPort(x);
+  putBe32(flow, F_IN_PORT, port);
+  let rule: Rule | undefined;
+  let miss = 'continue';
+  let id = table;
+  for (; id < HIDDEN_TABLE; id++) {
+    const flowTable = bridge.tables[id]!;
+    rule = flowTable.lookup(flow, x.wildcards);
+    x.effects.tables.push({ table: flowTable, matched: rule !== undefined });
+    if (rule !== undefined) break;
+    if (!honorMiss) break;
+    miss = bridge.tableMiss(id);
+    if (miss !== 'continue') break;
+  }
+  x.table = Math.min(id, HIDDEN_TABLE - 1);
+  putBe32(flow, F_IN_PORT, realPort);
+  if (hidePorts) {
+    putBe16(flow, K_TP_SRC, tpSrc);
+    putBe16(flow, K_TP_DST, tpDst);
+  }
+  if (rule !== undefined) return rule;
+  x.dropReason = DROP_UPCALL_NO_FLOW;
+  if (!mayPacketIn) return bridge.noPacketInRule;
+  if (miss === 'default') {
+    return bridge.wantsPacketInOnMiss() ? bridge.missRule : bridge.noPacketInRule;
+  }
+  if (miss === 'drop') return bridge.noPacketInRule;
+  const config = portOf(x, realPort)?.desc.config;
+  if (config === undefined || (config & OFPPC_NO_PACKET_IN) !== 0) return bridge.noPacketInRule;
+  return bridge.missRule;
+}
+
+/** Writes the line of a table to the trace; lines of its actions go below it. */
+export function reportTable(x: Xlate, rule: Rule): void {
+  if (x.trace === undefined) return;
+  const { bridge } = x;
+  let text: string;
+  if (rule === bridge.missRule) {
+    text = 'No match, and a "packet-in" is called for.';
+  } else if (rule === bridge.noPacketInRule) {
+    text = 'No match.';
+  } else if (rule === bridge.dropFragmentsRule) {
+    text = 'Packets are IP fragments and the fragment handling mode is "drop".';
+  } else {
+    const match = x.in.text!.match(rule);
+    text = `${match}${match === '' ? '' : ', '}priority ${rule.priority}`;
+    if (rule.cookie !== 0n) text += `, cookie 0x${rule.cookie.toString(16)}`;
+  }
+  x.trace = report(x, 'table', `${String(x.table).padStart(2)}. ${text}`);
+}
+
+function mayResubmit(x: Xlate): boolean {
+  if (x.depth >= MAX_DEPTH) {
+    report(x, 'error', `over max translation depth ${MAX_DEPTH}`);
+    x.error = 'Recursion too deep';
+  } else if (x.resubmits >= MAX_RESUBMITS) {
+    report(x, 'error', `over ${MAX_RESUBMITS} resubmit actions`);
+    x.error = 'Too many resubmits';
+  } else if (x.program.length * 4 > 0xffff) {
+    report(x, 'error', 'resubmits yielded over 64 kB of actions');
+    x.exit = true;
+  } else {
+    return true;
+  }
+  x.dropReason = DROP_RESUBMIT_LIMIT;
+  return false;
+}
+
+/** Continues in a table: resubmit, goto_table, OFPP_TABLE, entry into another bridge (which has its own action set). */
+export function translateTable(
+  x: Xlate,
+  port: number,
+  table: number,
+  mayPacketIn: boolean,
+  honorMiss: boolean,
+  ownActionSet = false,
+): void {
+  if (!mayResubmit(x)) return;
+  const saved = { table: x.table, rule: x.rule, cookie: x.cookie, trace: x.trace };
+  const rule = lookupRule(x, port, table, mayPacketIn, honorMiss);
+  x.effects.rules.push(rule);
+  reportTable(x, rule);
+  const deepens = table <= saved.table ? 1 : 0;
+  x.resubmits++;
+  x.depth += deepens;
+  x.rule = rule;
+  x.cookie = rule.cookie;
+  runActions(x, rule.actions);
+  if (ownActionSet && x.error === undefined) executeActionSet(x);
+  x.depth -= deepens;
+  x.rule = saved.rule;
+  x.cookie = saved.cookie;
+  x.trace = saved.trace;
+  x.table = saved.table;
+}
+
+/** At the end of the pipeline: what write_actions has collected. */
+export function executeActionSet(x: Xlate): void {
+  const actions = actionSetOrder(x.actionSet);
+  x.actionSet = [];
+  if (actions.length === 0) return;
+  const trace = x.trace;
+  x.inActionSet = true;
+  x.trace = report(x, 'table', '--. Executing action set:');
+  runActions(x, actions);
+  x.trace = trace;
+  x.inActionSet = false;
+}
+
+function writeActions(x: Xlate, actions: readonly Action[]): void {
+  for (const action of actions) {
+    if (action.type === 'output') putBe32(x.flow, F_ACTSET_OUTPUT, action.port);
+  }
+  x.actionSet.push(...actions);
+}
+
+function reportActionSet(x: Xlate, verb: string): void {
+  if (x.trace === undefined) return;
+  const actions = actionSetOrder(x.actionSet);
+  const text =
+    actions.length === 0
+      ? `action set ${verb} empty`
+      : `action set ${verb}: ${x.in.text!.actions(actions)}`;
+  report(x, 'detail', text);
+}
+
+/** True when translation of this action list ends. */
+function decrementTtl(x: Xlate, controllerIds: readonly number[]): boolean {
+  if (!isIp(x.flow)) return false;
+  x.wildcards[K_NW_TTL] = 0xff;
+  x.wildcards[K_NW_PROTO] = 0xff;
+  if (x.flow[K_NW_TTL]! > 1) {
+    x.flow[K_NW_TTL]!--;
+    return false;
+  }
+  for (const id of controllerIds) sendToController(x, 0xffff, 'invalid_ttl', id, undefined);
+  const version = be16(x.flow, K_ETH_TYPE) === ETH_TYPE_IP ? 4 : 6;
+  report(x, 'warn', `IPv${version} decrement TTL exception`);
+  x.dropReason = DROP_TTL;
+  return true;
+}
+
+function setVlan(x: Xlate, bits: number, value: number, pushIfNeeded: boolean): void {
+  const { flow, wildcards } = x;
+  or16(wildcards, K_VLAN0_TCI, bits | VLAN_PRESENT);
+  const tci = be16(flow, K_VLAN0_TCI);
+  if ((tci & VLAN_PRESENT) === 0 && !pushIfNeeded) return;
+  if (be16(flow, K_VLAN0_TPID) === 0) putBe16(flow, K_VLAN0_TPID, ETH_TYPE_VLAN);
+  putBe16(flow, K_VLAN0_TCI, (tci & ~bits) | (value & bits) | VLAN_PRESENT);
+}
+
+function popVlan(x: Xlate): void {
+  const { flow, wildcards } = x;
+  const count = countVlans(flow);
+  if (count > 1) {
+    exact(wildcards, K_VLAN1_TCI, 4);
+    flow.copyWithin(K_VLAN0_TCI, K_VLAN1_TCI, K_VLAN1_TCI + 4);
+  }
+  if (count > 0) {
+    const last = count > 1 ? K_VLAN1_TCI : K_VLAN0_TCI;
+    flow.fill(0, last, last + 4);
+  }
+}
+
+function pushVlan(x: Xlate, ethertype: number): void {
+  const { flow, wildcards } = x;
+  exact(wildcards, K_VLAN0_TCI, countVlans(flow) * 4);
+  flow.copyWithin(K_VLAN1_TCI, K_VLAN0_TCI, K_VLAN0_TCI + 4);
+  putBe16(flow, K_VLAN0_TPID, ethertype);
+  putBe16(flow, K_VLAN0_TCI, VLAN_PRESENT);
+}
+
+/** OpenFlow 1.0's mod_tp_src and mod_tp_dst write the ports of any transport protocol. */
+function setTransportPort(x: Xlate, offset: number, value: Uint8Array): void {
+  if (!isIp(x.flow) || isLaterFragment(x.flow)) return;
+  x.wildcards[K_NW_PROTO] = 0xff;
+  exact(x.wildcards, offset, 2);
+  putBe16(x.flow, offset, be16(value, value.length - 2));
+}
+
+function setField(x: Xlate, action: Action & { type: 'set_field' | 'load' }): void {
+  if (action.type === 'set_field' && action.legacy === 'mod_tp_src') {
+    setTransportPort(x, K_TP_SRC, action.value);
+    return;
+  }
+  if (action.type === 'set_field' && action.legacy === 'mod_tp_dst') {
+    setTransportPort(x, K_TP_DST, action.value);
+    return;
+  }
+  const write = fieldWriteOf(action);
+  if (!prerequisiteMet(write.field, x.flow, x.wildcards)) {
+    if (action.type === 'load' || action.legacy === undefined) {
+      report(x, 'warn', `unmet prerequisites for ${write.field.name}, set_field ignored`);
+    }
+    return;
+  }
+  coverL3Prerequisite(write.field, x.flow, x.wildcards);
+  applyWrite(write, x.flow, x.wildcards);
+}
+
+function setPriority(x: Xlate, priority: number): void {
+  exact(x.wildcards, K_PRIORITY, 4);
+  putBe32(x.flow, K_PRIORITY, priority);
+}
+
+function enqueue(x: Xlate, action: Action & { type: 'enqueue' }): void {
+  exact(x.wildcards, K_PRIORITY, 4);
+  const port = action.port === OFPP_IN_PORT ? inPort(x) : action.port;
+  if (port === inPort(x) && action.port !== OFPP_IN_PORT) return;
+  const before = be32(x.flow, K_PRIORITY);
+  putBe32(x.flow, K_PRIORITY, queuePriority(action.queue));
+  outputToPort(x, port);
+  putBe32(x.flow, K_PRIORITY, before);
+}
+
+/** Queue number to packet priority, as in the userspace datapath: the number itself. */
+function queuePriority(queue: number): number {
+  return queue;
+}
+
+function resubmit(x: Xlate, action: Action & { type: 'resubmit' }): void {
+  const internal = x.rule?.hidden === true && x.rule.table === HIDDEN_TABLE;
+  const port = action.inPort === OFPP_IN_PORT ? inPort(x) : action.inPort;
+  const table = action.table === 255 ? x.table : action.table;
+  translateTable(x, port, table, internal, internal);
+}
+
+function writeMetadata(x: Xlate, metadata: bigint, mask: bigint): void {
+  for (let i = 7; i >= 0; i--) {
+    const bits = Number(mask & 0xffn);
+    x.flow[F_METADATA + i] = (x.flow[F_METADATA + i]! & ~bits) | (Number(metadata & 0xffn) & bits);
+    mask >>= 8n;
+    metadata >>= 8n;
+  }
+}
+
+/** Runs one action. True: the rest of the list is not run. */
+function runAction(x: Xlate, action: Action): boolean {
+  switch (action.type) {
+    case 'output':
+      output(x, action.port, action.maxLen, true);
+      return false;
+    case 'controller':
+      sendToController(
+        x,
+        action.maxLen,
+        REASONS[action.reason] ?? 'action',
+        action.controllerId,
+        action.userdata,
+      );
+      return false;
+    case 'output_reg': {
+      const port = readSubfield(action.source, x.flow, x.wildcards);
+      if (port > 0xffffn) {
+        report(x, 'warn', `output port ${port} is out of range`);
+      } else {
+        report(x, 'detail', `output port is ${port}`);
+        const number = Number(port);
+        // 16 bits: the reserved ports are those of OpenFlow 1.0.
+        const wide = number >= (OFPP_MAX & 0xffff) ? (number + 0xffff0000) >>> 0 : number;
+        output(x, wide, action.maxLen, false);
+      }
+      return false;
+    }
+    case 'output_trunc':
+      outputTruncated(x, action.port, action.maxLen);
+      return false;
+    case 'enqueue':
+      enqueue(x, action);
+      return false;
+    case 'set_queue':
+      setPriority(x, queuePriority(action.queue));
+      return false;
+    case 'pop_queue':
+      setPriority(x, x.originalPriority);
+      return false;
+    case 'set_field':
+    case 'load':
+      setField(x, action);
+      return false;
+    case 'move':
+      moveSubfield(action.src, action.dst, x.flow, x.wildcards);
+      if (x.trace !== undefined) reportSubfield(x, action.dst);
+      return false;
+    case 'set_vlan_vid':
+      setVlan(x, VLAN_VID, action.vid, action.pushIfNeeded);
+      return false;
+    case 'set_vlan_pcp':
+      setVlan(x, VLAN_PCP, action.pcp << 13, action.pushIfNeeded);
+      return false;
+    case 'strip_vlan':
+      popVlan(x);
+      return false;
+    case 'push_vlan':
+      pushVlan(x, action.ethertype);
+      return false;
+    case 'dec_ttl':
+      return decrementTtl(x, action.controllerIds);
+    case 'resubmit':
+      resubmit(x, action);
+      return false;
+    case 'goto_table':
+      translateTable(x, inPort(x), action.table, true, true);
+      return false;
+    case 'write_metadata':
+      writeMetadata(x, action.metadata, action.mask);
+      return false;
+    case 'write_actions':
+      writeActions(x, action.actions);
+      reportActionSet(x, 'is');
+      return false;
+    case 'clear_actions':
+      reportActionSet(x, 'was');
+      x.actionSet = [];
+      putBe32(x.flow, F_ACTSET_OUTPUT, OFPP_UNSET);
+      return false;
+    case 'exit':
+      x.exit = true;
+      return false;
+    case 'group':
+      return true; // no groups exist: checkActions refuses such flows
+    default:
+      return false; // note; meter (refused while no meter exists)
+  }
+}
+
+function reportSubfield(x: Xlate, dst: { field: string; offset: number; bits: number }): void {
+  report(x, 'detail', x.in.text!.subfield(dst, x.flow));
+}
+
+/** Runs a list of actions and instructions. */
+export function runActions(x: Xlate, actions: readonly Action[]): void {
+  if (actions.length === 0) {
+    report(x, 'action', 'drop');
+    return;
+  }
+  for (const action of actions) {
+    if (x.error !== undefined || x.exit) break;
+    if (x.trace !== undefined) report(x, 'action', x.in.text!.actions([action]));
+    if (runAction(x, action)) return;
+  }
+}

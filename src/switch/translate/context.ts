@@ -1,0 +1,108 @@
+// The state of one translation, and the small things that all steps do with it: reporting to the trace, committing,
+// finding ports.
+
+import { DROP_FLOW_EXPLICIT } from '../../../contract/drop.ts';
+import { F_IN_PORT, K_PRIORITY } from '../../../contract/key.ts';
+import type { Action } from '../../wire/openflow/types.ts';
+import { be32, newRecord } from '../flow.ts';
+import type { BridgePort, Rule } from '../types.ts';
+import type { Effects, TraceNode, TraceType, XlateBridge, XlateError, XlateIn } from './types.ts';
+
+/** Resubmits to the same or an earlier table, nested. */
+export const MAX_DEPTH = 64;
+export const MAX_RESUBMITS = 64 * 64;
+
+export interface Xlate {
+  readonly in: XlateIn;
+  readonly effects: Effects;
+  /** The flow as the actions have changed it. */
+  readonly flow: Uint8Array;
+  /** The packet as the program so far leaves it. */
+  readonly base: Uint8Array;
+  readonly wildcards: Uint8Array;
+  readonly program: number[];
+  readonly originalPriority: number;
+  bridge: XlateBridge;
+  table: number;
+  rule: Rule | undefined;
+  cookie: bigint;
+  depth: number;
+  resubmits: number;
+  exit: boolean;
+  error: XlateError | undefined;
+  actionSet: Action[];
+  inActionSet: boolean;
+  trace: TraceNode[] | undefined;
+  /** Why the packet is dropped, if no output is reached. */
+  dropReason: number;
+}
+
+export function newXlate(input: XlateIn): Xlate {
+  return {
+    in: input,
+    effects: {
+      rules: [],
+      tables: [],
+      macs: [],
+      patches: [],
+      bridges: new Set([input.bridge]),
+      macQuestions: [],
+      packetIns: [],
+    },
+    flow: input.flow,
+    base: input.flow.slice(),
+    wildcards: newRecord(),
+    program: [],
+    originalPriority: be32(input.flow, K_PRIORITY),
+    bridge: input.bridge,
+    table: 0,
+    rule: undefined,
+    cookie: 0xffffffffffffffffn,
+    depth: 0,
+    resubmits: 0,
+    exit: false,
+    error: undefined,
+    actionSet: [],
+    inActionSet: false,
+    trace: input.trace,
+    dropReason: DROP_FLOW_EXPLICIT,
+  };
+}
+
+/** Adds a line to the trace; returns where lines below it go. */
+export function report(x: Xlate, type: TraceType, text: string): TraceNode[] | undefined {
+  if (x.trace === undefined) return undefined;
+  const node: TraceNode = { type, text, subs: [] };
+  x.trace.push(node);
+  return node.subs;
+}
+
+export function inPort(x: Xlate): number {
+  return be32(x.flow, F_IN_PORT);
+}
+
+export function portOf(x: Xlate, number: number): BridgePort | undefined {
+  return x.bridge.ports.get(number);
+}
+
+/** Action list of the set, in the order that OpenFlow 1.5.1 §5.6 gives; the last of a kind wins, all set_fields run. */
+export function actionSetOrder(set: readonly Action[]): Action[] {
+  const last = (...types: Action['type'][]): Action[] => {
+    const found = set.findLast((action) => types.includes(action.type));
+    return found === undefined ? [] : [found];
+  };
+  const ordered = [
+    ...last('strip_vlan'),
+    ...last('push_vlan'),
+    ...last('dec_ttl'),
+    ...set.filter((a) =>
+      ['load', 'move', 'set_field', 'set_vlan_vid', 'set_vlan_pcp'].includes(a.type),
+    ),
+    ...last('set_queue'),
+  ];
+  const group = last('group');
+  if (group.length > 0) return [...ordered, ...group];
+  const output = last('output', 'resubmit');
+  // Without an output the packet is dropped, whatever else the set says.
+  return output.length > 0 ? [...ordered, ...output] : [];
+}

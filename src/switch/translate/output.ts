@@ -1,0 +1,288 @@
+// Where packets go: one port (real or patch), floods, controllers.
+
+import {
+  ACT_OUTPUT,
+  ACT_TRUNC,
+  ACT_USERSPACE,
+  UPCALL_CONTROLLER,
+} from '../../../contract/action.ts';
+import {
+  DROP_CONTROLLER_RATE,
+  DROP_NO_PORT,
+  DROP_STP,
+  DROP_TX_LINK_DOWN,
+  DROP_VLAN_FILTER,
+} from '../../../contract/drop.ts';
+import {
+  F_ACTSET_OUTPUT,
+  F_CONJ_ID,
+  F_IN_PORT,
+  F_METADATA,
+  FLOW_SIZE,
+  K_CT_IPV6_SRC,
+  K_CT_LABEL,
+  K_CT_MARK,
+  K_CT_STATE,
+  K_CT_ZONE,
+  K_ETH_DST,
+  K_PACKET_TYPE,
+  K_PKT_MARK,
+  K_TUN_ID,
+  KEY_SIZE,
+} from '../../../contract/key.ts';
+import {
+  OFPP_ALL,
+  OFPP_CONTROLLER,
+  OFPP_FLOOD,
+  OFPP_IN_PORT,
+  OFPP_LOCAL,
+  OFPP_NONE,
+  OFPP_NORMAL,
+  OFPP_TABLE,
+  OFPP_UNSET,
+  type PacketInReason,
+} from '../../wire/openflow/types.ts';
+import { be16, be32, isZero, putBe32 } from '../flow.ts';
+import { translateNormal } from '../normal.ts';
+import type { BridgePort } from '../types.ts';
+import { executeActionSet, translateTable } from './actions.ts';
+import { commit } from './commit.ts';
+import { inPort, portOf, report, type Xlate } from './context.ts';
+
+const OFPPC_NO_RECV = 4;
+const OFPPC_NO_RECV_STP = 8;
+const OFPPC_NO_FLOOD = 16;
+const OFPPC_NO_FWD = 32;
+
+const RESERVED_NAMES: ReadonlyMap<number, string> = new Map([
+  [OFPP_IN_PORT, 'IN_PORT'],
+  [OFPP_TABLE, 'TABLE'],
+  [OFPP_NORMAL, 'NORMAL'],
+  [OFPP_FLOOD, 'FLOOD'],
+  [OFPP_ALL, 'ALL'],
+  [OFPP_CONTROLLER, 'CONTROLLER'],
+  [OFPP_LOCAL, 'LOCAL'],
+  [OFPP_NONE, 'ANY'],
+]);
+
+/** As ovs-ofctl writes a port number. */
+export function portText(port: number): string {
+  return RESERVED_NAMES.get(port) ?? String(port);
+}
+
+/** May packets enter by this port (OFPPC_NO_RECV, OFPPC_NO_RECV_STP)? */
+export function mayReceive(x: Xlate, port: BridgePort): boolean {
+  const isStp = be32(x.flow, K_ETH_DST) === 0x0180c200 && be16(x.flow, K_ETH_DST + 4) === 0;
+  const refused = isStp ? OFPPC_NO_RECV_STP : OFPPC_NO_RECV;
+  if (isStp || (port.desc.config & OFPPC_NO_RECV_STP) !== 0) {
+    x.wildcards.fill(0xff, K_ETH_DST, K_ETH_DST + 6);
+  }
+  if ((port.desc.config & refused) === 0) return true;
+  x.dropReason = DROP_STP;
+  return false;
+}
+
+function mayOutput(x: Xlate, port: BridgePort | undefined): port is BridgePort {
+  if (port === undefined) {
+    report(x, 'warn', 'Nonexistent output port');
+    x.dropReason = DROP_NO_PORT;
+    return false;
+  }
+  if ((port.desc.config & OFPPC_NO_FWD) !== 0) {
+    report(x, 'detail', 'OFPPC_NO_FWD set, skipping output');
+    x.dropReason = DROP_TX_LINK_DOWN;
+    return false;
+  }
+  if (port.bundle.protected && portOf(x, inPort(x))?.bundle.protected) {
+    report(x, 'warn', 'Flow is between protected ports, skipping output.');
+    x.dropReason = DROP_VLAN_FILTER;
+    return false;
+  }
+  return true;
+}
+
+/** Sends the packet out of one port of the current bridge. */
+export function outputToPort(x: Xlate, number: number, truncate = false): void {
+  const port = portOf(x, number);
+  if (!mayOutput(x, port)) return;
+  if (port.peer !== undefined) {
+    if (truncate) report(x, 'error', 'Cannot truncate output to patch port');
+    outputToPatch(x, port);
+    return;
+  }
+  if (port.dpPort < 0) {
+    x.dropReason = DROP_NO_PORT;
+    return;
+  }
+  commit(x);
+  x.program.push(ACT_OUTPUT | (2 << 16), port.dpPort);
+}
+
+/**
+ * Translation goes on in the bridge at the other end: with the packet as it is, but new pipeline metadata. What that
+ * bridge does to the packet is undone by the next commit here; its errors stay its own.
+ */
+function outputToPatch(x: Xlate, port: BridgePort): void {
+  const peer = x.bridge.peerOf(port);
+  if (peer === undefined) {
+    report(x, 'warn', 'Nonexistent output port');
+    x.dropReason = DROP_NO_PORT;
+    return;
+  }
+  const { flow, wildcards } = x;
+  const saved = {
+    flow: flow.slice(),
+    tunnelMask: wildcards.slice(K_TUN_ID, K_CT_IPV6_SRC),
+    bridge: x.bridge,
+    actionSet: x.actionSet,
+    trace: x.trace,
+  };
+  flow.fill(0, K_TUN_ID, K_CT_IPV6_SRC);
+  wildcards.fill(0, K_TUN_ID, K_CT_IPV6_SRC);
+  flow.fill(0, F_METADATA, FLOW_SIZE);
+  putBe32(flow, F_ACTSET_OUTPUT, OFPP_UNSET);
+  putBe32(flow, F_IN_PORT, peer.port.ofport);
+  flow.fill(0, K_CT_STATE, K_CT_ZONE + 2);
+  flow.fill(0, K_CT_MARK, K_CT_MARK + 4);
+  flow.fill(0, K_CT_LABEL, K_PKT_MARK);
+  flow.fill(0, K_CT_IPV6_SRC, KEY_SIZE);
+  x.trace = report(x, 'bridge', `bridge("${peer.bridge.name}")`);
+  x.bridge = peer.bridge;
+  x.actionSet = [];
+  x.effects.bridges.add(peer.bridge);
+
+  if (mayReceive(x, peer.port)) {
+    translateTable(x, peer.port.ofport, 0, true, true, true);
+    if (x.error === undefined) executeActionSet(x);
+  }
+
+  x.trace = saved.trace;
+  flow.set(saved.flow);
+  wildcards.set(saved.tunnelMask, K_TUN_ID);
+  x.bridge = saved.bridge;
+  x.actionSet = saved.actionSet;
+  x.exit = false;
+  x.error = undefined;
+  x.effects.patches.push({ tx: port, rx: peer.port });
+}
+
+function flood(x: Xlate, all: boolean): void {
+  const from = inPort(x);
+  for (const port of x.bridge.ports.values()) {
+    if (port.ofport === from) continue;
+    if (all || (port.desc.config & OFPPC_NO_FLOOD) === 0) outputToPort(x, port.ofport);
+  }
+}
+
+/** The output action. `mayPacketIn`: may a miss in OFPP_TABLE send the packet to a controller? */
+export function output(
+  x: Xlate,
+  port: number,
+  controllerLen: number,
+  mayPacketIn: boolean,
+  truncate = false,
+): void {
+  switch (port) {
+    case OFPP_IN_PORT:
+      outputToPort(x, inPort(x), truncate);
+      break;
+    case OFPP_TABLE:
+      translateTable(x, inPort(x), 0, mayPacketIn, true);
+      break;
+    case OFPP_NORMAL:
+      translateNormal(x);
+      break;
+    case OFPP_FLOOD:
+      flood(x, false);
+      break;
+    case OFPP_ALL:
+      flood(x, true);
+      break;
+    case OFPP_CONTROLLER:
+      sendToController(x, controllerLen, outputReason(x), 0, undefined);
+      break;
+    case OFPP_NONE:
+      break;
+    default:
+      if (port === inPort(x)) report(x, 'warn', 'skipping output to input port');
+      else outputToPort(x, port, truncate);
+  }
+}
+
+function outputReason(x: Xlate): PacketInReason {
+  if (x.in.inPacketOut) return 'packet_out';
+  return x.inActionSet ? 'action_set' : 'action';
+}
+
+/** output(port=N,max_len=M): the next output carries at most M bytes. */
+export function outputTruncated(x: Xlate, port: number, maxLen: number): void {
+  const special = [OFPP_TABLE, OFPP_NORMAL, OFPP_FLOOD, OFPP_ALL, OFPP_CONTROLLER, OFPP_NONE];
+  if (special.includes(port)) {
+    report(x, 'warn', `output_trunc does not support port: ${portText(port)}`);
+    return;
+  }
+  if (port === inPort(x)) {
+    report(x, 'warn', 'skipping output to input port');
+    return;
+  }
+  const out = portOf(x, port === OFPP_IN_PORT ? inPort(x) : port);
+  if (out === undefined || out.dpPort < 0) {
+    report(x, 'error', `output_trunc does not support patch port ${portText(port)}`);
+    return;
+  }
+  // The commit comes first, so that the truncation stands directly before its output. A port that refuses the
+  // output must not leave a truncation to the next one.
+  if (!mayOutput(x, out)) return;
+  commit(x);
+  x.program.push(ACT_TRUNC | (2 << 16), maxLen);
+  output(x, port, 0, false, true);
+}
+
+/** Is this the table-miss flow of OpenFlow 1.3: priority 0, matching everything? */
+function isTableMiss(x: Xlate): boolean {
+  const rule = x.rule;
+  return rule !== undefined && rule.priority === 0 && isZero(rule.match.mask, 0, FLOW_SIZE);
+}
+
+/** Metadata that travels with a packet-in, as it stands at the action. */
+function snapshot(flow: Uint8Array): Uint8Array {
+  const metadata = new Uint8Array(FLOW_SIZE);
+  const copy = (offset: number, end: number): void =>
+    metadata.set(flow.subarray(offset, end), offset);
+  copy(K_CT_STATE, K_CT_ZONE + 2);
+  copy(K_CT_MARK, K_CT_MARK + 4);
+  copy(K_CT_LABEL, K_PKT_MARK + 4);
+  copy(K_PACKET_TYPE, K_PACKET_TYPE + 4);
+  copy(K_TUN_ID, KEY_SIZE);
+  copy(F_METADATA, F_CONJ_ID);
+  return metadata;
+}
+
+export function sendToController(
+  x: Xlate,
+  maxLen: number,
+  reason: PacketInReason,
+  controllerId: number,
+  userdata: Uint8Array | undefined,
+): void {
+  commit(x);
+  const id = x.in.packetIns.add({
+    bridge: x.bridge,
+    reason: reason === 'action' && isTableMiss(x) ? 'explicit_miss' : reason,
+    table: x.table,
+    cookie: x.cookie,
+    controllerId,
+    maxLen,
+    userdata,
+    metadata: snapshot(x.flow),
+  });
+  if (id === 0) {
+    report(x, 'error', 'Failed to allocate recirculation id');
+    x.error = 'No recirculation context';
+    x.dropReason = DROP_CONTROLLER_RATE;
+    return;
+  }
+  x.effects.packetIns.push(id);
+  // In Open vSwitch, 0xffff means the whole packet.
+  x.program.push(ACT_USERSPACE | (4 << 16), UPCALL_CONTROLLER, id, Math.min(maxLen, 0xffff));
+}

@@ -1,0 +1,118 @@
+// What translation takes and gives: a flow and the bridge it came in on become a datapath program, the mask of
+// everything that was looked at, and the list of side effects that each packet of the megaflow has.
+
+import type { Action, PacketInReason, Subfield } from '../../wire/openflow/types.ts';
+import type { MacTable } from '../macLearning.ts';
+import type { BridgePort, Bundle, FlowTable, Rule } from '../types.ts';
+
+export type FragmentMode = 'normal' | 'drop' | 'nx-match';
+/** OpenFlow 1.1, 1.2 table-mod: what a miss does. `default` depends on the controllers connected. */
+export type TableMiss = 'default' | 'controller' | 'continue' | 'drop';
+
+/** What translation needs to know of a bridge. src/switch/bridge.ts implements it. */
+export interface XlateBridge {
+  readonly name: string;
+  readonly tables: readonly FlowTable[];
+  readonly ports: ReadonlyMap<number, BridgePort>;
+  readonly bundles: Iterable<Bundle>;
+  readonly macs: MacTable;
+  readonly forwardBpdu: boolean;
+  readonly fragmentMode: FragmentMode;
+  /** Hidden rules of table 254: what a packet that matches nothing executes. */
+  readonly missRule: Rule;
+  readonly noPacketInRule: Rule;
+  readonly dropFragmentsRule: Rule;
+  tableMiss(table: number): TableMiss;
+  /** Does some controller of OpenFlow 1.0 … 1.2 want packets that match nothing? */
+  wantsPacketInOnMiss(): boolean;
+  /** The other end of a patch port, if both ends name each other. */
+  peerOf(port: BridgePort): { bridge: XlateBridge; port: BridgePort } | undefined;
+}
+
+/** A packet-in to be: which controllers get it, why, and the pipeline's state at the action. */
+export interface PacketInSpec {
+  readonly bridge: XlateBridge;
+  readonly reason: PacketInReason;
+  readonly table: number;
+  readonly cookie: bigint;
+  readonly controllerId: number;
+  /** Bytes of the packet to send. */
+  readonly maxLen: number;
+  readonly userdata: Uint8Array | undefined;
+  /** FLOW_SIZE bytes: only metadata fields (in_port, registers, tunnel …) are set. */
+  readonly metadata: Uint8Array;
+}
+
+/** Keeps packet-in descriptions until the megaflows that name them are gone. */
+export interface PacketInStore {
+  /** Number for ACT_USERSPACE's cookie; 0 = store full. */
+  add(spec: PacketInSpec): number;
+}
+
+export type TraceType = 'detail' | 'warn' | 'error' | 'bridge' | 'table' | 'action';
+export interface TraceNode {
+  type: TraceType;
+  text: string;
+  subs: TraceNode[];
+}
+
+export interface MacEffect {
+  bridge: XlateBridge;
+  bundle: Bundle;
+  mac: Uint8Array;
+  vlan: number;
+  gratuitousArp: boolean;
+}
+
+/** What every packet of the megaflow does besides being forwarded. */
+export interface Effects {
+  rules: Rule[];
+  tables: { table: FlowTable; matched: boolean }[];
+  macs: MacEffect[];
+  /** Patch ports crossed: out of one, into the other. */
+  patches: { tx: BridgePort; rx: BridgePort }[];
+  bridges: Set<XlateBridge>;
+  /** MAC table answers that the result depends on: MacTable and key. */
+  macQuestions: { macs: MacTable; key: string }[];
+  packetIns: number[];
+}
+
+/** Why a translation failed; the texts are those that ofproto/trace prints. */
+export type XlateError =
+  | 'Recursion too deep'
+  | 'Too many resubmits'
+  | 'Forwarding disabled'
+  | 'No recirculation context';
+
+export interface XlateIn {
+  readonly bridge: XlateBridge;
+  /** FLOW_SIZE bytes with K_IN_PORT and F_IN_PORT set. Changed in place: afterwards the final flow. */
+  readonly flow: Uint8Array;
+  /** Packet-out: run these instead of looking into the tables. */
+  readonly actions?: readonly Action[];
+  readonly inPacketOut?: boolean;
+  readonly packetIns: PacketInStore;
+  /** Teach MAC tables now (a packet is at hand). */
+  readonly learn: boolean;
+  readonly trace?: TraceNode[];
+  /** Text of actions and matches, needed only with `trace`. */
+  readonly text?: XlateText;
+}
+
+export interface XlateText {
+  actions(actions: readonly Action[]): string;
+  match(rule: Rule): string;
+  /** "NXM_NX_REG0[0..15] is now 0x1". */
+  subfield(subfield: Subfield, flow: Uint8Array): string;
+}
+
+export interface XlateOut {
+  /** Ends in ACT_END. */
+  program: Uint32Array;
+  /** FLOW_SIZE bytes: bits looked at, as Open vSwitch would show them. */
+  wildcards: Uint8Array;
+  effects: Effects;
+  error: XlateError | undefined;
+  /** The program does not fit a megaflow: the control plane has to run it for each packet. */
+  slow: boolean;
+}

@@ -1,0 +1,94 @@
+// The mask of a megaflow: what every translation looks at, and the clean-up at the end.
+
+import {
+  F_METADATA,
+  FLOW_SIZE,
+  K_ETH_TYPE,
+  K_IN_PORT,
+  K_MPLS_COUNT,
+  K_MPLS_LSE,
+  K_NW_FRAG,
+  K_NW_PROTO,
+  K_PACKET_TYPE,
+  K_RECIRC_ID,
+  K_TP_DST,
+  K_TP_SRC,
+  K_TUN_DST,
+  K_TUN_ID,
+  K_TUN_IPV6_DST,
+  K_VLAN0_TCI,
+  K_VLAN0_TPID,
+  K_VLAN1_TCI,
+  K_VLAN1_TPID,
+  KEY_SIZE,
+  VLAN_PRESENT,
+} from '../../../contract/key.ts';
+import {
+  be16,
+  ETH_TYPE_IP,
+  ETH_TYPE_IPV6,
+  exact,
+  IPPROTO_ICMP,
+  IPPROTO_ICMPV6,
+  isIp,
+  isLaterFragment,
+  isZero,
+} from '../flow.ts';
+
+const PRESENT_BYTE = VLAN_PRESENT >> 8;
+
+/** Fields that are always looked at. */
+export function initWildcards(wildcards: Uint8Array, flow: Uint8Array): void {
+  exact(wildcards, K_PACKET_TYPE, 4);
+  exact(wildcards, K_ETH_TYPE, 2);
+  exact(wildcards, K_RECIRC_ID, 4);
+  exact(wildcards, K_IN_PORT, 4);
+  if (isIp(flow)) wildcards[K_NW_FRAG] = 3;
+}
+
+/** Drops bits that say nothing. `original` is the flow as it came in. Afterwards: what ofproto/trace shows. */
+export function finishWildcards(wildcards: Uint8Array, original: Uint8Array): void {
+  wildcards.fill(0, F_METADATA, FLOW_SIZE);
+  const type = be16(original, K_ETH_TYPE);
+  const protocol = original[K_NW_PROTO];
+  if (
+    (type === ETH_TYPE_IP && protocol === IPPROTO_ICMP) ||
+    (type === ETH_TYPE_IPV6 && protocol === IPPROTO_ICMPV6)
+  ) {
+    // Type and code are 8 bits in 16-bit places. The bits taken away are zero in every ICMP packet, hence the protocol.
+    if (wildcards[K_TP_SRC] !== 0 || wildcards[K_TP_DST] !== 0) wildcards[K_NW_PROTO] = 0xff;
+    wildcards[K_TP_SRC] = 0;
+    wildcards[K_TP_DST] = 0;
+  }
+  if (isLaterFragment(original)) wildcards.fill(0, K_TP_SRC, K_TP_DST + 2);
+  for (const tci of [K_VLAN0_TCI, K_VLAN1_TCI]) {
+    const tpid = tci === K_VLAN0_TCI ? K_VLAN0_TPID : K_VLAN1_TPID;
+    if ((original[tci]! & PRESENT_BYTE) === 0) {
+      wildcards.fill(0, tci, tpid + 2);
+    } else if (be16(wildcards, tci) !== 0) {
+      wildcards[tci]! |= PRESENT_BYTE;
+    }
+  }
+  if (type !== 0x8847 && type !== 0x8848) {
+    wildcards.fill(0, K_MPLS_COUNT, K_MPLS_COUNT + 2);
+    wildcards.fill(0, K_MPLS_LSE, K_MPLS_LSE + 12);
+  }
+  if (isZero(original, K_TUN_DST, 4) && isZero(original, K_TUN_IPV6_DST, 16)) {
+    wildcards.fill(0, K_TUN_ID, KEY_SIZE - 64);
+  }
+}
+
+/**
+ * KEY_SIZE bytes of mask for the datapath. In Open vSwitch's datapath flows the Ethernet type tells a tagged from an
+ * untagged packet; our key keeps the inner type apart, so the presence of VLAN headers has to be matched by itself.
+ */
+export function datapathMask(wildcards: Uint8Array, original: Uint8Array): Uint8Array {
+  const mask = wildcards.slice(0, KEY_SIZE);
+  mask[K_VLAN0_TCI]! |= PRESENT_BYTE;
+  if ((original[K_VLAN0_TCI]! & PRESENT_BYTE) !== 0) {
+    exact(mask, K_VLAN0_TPID, 2);
+    mask[K_VLAN1_TCI]! |= PRESENT_BYTE;
+    if ((original[K_VLAN1_TCI]! & PRESENT_BYTE) !== 0) exact(mask, K_VLAN1_TPID, 2);
+  }
+  return mask;
+}

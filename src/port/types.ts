@@ -48,6 +48,8 @@ export interface Netdev {
   setAdminUp(up: boolean): void;
   /** Called after every change of status(). One listener. */
   onChange: (() => void) | undefined;
+  /** EngineOptions.onBrokenQueue for a queue of this port: the peer loses its connection, the port stays. */
+  brokenQueue?(queue: number, reason: number): void;
   /** Leaves the system as it was found. `keep`: a kernel device of ours (tap) survives, as the real daemon leaves it on exit. */
   close(keep?: boolean): Promise<void>;
 }

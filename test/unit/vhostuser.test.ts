@@ -98,6 +98,7 @@ function running(index = 0, features = bits(30, 32)): BackendState {
   state = ok(state, M.SET_VRING_BASE, ring(index, (features >> 34n) & 1n ? 0x8000 : 0));
   state = ok(state, M.SET_VRING_ADDR, addr(index));
   state = ok(state, M.SET_VRING_KICK, u64(index), [event()]);
+  state = ok(state, M.SET_VRING_ENABLE, ring(index, 1));
   assert.ok(isRunning(state, state.rings[index]!));
   return state;
 }

@@ -1,8 +1,9 @@
 // What has to be done between two states of the back-end: which rings stop, start or change while they run (pure).
 //
 // A ring is stopped (and started again at the index where it stopped) when something changes that a worker could be
-// using: its addresses or size, features, or the memory underneath. Everything else changes under a running ring: its
-// doorbells, whether it is enabled, the dirty log. Traffic must not stop when a migration begins.
+// using: its addresses or size, features, the descriptor it sleeps on, or the memory underneath. Everything else
+// changes under a running ring: its interrupt, whether it is enabled, the dirty log. Traffic must not stop when a
+// migration begins.
 
 import { isRunning } from './regions.ts';
 import { type BackendState, isEnabled, type Ring, structuralFeatures } from './state.ts';
@@ -20,6 +21,15 @@ export interface Plan {
   readonly log: boolean;
   /** What the peer takes from us, or whether anything can reach it, may have changed. */
   readonly port: boolean;
+}
+
+/**
+ * Is ring `index` in the hands of the data plane? A disabled ring of the guest's receive side gets no packets, so it
+ * is not attached; one of its transmit side goes on being emptied (its packets are thrown away).
+ */
+export function isAttached(state: BackendState, index: number): boolean {
+  const ring = state.rings[index]!;
+  return isRunning(state, ring) && (index % 2 === 1 || isEnabled(state, ring));
 }
 
 function sameAddresses(a: Ring, b: Ring): boolean {
@@ -44,20 +54,18 @@ export function plan(before: BackendState, after: BackendState): Plan {
   const update: number[] = [];
   for (const [index, ring] of after.rings.entries()) {
     const old = before.rings[index]!;
-    const ran = isRunning(before, old);
-    const runs = isRunning(after, ring);
-    const moved = disturbed || old.num !== ring.num || !sameAddresses(old, ring);
+    const ran = isAttached(before, index);
+    const runs = isAttached(after, index);
+    const moved =
+      disturbed || old.num !== ring.num || old.kick !== ring.kick || !sameAddresses(old, ring);
     if (ran && (!runs || moved)) stop.push(index);
     if (runs && (!ran || moved)) start.push(index);
     if (ran && runs && !moved && (old !== ring || everyRing)) update.push(index);
   }
-  const enablement = after.rings.some(
-    (ring, i) => isEnabled(after, ring) !== isEnabled(before, before.rings[i]!),
-  );
   const port =
     stop.length > 0 ||
     start.length > 0 ||
-    enablement ||
+    update.length > 0 ||
     before.features !== after.features ||
     before.mtu !== after.mtu;
   return { stop, start, update, memory, log, port };

@@ -1,0 +1,308 @@
+// A vhost-user port as a network device: types dpdkvhostuserclient (we connect to QEMU's socket, and again whenever it
+// goes away) and dpdkvhostuser (we listen, one front-end at a time).
+//
+// The port lives as long as its Interface row. Guests come and go: each connection starts from nothing. A front-end
+// that misbehaves is disconnected, with the reason in the log and in status().error until the next one is ready.
+
+import { randomBytes } from 'node:crypto';
+import { rmSync } from 'node:fs';
+import { DROP_NAMES } from '../../../contract/names.ts';
+import { PORT_UP } from '../../../contract/port.ts';
+import { eventfdSignal } from '../../sys/eventfd.ts';
+import { closeFd } from '../../sys/fd.ts';
+import { type Watcher, watchFd } from '../../sys/poll.ts';
+import { unixAccept, unixConnect, unixListen } from '../../sys/unix.ts';
+import { maskFeatures } from '../../wire/vhostuser/features.ts';
+import {
+  type Netdev,
+  type NetdevConfig,
+  type NetdevContext,
+  NetdevError,
+  type NetdevStatus,
+} from '../types.ts';
+import { Connection } from './connection.ts';
+import { VhostDevice } from './device.ts';
+import { isAttached } from './plan.ts';
+import { rarpFrame } from './rarp.ts';
+import { type BackendOptions, type BackendState, DEFAULT_OPTIONS } from './state.ts';
+import { vhostStatistics, vhostStatus } from './stats.ts';
+
+const RETRY_MIN_MS = 100;
+const RETRY_MAX_MS = 1000;
+const DEFAULT_MTU = 1500;
+const MTU_MIN = 68;
+const MTU_MAX = 9702; // as a DPDK port of Open vSwitch
+
+/** options:xvio-features-mask hides virtio features: a number of up to 64 bits, decimal or 0x… */
+function backendOptions(config: NetdevConfig): BackendOptions {
+  const mask = config.options['xvio-features-mask'];
+  if (mask === undefined || !/^(0x[0-9a-fA-F]{1,16}|\d{1,20})$/.test(mask)) return DEFAULT_OPTIONS;
+  return { ...DEFAULT_OPTIONS, features: maskFeatures(DEFAULT_OPTIONS.features, BigInt(mask)) };
+}
+
+function randomMac(): string {
+  const bytes = randomBytes(6);
+  bytes[0] = (bytes[0]! & 0xfc) | 0x02; // local, unicast
+  return bytes.toString('hex').replace(/(..)(?=.)/g, '$1:');
+}
+
+/** A number for Interface.ifindex: stable for the name, 24 bits (RFC 2863 wants it positive). */
+function pseudoIfindex(name: string): number {
+  let hash = 2166136261;
+  for (const byte of Buffer.from(name)) hash = Math.imul(hash ^ byte, 16777619);
+  return ((hash >>> 0) % 0xfffffe) + 1;
+}
+
+function mtuOf(config: NetdevConfig): number {
+  const wanted = config.mtuRequest ?? DEFAULT_MTU;
+  return wanted >= MTU_MIN && wanted <= MTU_MAX ? wanted : DEFAULT_MTU;
+}
+
+class VhostPort implements Netdev {
+  readonly name: string;
+  readonly type: string;
+  readonly port: number;
+  onChange: (() => void) | undefined;
+  readonly #mode: 'client' | 'server';
+  readonly #context: NetdevContext;
+  readonly #device: VhostDevice;
+  #path: string;
+  #options: BackendOptions;
+  #mac: string;
+  #mtu: number;
+  #adminUp = true;
+  #linkUp = false;
+  #linkResets = 0;
+  #error: string | undefined;
+  #connection: Connection | undefined;
+  #listener: { fd: number; watcher: Watcher } | undefined;
+  #retry: NodeJS.Timeout | undefined;
+  #retryMs = RETRY_MIN_MS;
+  #closed = false;
+
+  constructor(config: NetdevConfig, context: NetdevContext, port: number, path: string) {
+    this.name = config.name;
+    this.type = config.type;
+    this.port = port;
+    this.#mode = config.type === 'dpdkvhostuserclient' ? 'client' : 'server';
+    this.#context = context;
+    this.#device = new VhostDevice(context.engine, port, (text) => this.#info(text));
+    this.#path = path;
+    this.#options = backendOptions(config);
+    this.#mac = config.mac ?? randomMac();
+    this.#mtu = mtuOf(config);
+    context.engine.setPort(port, {
+      flags: PORT_UP,
+      mtu: this.#mtu,
+      offloads: 0,
+      usableTxQueues: 0,
+    });
+  }
+
+  #info(text: string): void {
+    this.#context.log.info(`VHOST_CONFIG: ${this.name}: ${text}`);
+  }
+
+  /** Begins to connect or to listen. Throws SysError in server mode. */
+  start(): void {
+    if (this.#mode === 'server') {
+      const fd = unixListen(this.#path);
+      this.#listener = { fd, watcher: watchFd(fd, { read: true }, () => this.#accept()) };
+      this.#context.log.info(`Socket ${this.#path} created for vhost-user port ${this.name}`);
+    } else if (this.#path !== '') {
+      this.#context.log.info(
+        `vHost User device '${this.name}' created in 'client' mode, using client socket '${this.#path}'`,
+      );
+      this.#connect();
+    }
+  }
+
+  #accept(): void {
+    let fd: number;
+    try {
+      fd = unixAccept(this.#listener!.fd);
+    } catch (thrown) {
+      this.#context.log.warn(`${this.name}: accept failed (${(thrown as Error).message})`);
+      return;
+    }
+    if (fd < 0) return;
+    if (this.#connection) {
+      closeFd(fd);
+      this.#context.log.warn(`${this.name}: second front-end on '${this.#path}' refused`);
+      return;
+    }
+    this.#connected(fd);
+  }
+
+  #connect(): void {
+    this.#retry = undefined;
+    if (this.#closed) return;
+    try {
+      this.#connected(unixConnect(this.#path));
+    } catch (thrown) {
+      if (this.#retryMs === RETRY_MIN_MS) {
+        this.#info(`${(thrown as Error).message}: will reconnect`);
+      }
+      this.#reconnectLater();
+    }
+  }
+
+  #reconnectLater(): void {
+    if (this.#closed || this.#mode === 'server' || this.#path === '') return;
+    this.#retry = setTimeout(() => this.#connect(), this.#retryMs);
+    this.#retryMs = Math.min(this.#retryMs * 2, RETRY_MAX_MS);
+  }
+
+  #connected(fd: number): void {
+    this.#info('new vhost user connection');
+    this.#connection = new Connection(fd, this.#device, this.#options, {
+      changed: (before, after) => this.#changed(before, after),
+      rarp: (mac) => {
+        const frame = rarpFrame(mac);
+        if (!this.#context.engine.inject({ inPort: this.port, frame })) {
+          this.#context.log.warn(`${this.name}: announcement (RARP) lost, inject ring full`);
+        }
+      },
+      closed: (fault) => this.#disconnected(fault),
+      debug: (text) => this.#context.log.dbg(`${this.name}: ${text}`),
+    });
+  }
+
+  #changed(before: BackendState, after: BackendState): void {
+    // As with DPDK: the device exists once both rings of the first pair can be used.
+    const up = isAttached(after, 0) && isAttached(after, 1) && after.rings[1]!.enabled;
+    if (up) {
+      this.#error = undefined;
+      this.#retryMs = RETRY_MIN_MS;
+    }
+    if (!this.#setLink(up) && this.#linkUp && before.rings !== after.rings) this.onChange?.();
+  }
+
+  #setLink(up: boolean): boolean {
+    if (up === this.#linkUp) return false;
+    this.#linkUp = up;
+    this.#linkResets++;
+    this.#context.log.info(
+      `vHost Device '${this.#path}' has been ${up ? 'added' : 'removed'} (port ${this.name})`,
+    );
+    this.onChange?.();
+    return true;
+  }
+
+  #disconnected(fault: string | undefined): void {
+    this.#connection = undefined;
+    const newError = fault === undefined ? this.#error : `front-end disconnected: ${fault}`;
+    const changed = newError !== this.#error;
+    this.#error = newError;
+    if (fault !== undefined) {
+      this.#context.log.warn(`${this.name}: ${newError}`);
+      this.#retryMs = RETRY_MAX_MS;
+    } else this.#info(`vHost Device '${this.#path}' connection has been destroyed`);
+    if (!this.#setLink(false) && changed) this.onChange?.();
+    this.#reconnectLater();
+  }
+
+  /** The data plane found the ring of `queue` invalid (`reason`: DROP_*). The guest loses its port, nobody else. */
+  brokenQueue(queue: number, reason: number): void {
+    const ring = this.#device.ringOf(queue);
+    const connection = this.#connection;
+    if (ring < 0 || connection === undefined) return;
+    const { err } = connection.state.rings[ring]!;
+    if (err >= 0) eventfdSignal(err);
+    void connection.close(`ring ${ring} is broken (${DROP_NAMES[reason] ?? reason})`);
+  }
+
+  status(): NetdevStatus {
+    const state = this.#linkUp ? this.#connection?.state : undefined;
+    const status = vhostStatus(this.#mode, this.#path, state);
+    return {
+      adminUp: this.#adminUp,
+      linkUp: this.#linkUp,
+      linkResets: this.#linkResets,
+      mac: this.#mac,
+      mtu: this.#mtu,
+      ifindex: pseudoIfindex(this.name),
+      status: this.#error === undefined ? status : { ...status, error: this.#error },
+      error: this.#error,
+    };
+  }
+
+  statistics(): Record<string, number> {
+    return vhostStatistics(this.#context.engine, this.port, this.#device.queues());
+  }
+
+  reconfigure(config: NetdevConfig): boolean {
+    const path = this.#mode === 'client' ? (config.options['vhost-server-path'] ?? '') : this.#path;
+    if (config.type !== this.type || path !== this.#path) return false;
+    if (backendOptions(config).features !== this.#options.features) return false;
+    const mtu = mtuOf(config);
+    const mac = config.mac ?? this.#mac;
+    if (mtu !== this.#mtu || mac !== this.#mac) {
+      this.#mtu = mtu;
+      this.#mac = mac;
+      this.#context.engine.setPort(this.port, { mtu });
+      this.onChange?.();
+    }
+    return true;
+  }
+
+  setAdminUp(up: boolean): void {
+    if (up === this.#adminUp) return;
+    this.#adminUp = up;
+    this.#context.engine.setPort(this.port, { flags: up ? PORT_UP : 0 });
+    this.onChange?.();
+  }
+
+  async close(): Promise<void> {
+    if (this.#closed) return;
+    this.#closed = true;
+    this.onChange = undefined;
+    clearTimeout(this.#retry);
+    if (this.#listener) {
+      this.#listener.watcher[Symbol.dispose]();
+      closeFd(this.#listener.fd);
+      rmSync(this.#path, { force: true });
+    }
+    await this.#connection?.close();
+    await this.#context.engine.removePort(this.port);
+  }
+}
+
+function open(config: NetdevConfig, context: NetdevContext, path: string): VhostPort {
+  const number = context.engine.addPort();
+  const port = new VhostPort(config, context, number, path);
+  try {
+    port.start();
+    return port;
+  } catch (thrown) {
+    void port.close();
+    throw new NetdevError(
+      `could not open network device ${config.name} (${(thrown as Error).message})`,
+    );
+  }
+}
+
+/** Type dpdkvhostuserclient. Without options:vhost-server-path the port exists and waits for one, as in Open vSwitch. */
+export async function openVhostUserClient(
+  config: NetdevConfig,
+  context: NetdevContext,
+): Promise<Netdev> {
+  const path = config.options['vhost-server-path'] ?? '';
+  if (path === '') context.log.warn(`${config.name}: options:vhost-server-path is missing`);
+  return open(config, context, path);
+}
+
+/** Type dpdkvhostuser: listens at VHOST-SOCK-DIR/NAME. */
+export async function openVhostUser(config: NetdevConfig, context: NetdevContext): Promise<Netdev> {
+  const { name } = config;
+  if (/[/\\]/.test(name)) {
+    context.log.err(
+      `"${name}" is not a valid name for a vhost-user port. A valid name must not include '/' or '\\'`,
+    );
+    throw new NetdevError(`could not open network device ${name} (Invalid argument)`);
+  }
+  context.log.warn(
+    'dpdkvhostuser ports are considered deprecated;  please migrate to dpdkvhostuserclient ports.',
+  );
+  return open(config, context, `${context.vhostSockDir}/${name}`);
+}

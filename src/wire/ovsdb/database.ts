@@ -5,7 +5,7 @@
 
 import { randomUUID } from 'node:crypto';
 import type { SymbolTable } from './atom.ts';
-import { type Datum, datumFromJson, datumToJson } from './datum.ts';
+import { type ColumnType, type Datum, datumFromJson, datumToJson } from './datum.ts';
 import { syntaxError } from './error.ts';
 import { isObject, type Json, stringifyJson } from './json.ts';
 import {
@@ -77,11 +77,12 @@ export function withFields(row: Row, set: Iterable<readonly [ColumnSchema, Datum
   return { uuid: row.uuid, fields };
 }
 
-/** Reads a <row>: the columns that it names. Throws OvsdbError. */
+/** Reads a <row>: the columns that it names; `typeOf` if their values are not of the columns' types. Throws OvsdbError. */
 export function parseRow(
   schema: TableSchema,
   json: Json,
   symbols?: SymbolTable,
+  typeOf = (type: ColumnType): ColumnType => type,
 ): Map<ColumnSchema, Datum> {
   if (!isObject(json)) throw syntaxError(json, 'row must be JSON object');
   const set = new Map<ColumnSchema, Datum>();
@@ -90,7 +91,7 @@ export function parseRow(
     if (column === undefined) {
       throw syntaxError(json, `No column ${name} in table ${schema.name}.`, 'unknown column');
     }
-    set.set(column, datumFromJson(column.type, value, symbols));
+    set.set(column, datumFromJson(typeOf(column.type), value, symbols));
   }
   return set;
 }

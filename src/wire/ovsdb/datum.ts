@@ -229,6 +229,11 @@ export function diffDatum(type: ColumnType, from: Datum, to: Datum): Datum {
   );
 }
 
+/** Type of the differences of a column: they are not bound by its number of elements. */
+export function diffType(type: ColumnType): ColumnType {
+  return type.max > 1 ? { ...type, min: 0, max: Infinity } : type;
+}
+
 /** Applies a diffDatum: an element that is there goes (a pair with another value changes), any other comes. */
 export function applyDiff(type: ColumnType, from: Datum, diff: Datum): Datum {
   if (type.max <= 1) return diff;

@@ -47,6 +47,11 @@ export class ObjectParser {
     this.#json = json;
   }
 
+  /** What is taken apart. */
+  get json(): Json {
+    return this.#original;
+  }
+
   /** The error "Parsing NAME failed: DETAILS"; a failed parser no longer complains about surplus members. */
   error(details: string): OvsdbError {
     this.#failed = true;

@@ -1,0 +1,108 @@
+// Sockets of the OVSDB server: punix:PATH and ptcp:PORT[:HOST] (ovsdb(7), "Passive Connection Methods").
+
+import { chmodSync, mkdirSync, rmSync } from 'node:fs';
+import { createServer, type Server, type Socket } from 'node:net';
+import { dirname } from 'node:path';
+import { unixListen } from '../../sys/unix.ts';
+import type { Log } from './log.ts';
+
+export interface Listener {
+  readonly remote: string;
+  /** Port in use, for ptcp with port 0. */
+  readonly port: number | undefined;
+  close(): void;
+}
+
+export interface Accepted {
+  stream: Socket;
+  name: string;
+  probeIntervalMs: number;
+}
+
+/** Over TCP a peer can vanish without a word; over a Unix socket the kernel tells. */
+export const TCP_PROBE_INTERVAL_MS = 5000;
+
+/** Owner and group may connect, as with the real server's socket. */
+const SOCKET_MODE = 0o750;
+
+function started(server: Server, start: () => void): Promise<void> {
+  return new Promise((resolve, reject) => {
+    server.once('error', reject);
+    server.once('listening', () => {
+      server.off('error', reject);
+      resolve();
+    });
+    start();
+  });
+}
+
+async function listenUnix(
+  remote: string,
+  path: string,
+  onAccept: (accepted: Accepted) => void,
+): Promise<Listener> {
+  let count = 0;
+  const server = createServer((stream) =>
+    onAccept({ stream, name: `unix#${count++}`, probeIntervalMs: 0 }),
+  );
+  mkdirSync(dirname(path), { recursive: true });
+  const before = process.umask(0o777 & ~SOCKET_MODE);
+  let fd: number;
+  try {
+    fd = unixListen(path);
+  } finally {
+    process.umask(before);
+  }
+  chmodSync(path, SOCKET_MODE);
+  await started(server, () => server.listen({ fd }));
+  return {
+    remote,
+    port: undefined,
+    close() {
+      rmSync(path, { force: true });
+      server.close();
+    },
+  };
+}
+
+async function listenTcp(
+  remote: string,
+  rest: string,
+  onAccept: (accepted: Accepted) => void,
+): Promise<Listener> {
+  const match = /^(\d*)(?::(?:\[(.*)\]|(.*)))?$/.exec(rest);
+  if (!match) throw new Error(`${remote}: bad port or address`);
+  const host = match[2] ?? match[3] ?? '0.0.0.0';
+  const server = createServer((stream) => {
+    stream.setNoDelay(true);
+    onAccept({
+      stream,
+      name: `tcp:${stream.remoteAddress}:${stream.remotePort}`,
+      probeIntervalMs: TCP_PROBE_INTERVAL_MS,
+    });
+  });
+  await started(server, () => server.listen(Number(match[1] || 6640), host));
+  const address = server.address();
+  return {
+    remote,
+    port: typeof address === 'object' && address ? address.port : undefined,
+    close: () => void server.close(),
+  };
+}
+
+/** Opens one passive remote. Rejects with the system's error, or for a name that is none. */
+export async function listenOvsdb(
+  remote: string,
+  onAccept: (accepted: Accepted) => void,
+  log: Log,
+): Promise<Listener> {
+  const [, method, rest] = /^(\w+):(.*)$/.exec(remote) ?? [];
+  try {
+    if (method === 'punix') return await listenUnix(remote, rest!, onAccept);
+    if (method === 'ptcp') return await listenTcp(remote, rest!, onAccept);
+  } catch (error) {
+    log.err(`${remote}: listen failed: ${(error as Error).message}`);
+    throw error;
+  }
+  throw new Error(`${remote}: listen failed: Address family not supported by protocol`);
+}

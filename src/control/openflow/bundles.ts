@@ -1,0 +1,212 @@
+// Bundles (1.5.1 §6.9, §7.3.9; ONF extension 230 for 1.3): messages that a controller collects and commits together.
+// All or nothing: every flow-mod goes into one transaction of the flow tables, and the first error undoes them all.
+// Used by Neutron, ovn-controller and `ovs-ofctl --bundle`.
+
+import { checkFlowMod } from '../../switch/flowMods.ts';
+import type { BundleControlType, Message } from '../../wire/openflow/messages.ts';
+import { OfError } from '../../wire/openflow/types.ts';
+import type { OfSwitch } from './context.ts';
+import type { Ofconn, Request } from './ofconn.ts';
+import { applyPortMod, checkPortMod } from './portHandlers.ts';
+
+const OFPBF_ATOMIC = 1;
+const EXPIRY_INTERVAL_MS = 1000;
+/** A bundle holds the memory of its messages until it is committed. */
+const MAX_MESSAGES = 1_000_000;
+
+type Bundlable = Extract<Message, { type: 'flow_mod' | 'port_mod' | 'packet_out' | 'group_mod' }>;
+
+interface Entry {
+  message: Bundlable;
+  xid: number;
+  /** Start of the bundle-add message, for errors. */
+  head: Uint8Array;
+}
+
+interface Bundle {
+  flags: number;
+  closed: boolean;
+  usedMs: number;
+  /** Start of the message that made it. */
+  head: Uint8Array;
+  entries: Entry[];
+}
+
+/** The bundles of one connection. */
+export class BundleSet {
+  readonly #switch: OfSwitch;
+  readonly #conn: Ofconn;
+  readonly #bundles = new Map<number, Bundle>();
+  #timer: NodeJS.Timeout | undefined;
+
+  constructor(ofSwitch: OfSwitch, conn: Ofconn) {
+    this.#switch = ofSwitch;
+    this.#conn = conn;
+  }
+
+  close(): void {
+    clearInterval(this.#timer);
+    this.#timer = undefined;
+    this.#bundles.clear();
+  }
+
+  control(request: Request, bundleId: number, control: BundleControlType, flags: number): void {
+    let reply: BundleControlType;
+    switch (control) {
+      case 'open_request':
+        if (this.#bundles.delete(bundleId)) throw new OfError('OFPBFC_BAD_ID');
+        this.#open(bundleId, flags, request);
+        reply = 'open_reply';
+        break;
+      case 'close_request': {
+        const bundle = this.#writable(bundleId, flags);
+        bundle.closed = true;
+        bundle.usedMs = performance.now();
+        reply = 'close_reply';
+        break;
+      }
+      case 'commit_request':
+        this.#commit(bundleId, flags);
+        reply = 'commit_reply';
+        break;
+      case 'discard_request':
+        if (!this.#bundles.delete(bundleId)) throw new OfError('OFPBFC_BAD_ID');
+        reply = 'discard_reply';
+        break;
+      default:
+        throw new OfError('OFPBFC_BAD_TYPE');
+    }
+    this.#conn.reply({ type: 'bundle_control', bundleId, control: reply, flags: 0 }, request);
+  }
+
+  add(request: Request, message: Extract<Message, { type: 'bundle_add' }>): void {
+    const inner = message.message;
+    switch (inner.type) {
+      case 'flow_mod': {
+        checkFlowMod(inner.flowMod);
+        const { command, actions, match, table } = inner.flowMod;
+        if (!command.startsWith('delete')) {
+          this.#switch.checkActions(actions, match, table === 0xff ? 0 : table);
+        }
+        break;
+      }
+      case 'port_mod':
+      case 'packet_out':
+      case 'group_mod':
+        break;
+      default:
+        throw new OfError('OFPBFC_MSG_UNSUP');
+    }
+    if (!this.#bundles.has(message.bundleId)) this.#open(message.bundleId, message.flags, request);
+    const bundle = this.#writable(message.bundleId, message.flags);
+    if (bundle.entries.length >= MAX_MESSAGES) throw new OfError('OFPBFC_MSG_TOO_MANY');
+    bundle.usedMs = performance.now();
+    bundle.entries.push({ message: inner, xid: request.xid, head: head(request) });
+  }
+
+  #open(bundleId: number, flags: number, request: Request): void {
+    this.#bundles.set(bundleId, {
+      flags,
+      closed: false,
+      usedMs: performance.now(),
+      head: head(request),
+      entries: [],
+    });
+    if (this.#timer === undefined) {
+      this.#timer = setInterval(() => this.#expire(), EXPIRY_INTERVAL_MS);
+      this.#timer.unref();
+    }
+  }
+
+  /** A mistake ends the bundle. */
+  #writable(bundleId: number, flags: number): Bundle {
+    const bundle = this.#bundles.get(bundleId);
+    if (bundle === undefined) throw new OfError('OFPBFC_BAD_ID');
+    if (bundle.closed) {
+      this.#bundles.delete(bundleId);
+      throw new OfError('OFPBFC_BUNDLE_CLOSED');
+    }
+    if (bundle.flags !== flags) {
+      this.#bundles.delete(bundleId);
+      throw new OfError('OFPBFC_BAD_FLAGS');
+    }
+    return bundle;
+  }
+
+  #commit(bundleId: number, flags: number): void {
+    const bundle = this.#bundles.get(bundleId);
+    if (bundle === undefined) throw new OfError('OFPBFC_BAD_ID');
+    // Gone whatever the outcome.
+    this.#bundles.delete(bundleId);
+    if (bundle.flags !== flags) throw new OfError('OFPBFC_BAD_FLAGS');
+    const transaction = this.#switch.tables.begin();
+    /** What cannot be undone runs after everything has been found good. */
+    const later: (() => void)[] = [];
+    for (const { message, xid, head } of bundle.entries) {
+      try {
+        switch (message.type) {
+          case 'flow_mod':
+            transaction.apply(message.flowMod, { connection: this.#conn, xid });
+            break;
+          case 'port_mod': {
+            // Port changes reach the outside at once: not atomic.
+            if (flags & OFPBF_ATOMIC) throw new OfError('OFPBFC_MSG_FAILED');
+            checkPortMod(this.#switch, message.portMod);
+            later.push(() => applyPortMod(this.#switch, message.portMod, this.#conn));
+            break;
+          }
+          case 'packet_out': {
+            const { inPort, match, actions, data } = message.packetOut;
+            later.push(() => this.#switch.bridge.packetOut(inPort, match, actions, data));
+            break;
+          }
+          case 'group_mod':
+            if (message.command !== OFPGC_DELETE) throw groupError(message.command);
+            break;
+        }
+      } catch (error) {
+        transaction.rollback();
+        if (!(error instanceof OfError)) throw error;
+        this.#conn.sendError(error.code, head);
+        throw new OfError('OFPBFC_MSG_FAILED');
+      }
+    }
+    transaction.commit();
+    for (const { message } of bundle.entries) countFlowMod(this.#conn, message);
+    for (const run of later) run();
+  }
+
+  #expire(): void {
+    const limitMs = performance.now() - this.#switch.bundleIdleTimeoutMs;
+    for (const [id, bundle] of this.#bundles) {
+      if (bundle.usedMs > limitMs) continue;
+      this.#bundles.delete(id);
+      this.#conn.sendError('OFPBFC_TIMEOUT', bundle.head);
+    }
+    if (this.#bundles.size === 0) {
+      clearInterval(this.#timer);
+      this.#timer = undefined;
+    }
+  }
+}
+
+const OFPGC_DELETE = 2;
+const OFPGC_ADD = 0;
+
+/** Group-mods find no room and nothing to change: this bridge has no groups. */
+export function groupError(command: number): OfError {
+  const adds = command === OFPGC_ADD || command === 0x8000;
+  return new OfError(adds ? 'OFPGMFC_OUT_OF_GROUPS' : 'OFPGMFC_UNKNOWN_GROUP');
+}
+
+export function countFlowMod(conn: Ofconn, message: Message): void {
+  if (message.type !== 'flow_mod') return;
+  const { command } = message.flowMod;
+  if (command === 'add') conn.flowMods.add++;
+  else if (command.startsWith('modify')) conn.flowMods.modify++;
+  else conn.flowMods.delete++;
+}
+
+function head(request: Request): Uint8Array {
+  return request.bytes.slice(0, 64);
+}

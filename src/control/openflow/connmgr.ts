@@ -1,0 +1,599 @@
+// The OpenFlow front-end of one bridge: who may talk to it, who hears of what happens, and what the bridge does when
+// nobody is there (Bridge.fail_mode). Named and ordered after Open vSwitch's connection manager, whose behaviour
+// controllers know.
+//
+//   configure(Bridge and Controller rows)      start(), close()        from main
+//   bridge.onPacketIn, tables.onEvents         portsChanged()          from the switch
+//   status()                                   for Controller.status, is_connected, role
+
+import { F_IN_PORT } from '../../../contract/key.ts';
+import { startExpiry } from '../../switch/expire.ts';
+import { type FlowEvent, FlowTables } from '../../switch/flowMods.ts';
+import type { Bridge, BridgePort } from '../../switch/types.ts';
+import { encode } from '../../wire/openflow/message.ts';
+import type { Message, MessageType, Role } from '../../wire/openflow/messages.ts';
+import type { Action, FlowRemoved, Match, PacketIn, PortDesc } from '../../wire/openflow/types.ts';
+import { flowRemovedBit, packetInBit, portStatusBit } from './asyncConfig.ts';
+import { BundleSet } from './bundles.ts';
+import type { OfSwitch, SwitchDesc } from './context.ts';
+import { CATCH_ALL, FailOpen, NORMAL_ACTIONS } from './failOpen.ts';
+import { createHandler } from './handlers.ts';
+import { ChangeLog, FlowMonitors } from './monitors.ts';
+import { Ofconn } from './ofconn.ts';
+import { Pinsched } from './pinsched.ts';
+import type { Rconn } from './rconn.ts';
+import { type ControllerConfig, Service } from './service.ts';
+import { Snoop } from './snoop.ts';
+import { TlvTable } from './tlvTable.ts';
+import type { Log, SslConfig, StreamContext } from './vconn.ts';
+import { ALL_VERSIONS } from './versions.ts';
+
+/** ovs-ofctl may stay silent while its user reads. */
+const MGMT_PROBE_MS = 60_000;
+/** Packet-ins that may wait in the output of one connection (Controller.controller_queue_size). */
+const DEFAULT_QUEUE_SIZE = 100;
+const DEFAULT_BUNDLE_IDLE_TIMEOUT_MS = 10_000;
+const LOG_FLOW_MODS_MS = 10_000;
+
+export interface ConnmgrOptions {
+  bridge: Bridge;
+  /** OVS_RUNDIR: where BRIDGE.mgmt and BRIDGE.snoop are made. */
+  runDir: string;
+  log: Log;
+  /** Throws OfError for actions that the bridge cannot execute. */
+  checkActions?: (actions: readonly Action[], match: Match, table: number) => void;
+}
+
+/** What the database says about the OpenFlow side of a bridge. */
+export interface ConnmgrConfig {
+  controllers: readonly ControllerConfig[];
+  failMode: 'standalone' | 'secure';
+  /** Bitmap of Bridge.protocols (versionsFromNames). */
+  versions?: number | undefined;
+  ssl?: SslConfig | undefined;
+  /** other_config:dp-desc, dp-sn. */
+  dpDesc?: string | undefined;
+  serial?: string | undefined;
+  bundleIdleTimeoutMs?: number | undefined;
+}
+
+/** Columns of the Controller row with this target. */
+export interface ControllerStatus {
+  isConnected: boolean;
+  role: 'other' | 'master' | 'slave' | undefined;
+  status: Record<string, string>;
+}
+
+interface Peer {
+  conn: Ofconn;
+  service: Service;
+  /** Actions, misses. Undefined = no rate limit. */
+  schedulers: [Pinsched<PacketIn> | undefined, Pinsched<PacketIn> | undefined];
+  packetInsInFlight: number;
+}
+
+export class Connmgr implements OfSwitch {
+  readonly bridge: Bridge;
+  readonly tables: FlowTables;
+  readonly tlvTable = new TlvTable();
+  readonly log: Log;
+  desc: SwitchDesc;
+  bundleIdleTimeoutMs = DEFAULT_BUNDLE_IDLE_TIMEOUT_MS;
+  readonly #options: ConnmgrOptions;
+  readonly #services = new Map<string, Service>();
+  readonly #peers = new Map<Rconn, Peer>();
+  readonly #changes = new ChangeLog();
+  readonly #handler;
+  readonly #snoop: Snoop;
+  readonly #expiry: Disposable;
+  readonly #flowModLog: NodeJS.Timeout;
+  #failOpen: FailOpen | undefined;
+  #failMode: 'standalone' | 'secure' | undefined;
+  #ssl: SslConfig | undefined;
+  #electionId: bigint | undefined;
+  #portDescs = new Map<number, PortDesc>();
+  #packetInsDropped = 0;
+
+  constructor(options: ConnmgrOptions) {
+    const { bridge, runDir, log, checkActions } = options;
+    this.#options = options;
+    this.bridge = bridge;
+    this.log = log;
+    this.tables = new FlowTables(bridge, checkActions === undefined ? {} : { checkActions });
+    this.tables.onEvents = (events) => this.#flowsChanged(events);
+    this.desc = switchDesc(undefined, undefined);
+    this.#handler = createHandler(this, (conn, type) => this.#noteMessage(conn, type));
+    this.#snoop = new Snoop(`${runDir}/${bridge.name}.snoop`, () => this.#mostImportant(), log);
+    bridge.onPacketIn = (packet, controllerId) => this.#packetIn(packet, controllerId);
+    this.#portDescs = descsOf(bridge.ports);
+    this.#expiry = startExpiry(this.tables);
+    this.#flowModLog = setInterval(() => {
+      for (const { conn } of this.#peers.values()) conn.logFlowMods();
+    }, LOG_FLOW_MODS_MS);
+    this.#flowModLog.unref();
+  }
+
+  /** Applies the database's wishes; resolves when everything listens that can. Never throws for what it says. */
+  async configure(config: ConnmgrConfig): Promise<void> {
+    this.desc = switchDesc(config.dpDesc, config.serial);
+    this.bundleIdleTimeoutMs = config.bundleIdleTimeoutMs ?? DEFAULT_BUNDLE_IDLE_TIMEOUT_MS;
+    const versions = config.versions ?? ALL_VERSIONS;
+    const sslChanged = JSON.stringify(config.ssl) !== JSON.stringify(this.#ssl);
+    this.#ssl = config.ssl;
+    const first = this.#failMode === undefined;
+    const hadControllers = this.#hasControllers;
+    const starting: Promise<void>[] = [];
+    const wanted = this.#wantedServices(config);
+    for (const [target, service] of this.#services) {
+      const settings = wanted.get(target);
+      const usesSsl = sslChanged && /^p?ssl:/.test(target);
+      if (settings !== undefined && service.versions === versions && !usesSsl) {
+        service.reconfigure(settings);
+        this.#applyRateLimits(service);
+        continue;
+      }
+      if (settings === undefined) {
+        this.log.info(`${this.bridge.name}: removed ${service.type} controller "${target}"`);
+      }
+      service.close();
+      this.#services.delete(target);
+    }
+    for (const [target, settings] of wanted) {
+      if (this.#services.has(target)) continue;
+      const service = this.#createService(settings, versions);
+      if (service === undefined) continue;
+      this.#services.set(target, service);
+      this.log.info(`${this.bridge.name}: added ${service.type} controller "${target}"`);
+      starting.push(
+        service.start().catch((error: Error) => {
+          this.log.err(`${this.bridge.name}: failed to listen on ${error.message}`);
+          this.#services.delete(target);
+        }),
+      );
+    }
+    if (first) starting.push(this.#snoop.start());
+    const failModeChanged = this.#failMode !== config.failMode;
+    this.#failMode = config.failMode;
+    this.bridge.failMode = config.failMode;
+    this.#updateFailOpen();
+    const controllersChanged = hadControllers !== this.#hasControllers;
+    if (first || controllersChanged || (failModeChanged && !this.#hasControllers)) this.flush();
+    await Promise.all(starting);
+  }
+
+  /** Removes all flows; a bridge that is its own controller then gets its one flow back. */
+  flush(): void {
+    this.tables.flush();
+    this.#failOpen?.flushed();
+    if (this.#hasControllers || this.#failMode !== 'standalone') return;
+    this.tables.addOwn({ match: CATCH_ALL, priority: 0, actions: NORMAL_ACTIONS });
+  }
+
+  /** By target, for the rows of the Controller table. Passive targets have no status. */
+  status(): Map<string, ControllerStatus> {
+    const statuses = new Map<string, ControllerStatus>();
+    const now = this.bridge.nowMs();
+    for (const service of this.#services.values()) {
+      const { rconn } = service;
+      if (rconn === undefined) continue;
+      const peer = this.#peers.get(rconn);
+      const status: Record<string, string> = {};
+      if (rconn.lastError !== undefined) status.last_error = rconn.lastError;
+      status.state = rconn.state;
+      if (rconn.lastConnectedMs !== undefined) {
+        status.sec_since_connect = seconds(now - rconn.lastConnectedMs);
+      }
+      if (rconn.lastDisconnectedMs !== undefined) {
+        status.sec_since_disconnect = seconds(now - rconn.lastDisconnectedMs);
+      }
+      for (const [i, name] of ['action', 'miss'].entries()) {
+        const stats = peer?.schedulers[i]?.stats;
+        if (stats === undefined) continue;
+        status[`packet-in-${name}-backlog`] = `${stats.queued}`;
+        status[`packet-in-${name}-bypassed`] = `${stats.normal}`;
+        status[`packet-in-${name}-queued`] = `${stats.limited}`;
+        status[`packet-in-${name}-dropped`] = `${stats.dropped}`;
+      }
+      statuses.set(service.target, {
+        isConnected: rconn.connected,
+        role: peer === undefined ? undefined : ROLE_NAMES[peer.conn.role],
+        status,
+      });
+    }
+    return statuses;
+  }
+
+  /** Where a service listens ("tcp:[::]:6653"), undefined when it does not. */
+  listenAddress(target: string): string | undefined {
+    return this.#services.get(target)?.address;
+  }
+
+  /** Packet-ins that were dropped because a controller did not read fast enough. */
+  get packetInsDropped(): number {
+    return this.#packetInsDropped;
+  }
+
+  /** Drops all connections (ovs-appctl bridge/reconnect); controllers are connected to again. */
+  reconnect(): void {
+    for (const rconn of [...this.#peers.keys()]) rconn.reconnect();
+  }
+
+  close(): void {
+    this.#expiry[Symbol.dispose]();
+    clearInterval(this.#flowModLog);
+    this.#failOpen?.close();
+    this.#snoop.close();
+    for (const service of this.#services.values()) service.close();
+    this.#services.clear();
+    this.bridge.onPacketIn = undefined;
+  }
+
+  // ---- OfSwitch
+
+  get connections(): Iterable<Ofconn> {
+    return [...this.#peers.values()].map(({ conn }) => conn);
+  }
+
+  checkActions(actions: readonly Action[], match: Match, table: number): void {
+    this.#options.checkActions?.(actions, match, table);
+  }
+
+  get electionId(): bigint {
+    return this.#electionId ?? 0xffffffffffffffffn;
+  }
+
+  setElectionId(id: bigint): boolean {
+    // Ids wrap: what counts is the sign of the 64-bit difference.
+    if (this.#electionId !== undefined && BigInt.asIntN(64, id - this.#electionId) < 0n) {
+      return false;
+    }
+    this.#electionId = id;
+    return true;
+  }
+
+  setRole(conn: Ofconn, role: Exclude<Role, 'nochange'>): void {
+    if (role === 'primary' && conn.role !== 'primary') {
+      for (const other of this.connections) {
+        if (other.role !== 'primary') continue;
+        other.role = 'secondary';
+        // OFPCRR_MASTER_REQUEST; the message exists since OpenFlow 1.4.
+        const status: Message = {
+          type: 'role_status',
+          role: 'secondary',
+          reason: 0,
+          generationId: this.electionId,
+        };
+        if (other.version >= 5) other.send(status);
+      }
+    }
+    conn.role = role;
+  }
+
+  portModified(port: BridgePort, old: PortDesc, source: Ofconn | undefined): void {
+    this.#portDescs.set(port.ofport, port.desc);
+    this.#sendPortStatus('modify', port.desc, old, source);
+  }
+
+  missConfigChanged(): void {
+    const wants = [...this.connections].some((conn) => conn.wantsPacketInOnMiss);
+    if (wants === (this.bridge.wantsPacketInOnMiss ?? false)) return;
+    this.bridge.wantsPacketInOnMiss = wants;
+    this.bridge.flowsChanged();
+  }
+
+  // ---- what the switch reports
+
+  /** Ports were added or removed, or their description changed: tells controllers. */
+  portsChanged(): void {
+    const before = this.#portDescs;
+    const after = descsOf(this.bridge.ports);
+    this.#portDescs = after;
+    for (const [ofport, desc] of before) {
+      if (after.get(ofport)?.name !== desc.name) this.#sendPortStatus('delete', desc);
+    }
+    for (const [ofport, desc] of after) {
+      const old = before.get(ofport);
+      if (old?.name !== desc.name) this.#sendPortStatus('add', desc);
+      else if (old !== desc) this.#sendPortStatus('modify', desc, old);
+    }
+  }
+
+  #sendPortStatus(
+    reason: 'add' | 'delete' | 'modify',
+    port: PortDesc,
+    old?: PortDesc,
+    source?: Ofconn,
+  ): void {
+    for (const conn of this.connections) {
+      if (!conn.wantsAsync('portStatus', portStatusBit(reason))) continue;
+      // Until OpenFlow 1.5 a controller does not hear of what its own port-mod did.
+      if (conn === source && conn.version < 6) continue;
+      const message: Message = { type: 'port_status', reason, port };
+      // A change that this version cannot express is none.
+      if (old !== undefined && sameBytes(conn, message, { ...message, port: old })) continue;
+      conn.send(message);
+    }
+  }
+
+  #flowsChanged(events: readonly FlowEvent[]): void {
+    this.#changes.note(events);
+    for (const { conn } of this.#peers.values()) conn.monitors.report(events);
+    const removed = events.filter(
+      (event) => event.event === 'removed' && event.rule.flags.sendFlowRem,
+    );
+    if (removed.length === 0 || this.#peers.size === 0) return;
+    this.bridge.syncStats();
+    for (const event of removed) {
+      if (event.event === 'removed') this.#sendFlowRemoved(event);
+    }
+  }
+
+  #sendFlowRemoved({ rule, reason }: Extract<FlowEvent, { event: 'removed' }>): void {
+    const flowRemoved: FlowRemoved = {
+      match: rule.match,
+      cookie: rule.cookie,
+      priority: rule.priority,
+      reason,
+      table: rule.table,
+      durationMs: Math.max(0, this.bridge.nowMs() - rule.createdMs),
+      idleTimeout: rule.idleTimeout,
+      hardTimeout: rule.hardTimeout,
+      packets: BigInt(rule.packets),
+      bytes: BigInt(rule.bytes),
+    };
+    for (const conn of this.connections) {
+      if (!conn.wantsAsync('flowRemoved', flowRemovedBit(reason))) continue;
+      conn.send({ type: 'flow_removed', nxt: conn.nxm, flowRemoved });
+    }
+  }
+
+  #packetIn(packetIn: PacketIn, controllerId: number): void {
+    const { reason } = packetIn;
+    const miss = reason === 'no_match' || reason.endsWith('_miss');
+    for (const peer of this.#peers.values()) {
+      const { conn, schedulers } = peer;
+      if (conn.controllerId !== controllerId) continue;
+      if (!conn.wantsAsync('packetIn', packetInBit(reason))) continue;
+      const scheduler = schedulers[miss ? 1 : 0];
+      if (scheduler === undefined) this.#sendPacketIn(peer, packetIn);
+      else scheduler.send(inPortOf(packetIn), packetIn);
+    }
+  }
+
+  #sendPacketIn(peer: Peer, packetIn: PacketIn): void {
+    const limit = peer.service.config.queueSize ?? DEFAULT_QUEUE_SIZE;
+    if (peer.packetInsInFlight >= limit) {
+      this.#packetInsDropped++;
+      return;
+    }
+    peer.packetInsInFlight++;
+    peer.conn.send({ type: 'packet_in', format: peer.conn.packetInFormat, packetIn }, () => {
+      peer.packetInsInFlight--;
+    });
+  }
+
+  // ---- connections
+
+  get #hasControllers(): boolean {
+    for (const service of this.#services.values()) if (service.type === 'primary') return true;
+    return false;
+  }
+
+  /** By target. The first of several equal targets counts. */
+  #wantedServices({ controllers }: ConnmgrConfig): Map<string, ControllerConfig> {
+    const { runDir } = this.#options;
+    const { name } = this.bridge;
+    const wanted = new Map<string, ControllerConfig>();
+    const mgmt = `punix:${runDir}/${name}.mgmt`;
+    wanted.set(mgmt, { target: mgmt, type: 'service', inactivityProbeMs: MGMT_PROBE_MS });
+    for (const controller of controllers) {
+      const problem = forbidden(controller.target, runDir, name);
+      if (problem !== undefined) this.log.err(`bridge ${name}: ${problem}`);
+      else if (!wanted.has(controller.target)) wanted.set(controller.target, controller);
+    }
+    return wanted;
+  }
+
+  #createService(config: ControllerConfig, versions: number): Service | undefined {
+    const context: StreamContext = {
+      runDir: this.#options.runDir,
+      ssl: this.#ssl,
+      log: this.log,
+    };
+    try {
+      return new Service(this.bridge.name, config, versions, context, {
+        nowMs: () => this.bridge.nowMs(),
+        onConnected: (service, rconn) => this.#connected(service, rconn),
+        onMessage: (rconn, bytes) => this.#peers.get(rconn)?.conn.receive(bytes),
+        onDisconnected: (_service, rconn) => this.#disconnected(rconn),
+      });
+    } catch (error) {
+      this.log.warn(`${this.bridge.name}: ${(error as Error).message}`);
+      return undefined;
+    }
+  }
+
+  #connected(service: Service, rconn: Rconn): void {
+    const conn = new Ofconn(rconn, {
+      type: service.type,
+      enableAsync: service.config.enableAsync ?? true,
+      handle: this.#handler,
+      bundles: (of) => new BundleSet(this, of),
+      monitors: (of) => new FlowMonitors(this, of, this.#changes),
+      log: this.log,
+    });
+    this.#peers.set(rconn, {
+      conn,
+      service,
+      schedulers: [undefined, undefined],
+      packetInsInFlight: 0,
+    });
+    this.#applyRateLimits(service);
+    this.missConfigChanged();
+  }
+
+  #disconnected(rconn: Rconn): void {
+    const peer = this.#peers.get(rconn);
+    if (peer === undefined) return;
+    this.#peers.delete(rconn);
+    for (const scheduler of peer.schedulers) scheduler?.close();
+    peer.conn.close();
+    this.missConfigChanged();
+  }
+
+  #applyRateLimits(service: Service): void {
+    const rate = service.config.rateLimit ?? 0;
+    const burst = service.config.burstLimit ?? 0;
+    for (const peer of this.#peers.values()) {
+      if (peer.service !== service) continue;
+      for (const i of [0, 1] as const) {
+        const scheduler = peer.schedulers[i];
+        if (rate === 0) {
+          scheduler?.close();
+          peer.schedulers[i] = undefined;
+        } else if (scheduler !== undefined) {
+          scheduler.setLimits({ rate, burst });
+        } else {
+          peer.schedulers[i] = new Pinsched({ rate, burst }, (packet) => {
+            this.#sendPacketIn(peer, packet);
+          });
+        }
+      }
+    }
+  }
+
+  /** A controller that does more than look around has accepted this switch. */
+  #noteMessage(conn: Ofconn, type: MessageType): void {
+    if (conn.type !== 'primary') return;
+    if (!LOOKING_AROUND.has(type)) conn.rconn.noteAdmitted();
+    if (this.#failOpen?.active && conn.rconn.admitted) this.#failOpen.recover();
+  }
+
+  #updateFailOpen(): void {
+    if (this.#hasControllers && this.#failMode === 'standalone') {
+      this.#failOpen ??= new FailOpen(
+        this.tables,
+        {
+          failureDurationMs: () => this.#failureDurationMs(),
+          maxProbeMs: () => this.#maxProbeMs(),
+        },
+        this.log,
+      );
+    } else {
+      this.#failOpen?.close();
+      this.#failOpen = undefined;
+    }
+  }
+
+  #failureDurationMs(): number {
+    let shortest = Number.POSITIVE_INFINITY;
+    for (const { type, rconn } of this.#services.values()) {
+      if (type === 'primary' && rconn !== undefined) {
+        shortest = Math.min(shortest, rconn.failureDurationMs());
+      }
+    }
+    return shortest === Number.POSITIVE_INFINITY ? 0 : shortest;
+  }
+
+  #maxProbeMs(): number {
+    let longest = 0;
+    for (const service of this.#services.values()) {
+      if (service.type === 'primary') longest = Math.max(longest, service.probeMs);
+    }
+    return longest;
+  }
+
+  /** The connection that a snooper hears: of a primary, else of an equal, else of a secondary controller. */
+  #mostImportant(): Rconn | undefined {
+    let best: Rconn | undefined;
+    let bestRank = -1;
+    for (const { rconn } of this.#services.values()) {
+      if (rconn === undefined) continue;
+      const role = this.#peers.get(rconn)?.conn.role;
+      const rank = role === undefined ? 0 : { secondary: 1, other: 2, primary: 3 }[role];
+      if (rank > bestRank) {
+        best = rconn;
+        bestRank = rank;
+      }
+    }
+    return best;
+  }
+}
+
+/** Messages that a controller sends to any switch, before it has made up its mind. */
+const LOOKING_AROUND: ReadonlySet<MessageType> = new Set<MessageType>([
+  'hello',
+  'error',
+  'echo_request',
+  'echo_reply',
+  'features_request',
+  'get_config_request',
+  'set_config',
+  'queue_desc_request',
+  'get_async_request',
+  'group_stats_request',
+  'group_desc_request',
+  'group_features_request',
+  'table_features_request',
+  'table_desc_request',
+]);
+
+const ROLE_NAMES = { other: 'other', primary: 'master', secondary: 'slave' } as const;
+
+/** The values that Open vSwitch gives; tools and tests look at them. */
+function switchDesc(dp: string | undefined, serial: string | undefined): SwitchDesc {
+  return {
+    mfr: 'Nicira, Inc.',
+    hw: 'Open vSwitch',
+    sw: '3.1.0',
+    serial: serial ?? 'None',
+    dp: dp ?? 'None',
+  };
+}
+
+/** Who may write the database must not thereby reach every socket and file of the host. */
+function forbidden(target: string, runDir: string, bridge: string): string | undefined {
+  const slashes = (text: string) => text.replace(/\/+/g, '/');
+  if (target.startsWith('unix:')) {
+    if (!target.includes('/') || slashes(target).startsWith(slashes(`unix:${runDir}/`))) {
+      return undefined;
+    }
+    return (
+      `Not connecting to socket controller "${target}" due to possibility for remote exploit.  ` +
+      `Instead, specify socket in permitted directory "unix:${runDir}/" or connect to ` +
+      `"unix:${runDir}/${bridge}.mgmt" (which is always available without special configuration).`
+    );
+  }
+  if (target.startsWith('punix:')) {
+    const allowed = slashes(`punix:${runDir}/${bridge}.`);
+    const path = slashes(target);
+    if (path.startsWith(allowed) && !path.slice(allowed.length).includes('/')) return undefined;
+    return (
+      `Not adding Unix domain socket controller "${target}" due to possibility of overwriting ` +
+      `local files. Instead, specify path in permitted format "punix:${runDir}/${bridge}.*" or ` +
+      `connect to "unix:${runDir}/${bridge}.mgmt" (which is always available without special ` +
+      'configuration).'
+    );
+  }
+  return undefined;
+}
+
+function descsOf(ports: ReadonlyMap<number, BridgePort>): Map<number, PortDesc> {
+  return new Map([...ports].map(([ofport, { desc }]) => [ofport, desc]));
+}
+
+function sameBytes(conn: Ofconn, a: Message, b: Message): boolean {
+  const [first] = encode(conn.version, 0, a);
+  const [second] = encode(conn.version, 0, b);
+  return Buffer.compare(first, second) === 0;
+}
+
+function seconds(durationMs: number): string {
+  return `${Math.floor(durationMs / 1000)}`;
+}
+
+function inPortOf(packetIn: PacketIn): number {
+  return new DataView(packetIn.match.key.buffer, packetIn.match.key.byteOffset).getUint32(
+    F_IN_PORT,
+  );
+}

@@ -1,0 +1,232 @@
+// State of one OpenFlow connection as the switch sees it: role, formats, asynchronous masks, bundles, monitors; and
+// the queue between its socket and the handlers. Messages of one connection are handled strictly in order, one at a
+// time; a handler that takes long (a barrier, a long statistics reply) holds up only its own connection, and even
+// that one still gets its echo requests answered.
+
+import { decode, encode } from '../../wire/openflow/message.ts';
+import type { AsyncMasks, Message, PacketInFormat, Role } from '../../wire/openflow/messages.ts';
+import { OfError, type OfVersion } from '../../wire/openflow/types.ts';
+import { type AsyncConfig, defaultAsync, noAsync } from './asyncConfig.ts';
+import type { BundleSet } from './bundles.ts';
+import type { FlowMonitors } from './monitors.ts';
+import type { Rconn } from './rconn.ts';
+import type { Log } from './vconn.ts';
+
+/** miss_send_len before a controller sets it; connections of services start with 0: no asynchronous messages. */
+export const DEFAULT_MISS_SEND_LEN = 128;
+/** Requests of a connection that may wait for one that is being handled. */
+const QUEUE_HIGH_BYTES = 1 << 20;
+/** Longest time that one connection keeps the event loop. */
+const SLICE_MS = 8;
+
+const OFPT_ERROR = 1;
+const OFPT_ECHO_REQUEST = 2;
+const OFPT_ECHO_REPLY = 3;
+/** Bytes of a request that go into the error that answers it. */
+const ERROR_DATA_BYTES = 64;
+
+/** One message on its way through a handler. */
+export interface Request {
+  readonly conn: Ofconn;
+  readonly xid: number;
+  readonly version: OfVersion;
+  /** The whole message, for errors that quote it. */
+  readonly bytes: Uint8Array;
+}
+
+/** Throws OfError; resolves when the next message of the connection may be handled. */
+export type Handler = (request: Request, message: Message) => void | Promise<void>;
+
+export interface OfconnOptions {
+  /** 'primary': a controller; 'service': ovs-ofctl and others that come and go. */
+  type: 'primary' | 'service';
+  enableAsync: boolean;
+  handle: Handler;
+  bundles: (conn: Ofconn) => BundleSet;
+  monitors: (conn: Ofconn) => FlowMonitors;
+  log: Log;
+}
+
+export class Ofconn {
+  readonly rconn: Rconn;
+  readonly type: 'primary' | 'service';
+  readonly version: OfVersion;
+  readonly bundles: BundleSet;
+  readonly monitors: FlowMonitors;
+  role: Exclude<Role, 'nochange'> = 'other';
+  missSendLen: number;
+  controllerId = 0;
+  packetInFormat: PacketInFormat = 'standard';
+  /** OpenFlow 1.0: NXT_SET_FLOW_FORMAT asked for NXM. */
+  nxm = false;
+  /** NXT_FLOW_MOD_TABLE_ID. */
+  tableId = false;
+  async: AsyncConfig;
+  readonly flowMods = { add: 0, delete: 0, modify: 0 };
+  readonly #options: OfconnOptions;
+  #queue: Uint8Array[] = [];
+  #queueBytes = 0;
+  #busy = false;
+  #closed = false;
+
+  /** For a connection that has agreed on a version. */
+  constructor(rconn: Rconn, options: OfconnOptions) {
+    if (rconn.version === undefined) throw new Error('the connection has no version yet');
+    this.rconn = rconn;
+    this.type = options.type;
+    this.version = rconn.version;
+    this.missSendLen = options.type === 'primary' ? DEFAULT_MISS_SEND_LEN : 0;
+    this.async = options.enableAsync ? defaultAsync(this.version) : noAsync();
+    this.#options = options;
+    this.bundles = options.bundles(this);
+    this.monitors = options.monitors(this);
+  }
+
+  get closed(): boolean {
+    return this.#closed;
+  }
+
+  /** The rconn's bytes come in here. */
+  receive(bytes: Uint8Array): void {
+    if (this.#closed) return;
+    const type = bytes[1];
+    if (bytes[0] !== this.version && type !== OFPT_ERROR && type !== 0) {
+      this.#options.log.warn(
+        `${this.rconn.name}: received OpenFlow version 0x${bytes[0].toString(16).padStart(2, '0')} ` +
+          `!= expected ${this.version.toString(16).padStart(2, '0')}`,
+      );
+      this.sendError('OFPBRC_BAD_VERSION', bytes);
+      this.rconn.reconnect();
+      return;
+    }
+    if (type === OFPT_ECHO_REPLY) return;
+    if (type === OFPT_ECHO_REQUEST && this.#busy) {
+      this.#echo(bytes);
+      return;
+    }
+    // The bytes may be a view of a whole chunk: keep a copy if they have to wait.
+    this.#queue.push(this.#busy ? bytes.slice() : bytes);
+    this.#queueBytes += bytes.length;
+    if (this.#queueBytes > QUEUE_HIGH_BYTES) this.rconn.pause();
+    if (!this.#busy) void this.#run();
+  }
+
+  reply(message: Message, request: Request): void {
+    if (!this.#closed) this.rconn.sendMessage(message, request.xid);
+  }
+
+  send(message: Message, done?: () => void): void {
+    if (!this.#closed) this.rconn.sendMessage(message, undefined, done);
+  }
+
+  /** OFPT_ERROR about `request`, which it quotes. */
+  sendError(code: string, request: Uint8Array): void {
+    const view = new DataView(request.buffer, request.byteOffset, request.byteLength);
+    const data = request.subarray(0, ERROR_DATA_BYTES);
+    this.#options.log.info(
+      `${this.rconn.name}: sending ${code} error reply to message of type ${request[1]}`,
+    );
+    for (const part of encode(this.version, view.getUint32(4), { type: 'error', code, data })) {
+      this.rconn.send(part);
+    }
+  }
+
+  /** Whether a message of this type and reason goes to this controller now. */
+  wantsAsync(type: keyof AsyncMasks, bit: number): boolean {
+    if (this.#closed || !this.rconn.connected) return false;
+    if (this.type === 'service' && this.missSendLen === 0) return false;
+    return (this.async[this.role === 'secondary' ? 1 : 0][type] & bit) !== 0;
+  }
+
+  /** OpenFlow 1.0 … 1.2 controllers get the packets that match no flow. */
+  get wantsPacketInOnMiss(): boolean {
+    return this.controllerId === 0 && this.version < 4;
+  }
+
+  close(): void {
+    if (this.#closed) return;
+    this.#closed = true;
+    this.#queue = [];
+    this.#queueBytes = 0;
+    this.bundles.close();
+    this.monitors.close();
+    this.logFlowMods();
+  }
+
+  /** Says how many flow-mods there were since the last time. */
+  logFlowMods(): void {
+    const { add, delete: deletes, modify } = this.flowMods;
+    const total = add + deletes + modify;
+    if (total === 0) return;
+    const parts: string[] = [];
+    if (add > 0) parts.push(`${add} adds`);
+    if (deletes > 0) parts.push(`${deletes} deletes`);
+    if (modify > 0) parts.push(`${modify} modifications`);
+    this.#options.log.info(`${this.rconn.name}: ${total} flow_mods (${parts.join(', ')})`);
+    this.flowMods.add = 0;
+    this.flowMods.delete = 0;
+    this.flowMods.modify = 0;
+  }
+
+  async #run(): Promise<void> {
+    // Synchronous up to the first handler that waits, so that what arrives together is handled together.
+    this.#busy = true;
+    let sliceEndMs = performance.now() + SLICE_MS;
+    try {
+      for (let i = 0; i < this.#queue.length && !this.#closed; i++) {
+        const bytes = this.#queue[i];
+        this.#queueBytes -= bytes.length;
+        const waiting = this.#handle(bytes);
+        if (waiting !== undefined) await waiting;
+        if (i >= 1024) {
+          this.#queue.splice(0, i + 1);
+          i = -1;
+        }
+        if (performance.now() > sliceEndMs) {
+          await new Promise((resolve) => setImmediate(resolve));
+          sliceEndMs = performance.now() + SLICE_MS;
+        }
+        if (this.rconn.paused && this.#queueBytes < QUEUE_HIGH_BYTES / 2) this.rconn.resume();
+      }
+    } finally {
+      this.#queue = [];
+      this.#queueBytes = 0;
+      this.#busy = false;
+      if (this.rconn.paused) this.rconn.resume();
+    }
+  }
+
+  /** A promise only if the handler has to wait. */
+  #handle(bytes: Uint8Array): Promise<void> | undefined {
+    try {
+      if (bytes[1] === OFPT_ECHO_REQUEST) {
+        this.#echo(bytes);
+        return undefined;
+      }
+      const { xid, version, message } = decode(bytes, { tableId: this.tableId });
+      const request: Request = { conn: this, xid, version, bytes };
+      const waiting = this.#options.handle(request, message);
+      return waiting?.catch((error) => this.#failed(error, bytes));
+    } catch (error) {
+      this.#failed(error, bytes);
+      return undefined;
+    }
+  }
+
+  #failed(error: unknown, bytes: Uint8Array): void {
+    if (this.#closed) return;
+    if (error instanceof OfError) {
+      this.sendError(error.code, bytes);
+      return;
+    }
+    // A fault of ours, provoked by this message: its sender hears of it, nobody else does.
+    this.#options.log.err(`${this.rconn.name}: ${(error as Error)?.stack ?? error}`);
+    this.sendError('OFPBRC_EPERM', bytes);
+  }
+
+  #echo(bytes: Uint8Array): void {
+    const reply = bytes.slice();
+    reply[1] = OFPT_ECHO_REPLY;
+    this.rconn.send(reply);
+  }
+}

@@ -1,0 +1,200 @@
+// Multipart requests (1.5.1 §7.3.5; "statistics" before 1.3): what the switch is and what it has counted. Replies
+// that can be long are made in slices, so that a dump of 100 000 flows delays nobody else.
+
+import { HIDDEN_TABLE, isHidden } from '../../switch/flowMods.ts';
+import type { Bridge, Rule } from '../../switch/types.ts';
+import type { TableFeatures } from '../../wire/openflow/messages.ts';
+import { type FlowStatsEntry, OfError } from '../../wire/openflow/types.ts';
+import type { OfSwitch } from './context.ts';
+import type { HandlerTable } from './handlers.ts';
+import { checkQueues, portStats, selectPorts } from './portHandlers.ts';
+
+/** Flows that are described before others get their turn. */
+const FLOWS_PER_SLICE = 256;
+/** Flows that a table is said to hold when nothing limits it. */
+const MAX_ENTRIES = 1_000_000;
+const ALL_ONES_64 = 0xffffffffffffffffn;
+/** OFPTMPEF14_OTHER | IMPORTANCE | LIFETIME: what the choice of a flow to evict looks at. */
+const EVICTION_FLAGS = 0x7;
+const MAX_AGE_S = 0xffff;
+
+export const statsHandlers: HandlerTable = {
+  desc_request(ofSwitch, request) {
+    request.conn.reply({ type: 'desc_reply', ...ofSwitch.desc }, request);
+  },
+
+  async flow_stats_request(ofSwitch, request, { nxt, request: criteria }) {
+    const { bridge, tables } = ofSwitch;
+    bridge.syncStats();
+    const rules = tables.select(criteria);
+    const { conn } = request;
+    let start = 0;
+    do {
+      const slice = rules.slice(start, start + FLOWS_PER_SLICE);
+      start += FLOWS_PER_SLICE;
+      const more = start < rules.length;
+      // Rules that went meanwhile are told as they were: the reply is one moment's state as far as it can be.
+      const entries = slice.map((rule) => flowStats(rule, bridge.nowMs()));
+      conn.reply({ type: 'flow_stats_reply', nxt, entries, more }, request);
+      if (!more) return;
+      await new Promise((resolve) => setImmediate(resolve));
+      await conn.rconn.writable();
+    } while (!conn.closed);
+  },
+
+  aggregate_request({ bridge, tables }, request, { nxt, request: criteria }) {
+    bridge.syncStats();
+    let packets = 0;
+    let bytes = 0;
+    const rules = tables.select(criteria);
+    for (const rule of rules) {
+      packets += rule.packets;
+      bytes += rule.bytes;
+    }
+    request.conn.reply(
+      {
+        type: 'aggregate_reply',
+        nxt,
+        packets: BigInt(packets),
+        bytes: BigInt(bytes),
+        flows: rules.length,
+      },
+      request,
+    );
+  },
+
+  table_stats_request({ bridge, tables }, request) {
+    bridge.syncStats();
+    const stats = visibleTables(bridge).map((table) => ({
+      table: table.id,
+      name: tables.config[table.id].name,
+      activeCount: table.size - hiddenRules(table),
+      lookupCount: BigInt(table.lookups),
+      matchedCount: BigInt(table.matched),
+      maxEntries: Math.min(MAX_ENTRIES, tables.config[table.id].flowLimit),
+    }));
+    request.conn.reply({ type: 'table_stats_reply', tables: stats }, request);
+  },
+
+  table_features_request(ofSwitch, request, { setsFeatures }) {
+    // Our tables are what they are; a controller may ask, but not change them.
+    if (setsFeatures) throw new OfError('OFPTFFC_EPERM');
+    request.conn.reply({ type: 'table_features_reply', tables: tableFeatures(ofSwitch) }, request);
+  },
+
+  table_desc_request({ bridge, tables }, request) {
+    const descs = visibleTables(bridge).map((table) => ({
+      table: table.id,
+      eviction: tables.config[table.id].evictByOpenFlow,
+      evictionFlags: EVICTION_FLAGS,
+      vacancy: false,
+    }));
+    request.conn.reply({ type: 'table_desc_reply', tables: descs }, request);
+  },
+
+  port_stats_request(ofSwitch, request, { port }) {
+    const now = ofSwitch.bridge.nowMs();
+    const ports = selectPorts(ofSwitch, port).map((one) => portStats(one, now));
+    request.conn.reply({ type: 'port_stats_reply', ports }, request);
+  },
+
+  port_desc_request(ofSwitch, request, { port }) {
+    const ports = selectPorts(ofSwitch, port).map((one) => one.desc);
+    request.conn.reply({ type: 'port_desc_reply', ports }, request);
+  },
+
+  queue_stats_request(ofSwitch, request, { port, queue }) {
+    checkQueues(ofSwitch, port, queue);
+    request.conn.reply({ type: 'queue_stats_reply', queues: [] }, request);
+  },
+
+  queue_desc_request(ofSwitch, request, { port, queue }) {
+    checkQueues(ofSwitch, port, queue);
+    request.conn.reply({ type: 'queue_desc_reply', port, queues: [] }, request);
+  },
+
+  // ---- groups and meters: there are none
+
+  group_stats_request(_ofSwitch, request, { nxt }) {
+    request.conn.reply({ type: 'group_stats_reply', nxt }, request);
+  },
+
+  group_desc_request(_ofSwitch, request, { nxt }) {
+    request.conn.reply({ type: 'group_desc_reply', nxt }, request);
+  },
+
+  group_features_request(_ofSwitch, request, { nxt }) {
+    const features = { types: 0, capabilities: 0, maxGroups: [0, 0, 0, 0], actions: [0, 0, 0, 0] };
+    request.conn.reply({ type: 'group_features_reply', nxt, features }, request);
+  },
+
+  meter_stats_request(_ofSwitch, request, { meterId }) {
+    checkMeter(meterId);
+    request.conn.reply({ type: 'meter_stats_reply' }, request);
+  },
+
+  meter_config_request(_ofSwitch, request, { meterId }) {
+    checkMeter(meterId);
+    request.conn.reply({ type: 'meter_config_reply' }, request);
+  },
+
+  meter_features_request(_ofSwitch, request) {
+    const features = { maxMeters: 0, bandTypes: 0, capabilities: 0, maxBands: 0, maxColor: 0 };
+    request.conn.reply({ type: 'meter_features_reply', features }, request);
+  },
+};
+
+const OFPM_ALL = 0xffffffff;
+
+function checkMeter(meterId: number): void {
+  if (meterId !== OFPM_ALL) throw new OfError('OFPMMFC_UNKNOWN_METER');
+}
+
+function visibleTables(bridge: Bridge): Bridge['tables'] {
+  return bridge.tables.filter((table) => table.id !== HIDDEN_TABLE);
+}
+
+/** The switch's own rules are not the controller's business. They are few, and all in table 0. */
+function hiddenRules(table: Bridge['tables'][number]): number {
+  if (table.id !== 0) return 0;
+  let hidden = 0;
+  for (const rule of table) if (isHidden(rule)) hidden++;
+  return hidden;
+}
+
+function tableFeatures({ bridge, tables }: OfSwitch): TableFeatures[] {
+  return visibleTables(bridge).map((table) => ({
+    table: table.id,
+    name: tables.config[table.id].name,
+    maxEntries: Math.min(MAX_ENTRIES, tables.config[table.id].flowLimit),
+    metadataMatch: ALL_ONES_64,
+    metadataWrite: ALL_ONES_64,
+    nTables: bridge.tables.length - 1,
+    eviction: tables.config[table.id].evictByOpenFlow,
+    vacancyEvents: false,
+    missConfig: tables.config[table.id].missConfig,
+  }));
+}
+
+function flowStats(rule: Rule, nowMs: number): FlowStatsEntry {
+  return {
+    table: rule.table,
+    match: rule.match,
+    priority: rule.priority,
+    cookie: rule.cookie,
+    durationMs: Math.max(0, nowMs - rule.createdMs),
+    idleTimeout: rule.idleTimeout,
+    hardTimeout: rule.hardTimeout,
+    idleAge: ageS(nowMs - rule.usedMs),
+    hardAge: ageS(nowMs - rule.modifiedMs),
+    importance: rule.importance,
+    flags: rule.flags,
+    packets: BigInt(rule.packets),
+    bytes: BigInt(rule.bytes),
+    actions: rule.actions as FlowStatsEntry['actions'],
+  };
+}
+
+function ageS(ageMs: number): number {
+  return Math.min(MAX_AGE_S, Math.max(0, Math.floor(ageMs / 1000)));
+}

@@ -1,0 +1,143 @@
+// The control plane's ends of the rings to and from a worker (contract/ring.ts).
+
+import { KEY_SIZE } from '../../contract/key.ts';
+import { INJECT_BASE, UPCALL_BASE } from '../../contract/memory.ts';
+import {
+  IN_ACTIONS,
+  IN_DATA_LEN,
+  IN_IN_PORT,
+  IN_KEY_META,
+  IN_LENGTH,
+  IN_PROGRAM,
+  IN_TYPE,
+  IN_VNET,
+  INJECT_EXECUTE,
+  INJECT_LOOKUP,
+  INJECT_RING_SIZE,
+  RING_DATA,
+  RING_DATA_SIZE,
+  RING_FILLER,
+  RING_HEAD,
+  RING_TAIL,
+  UC_COOKIE,
+  UC_DATA,
+  UC_DATA_LEN,
+  UC_HASH,
+  UC_IN_PORT,
+  UC_KEY,
+  UC_LENGTH,
+  UC_PACKET_LEN,
+  UC_TYPE,
+  UC_VNET,
+  UPCALL_RING_SIZE,
+} from '../../contract/ring.ts';
+import type { EngineMemory } from './memory.ts';
+import type { Injection, Upcall } from './types.ts';
+
+/** Consumer of the upcalls of one worker. */
+export class UpcallRing {
+  private readonly memory: EngineMemory;
+  private readonly worker: number;
+  private readonly ring: number;
+
+  constructor(memory: EngineMemory, worker: number) {
+    this.memory = memory;
+    this.worker = worker;
+    this.ring = UPCALL_BASE + worker * UPCALL_RING_SIZE;
+  }
+
+  get empty(): boolean {
+    return this.memory.load(this.ring + RING_HEAD) === this.memory.get(this.ring + RING_TAIL);
+  }
+
+  /** Hands up to `max` upcalls to the callback; returns how many. The views are valid during the callback only. */
+  drain(max: number, callback: (upcall: Upcall) => void): number {
+    const { memory } = this;
+    const head = memory.load(this.ring + RING_HEAD);
+    let tail = memory.get(this.ring + RING_TAIL);
+    let count = 0;
+    while (tail !== head && count < max) {
+      const at = this.ring + RING_DATA + (tail & (RING_DATA_SIZE - 1));
+      const isFiller = memory.get(at + UC_TYPE) === RING_FILLER;
+      const next = (tail + memory.get(at + UC_LENGTH)) >>> 0;
+      try {
+        if (!isFiller) callback(this.read(at));
+      } finally {
+        tail = next;
+        memory.store(this.ring + RING_TAIL, tail);
+      }
+      if (!isFiller) count++;
+    }
+    return count;
+  }
+
+  private read(at: number): Upcall {
+    const { memory } = this;
+    const length = memory.get(at + UC_DATA_LEN);
+    return {
+      worker: this.worker,
+      reason: memory.get(at + UC_TYPE),
+      cookie: memory.get(at + UC_COOKIE),
+      inPort: memory.get(at + UC_IN_PORT),
+      key: memory.u8.subarray(at + UC_KEY, at + UC_KEY + KEY_SIZE),
+      data: memory.u8.subarray(at + UC_DATA, at + UC_DATA + length),
+      packetLen: memory.get(at + UC_PACKET_LEN),
+      vnet: memory.u8.subarray(at + UC_VNET, at + UC_VNET + 8),
+      hash: memory.get(at + UC_HASH),
+    };
+  }
+}
+
+/** Producer of the injections of one worker. */
+export class InjectRing {
+  private readonly memory: EngineMemory;
+  private readonly ring: number;
+
+  constructor(memory: EngineMemory, worker: number) {
+    this.memory = memory;
+    this.ring = INJECT_BASE + worker * INJECT_RING_SIZE;
+  }
+
+  /** False: no room. */
+  push(injection: Injection): boolean {
+    const { memory } = this;
+    const { frame, actions } = injection;
+    const words = actions?.length ?? 0;
+    const programBytes = (words * 4 + 15) & ~15;
+    const size = (IN_PROGRAM + programBytes + frame.length + 15) & ~15;
+    const at = this.reserve(size);
+    if (at < 0) return false;
+    memory.set(at + IN_TYPE, actions === undefined ? INJECT_LOOKUP : INJECT_EXECUTE);
+    memory.set(at + IN_ACTIONS, words);
+    memory.set(at + IN_IN_PORT, injection.inPort);
+    memory.set(at + IN_DATA_LEN, frame.length);
+    memory.u8.fill(0, at + IN_VNET, at + IN_VNET + 8);
+    if (injection.vnet !== undefined) memory.u8.set(injection.vnet.subarray(0, 8), at + IN_VNET);
+    if (injection.key === undefined)
+      memory.u8.fill(0, at + IN_KEY_META, at + IN_KEY_META + KEY_SIZE);
+    else memory.u8.set(injection.key.subarray(0, KEY_SIZE), at + IN_KEY_META);
+    if (actions !== undefined) memory.u32.set(actions, (at + IN_PROGRAM) / 4);
+    memory.u8.set(frame, at + IN_PROGRAM + programBytes);
+    memory.store(this.ring + RING_HEAD, (memory.get(this.ring + RING_HEAD) + size) >>> 0);
+    return true;
+  }
+
+  private reserve(size: number): number {
+    const { memory } = this;
+    let head = memory.get(this.ring + RING_HEAD);
+    const used = (head - memory.load(this.ring + RING_TAIL)) >>> 0;
+    const toEnd = RING_DATA_SIZE - (head & (RING_DATA_SIZE - 1));
+    const filler = toEnd < size ? toEnd : 0;
+    if (used + size + filler > RING_DATA_SIZE) return -1;
+    if (filler > 0) {
+      const at = this.ring + RING_DATA + (head & (RING_DATA_SIZE - 1));
+      memory.set(at + IN_LENGTH, filler);
+      memory.set(at + IN_TYPE, RING_FILLER);
+      head = (head + filler) >>> 0;
+      memory.store(this.ring + RING_HEAD, head);
+    }
+    const at = this.ring + RING_DATA + (head & (RING_DATA_SIZE - 1));
+    memory.set(at + IN_LENGTH, size);
+    return at;
+  }
+}

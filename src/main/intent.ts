@@ -1,0 +1,60 @@
+// What the operator wants, as one immutable value: made from a snapshot of the database by intentFrom (intentFrom.ts),
+// compared with what exists by reconcile.ts. Names follow the columns of ovs-vswitchd.conf.db(5).
+
+import type { ControllerConfig } from '../control/openflow/service.ts';
+import type { SslConfig } from '../control/openflow/vconn.ts';
+import type { VlanMode } from '../switch/types.ts';
+
+export interface InterfaceIntent {
+  uuid: string;
+  name: string;
+  /** As in the database: '' for system devices. */
+  type: string;
+  options: Readonly<Record<string, string>>;
+  otherConfig: Readonly<Record<string, string>>;
+  mac: string | undefined;
+  mtuRequest: number | undefined;
+  ofportRequest: number | undefined;
+  /** What the database says from an earlier run: kept if free. */
+  ofport: number | undefined;
+}
+
+export interface PortIntent {
+  uuid: string;
+  name: string;
+  vlanMode: VlanMode;
+  tag: number;
+  trunks: readonly number[] | undefined;
+  cvlans: readonly number[] | undefined;
+  protected: boolean;
+  priorityTags: 'no' | 'always' | 'if-nonzero';
+  qinqEthertype: number;
+  interfaces: readonly InterfaceIntent[];
+}
+
+export interface BridgeIntent {
+  uuid: string;
+  name: string;
+  datapathType: string;
+  failMode: 'standalone' | 'secure';
+  /** other_config:datapath-id, as a number. */
+  datapathId: bigint | undefined;
+  /** other_config:hwaddr. */
+  hwaddr: string | undefined;
+  protocols: readonly string[];
+  controllers: readonly (ControllerConfig & { uuid: string })[];
+  floodVlans: readonly number[];
+  macAgingSeconds: number;
+  macTableSize: number;
+  forwardBpdu: boolean;
+  dpDesc: string | undefined;
+  dpSn: string | undefined;
+  ports: readonly PortIntent[];
+}
+
+export interface SwitchIntent {
+  nextCfg: number;
+  otherConfig: Readonly<Record<string, string>>;
+  ssl: SslConfig | undefined;
+  bridges: readonly BridgeIntent[];
+}

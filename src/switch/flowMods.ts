@@ -217,8 +217,13 @@ export class FlowTransaction {
   commit(): void {
     if (this.#events.length === 0) return;
     this.#undo.length = 0;
-    this.#tables.bridge.flowsChanged();
-    this.#tables.onEvents?.(this.#events);
+    const { bridge, onEvents } = this.#tables;
+    // The last word on counters that flow-removed messages will quote, before translation forgets the rules.
+    if (this.#events.some(({ event, rule }) => event === 'removed' && rule.flags.sendFlowRem)) {
+      bridge.syncStats();
+    }
+    bridge.flowsChanged();
+    onEvents?.(this.#events);
   }
 
   rollback(): void {

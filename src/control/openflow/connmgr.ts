@@ -6,21 +6,18 @@
 //   bridge.onPacketIn, tables.onEvents         portsChanged()          from the switch
 //   status()                                   for Controller.status, is_connected, role
 
-import { F_IN_PORT } from '../../../contract/key.ts';
 import { startExpiry } from '../../switch/expire.ts';
-import { type FlowEvent, FlowTables } from '../../switch/flowMods.ts';
+import { FlowTables } from '../../switch/flowMods.ts';
 import type { Bridge, BridgePort } from '../../switch/types.ts';
-import { encode } from '../../wire/openflow/message.ts';
 import type { Message, MessageType, Role } from '../../wire/openflow/messages.ts';
-import type { Action, FlowRemoved, Match, PacketIn, PortDesc } from '../../wire/openflow/types.ts';
-import { flowRemovedBit, packetInBit, portStatusBit } from './asyncConfig.ts';
+import type { Action, Match, PortDesc } from '../../wire/openflow/types.ts';
+import { Announcer, Peer } from './announce.ts';
 import { BundleSet } from './bundles.ts';
 import type { OfSwitch, SwitchDesc } from './context.ts';
 import { CATCH_ALL, FailOpen, NORMAL_ACTIONS } from './failOpen.ts';
 import { createHandler } from './handlers.ts';
 import { ChangeLog, FlowMonitors } from './monitors.ts';
-import { Ofconn } from './ofconn.ts';
-import { Pinsched } from './pinsched.ts';
+import { type Handler, Ofconn } from './ofconn.ts';
 import type { Rconn } from './rconn.ts';
 import { type ControllerConfig, Service } from './service.ts';
 import { Snoop } from './snoop.ts';
@@ -30,8 +27,6 @@ import { ALL_VERSIONS } from './versions.ts';
 
 /** ovs-ofctl may stay silent while its user reads. */
 const MGMT_PROBE_MS = 60_000;
-/** Packet-ins that may wait in the output of one connection (Controller.controller_queue_size). */
-const DEFAULT_QUEUE_SIZE = 100;
 const DEFAULT_BUNDLE_IDLE_TIMEOUT_MS = 10_000;
 const LOG_FLOW_MODS_MS = 10_000;
 
@@ -64,14 +59,6 @@ export interface ControllerStatus {
   status: Record<string, string>;
 }
 
-interface Peer {
-  conn: Ofconn;
-  service: Service;
-  /** Actions, misses. Undefined = no rate limit. */
-  schedulers: [Pinsched<PacketIn> | undefined, Pinsched<PacketIn> | undefined];
-  packetInsInFlight: number;
-}
-
 export class Connmgr implements OfSwitch {
   readonly bridge: Bridge;
   readonly tables: FlowTables;
@@ -83,7 +70,8 @@ export class Connmgr implements OfSwitch {
   readonly #services = new Map<string, Service>();
   readonly #peers = new Map<Rconn, Peer>();
   readonly #changes = new ChangeLog();
-  readonly #handler;
+  readonly #handler: Handler;
+  readonly #announcer: Announcer;
   readonly #snoop: Snoop;
   readonly #expiry: Disposable;
   readonly #flowModLog: NodeJS.Timeout;
@@ -91,7 +79,6 @@ export class Connmgr implements OfSwitch {
   #failMode: 'standalone' | 'secure' | undefined;
   #ssl: SslConfig | undefined;
   #electionId: bigint | undefined;
-  #portDescs = new Map<number, PortDesc>();
   #packetInsDropped = 0;
 
   constructor(options: ConnmgrOptions) {
@@ -100,12 +87,12 @@ export class Connmgr implements OfSwitch {
     this.bridge = bridge;
     this.log = log;
     this.tables = new FlowTables(bridge, checkActions === undefined ? {} : { checkActions });
-    this.tables.onEvents = (events) => this.#flowsChanged(events);
+    this.tables.onEvents = (events) => this.#announcer.flowsChanged(events);
     this.desc = switchDesc(undefined, undefined);
     this.#handler = createHandler(this, (conn, type) => this.#noteMessage(conn, type));
     this.#snoop = new Snoop(`${runDir}/${bridge.name}.snoop`, () => this.#mostImportant(), log);
-    bridge.onPacketIn = (packet, controllerId) => this.#packetIn(packet, controllerId);
-    this.#portDescs = descsOf(bridge.ports);
+    this.#announcer = new Announcer(bridge, this.#changes, () => [...this.#peers.values()]);
+    bridge.onPacketIn = (packet, controllerId) => this.#announcer.packetIn(packet, controllerId);
     this.#expiry = startExpiry(this.tables);
     this.#flowModLog = setInterval(() => {
       for (const { conn } of this.#peers.values()) conn.logFlowMods();
@@ -129,7 +116,7 @@ export class Connmgr implements OfSwitch {
       const usesSsl = sslChanged && /^p?ssl:/.test(target);
       if (settings !== undefined && service.versions === versions && !usesSsl) {
         service.reconfigure(settings);
-        this.#applyRateLimits(service);
+        this.#applyLimits(service);
         continue;
       }
       if (settings === undefined) {
@@ -187,7 +174,7 @@ export class Connmgr implements OfSwitch {
         status.sec_since_disconnect = seconds(now - rconn.lastDisconnectedMs);
       }
       for (const [i, name] of ['action', 'miss'].entries()) {
-        const stats = peer?.schedulers[i]?.stats;
+        const stats = peer?.stats[i];
         if (stats === undefined) continue;
         status[`packet-in-${name}-backlog`] = `${stats.queued}`;
         status[`packet-in-${name}-bypassed`] = `${stats.normal}`;
@@ -270,8 +257,7 @@ export class Connmgr implements OfSwitch {
   }
 
   portModified(port: BridgePort, old: PortDesc, source: Ofconn | undefined): void {
-    this.#portDescs.set(port.ofport, port.desc);
-    this.#sendPortStatus('modify', port.desc, old, source);
+    this.#announcer.portModified(port, old, source);
   }
 
   missConfigChanged(): void {
@@ -285,91 +271,7 @@ export class Connmgr implements OfSwitch {
 
   /** Ports were added or removed, or their description changed: tells controllers. */
   portsChanged(): void {
-    const before = this.#portDescs;
-    const after = descsOf(this.bridge.ports);
-    this.#portDescs = after;
-    for (const [ofport, desc] of before) {
-      if (after.get(ofport)?.name !== desc.name) this.#sendPortStatus('delete', desc);
-    }
-    for (const [ofport, desc] of after) {
-      const old = before.get(ofport);
-      if (old?.name !== desc.name) this.#sendPortStatus('add', desc);
-      else if (old !== desc) this.#sendPortStatus('modify', desc, old);
-    }
-  }
-
-  #sendPortStatus(
-    reason: 'add' | 'delete' | 'modify',
-    port: PortDesc,
-    old?: PortDesc,
-    source?: Ofconn,
-  ): void {
-    for (const conn of this.connections) {
-      if (!conn.wantsAsync('portStatus', portStatusBit(reason))) continue;
-      // Until OpenFlow 1.5 a controller does not hear of what its own port-mod did.
-      if (conn === source && conn.version < 6) continue;
-      const message: Message = { type: 'port_status', reason, port };
-      // A change that this version cannot express is none.
-      if (old !== undefined && sameBytes(conn, message, { ...message, port: old })) continue;
-      conn.send(message);
-    }
-  }
-
-  #flowsChanged(events: readonly FlowEvent[]): void {
-    this.#changes.note(events);
-    for (const { conn } of this.#peers.values()) conn.monitors.report(events);
-    const removed = events.filter(
-      (event) => event.event === 'removed' && event.rule.flags.sendFlowRem,
-    );
-    if (removed.length === 0 || this.#peers.size === 0) return;
-    this.bridge.syncStats();
-    for (const event of removed) {
-      if (event.event === 'removed') this.#sendFlowRemoved(event);
-    }
-  }
-
-  #sendFlowRemoved({ rule, reason }: Extract<FlowEvent, { event: 'removed' }>): void {
-    const flowRemoved: FlowRemoved = {
-      match: rule.match,
-      cookie: rule.cookie,
-      priority: rule.priority,
-      reason,
-      table: rule.table,
-      durationMs: Math.max(0, this.bridge.nowMs() - rule.createdMs),
-      idleTimeout: rule.idleTimeout,
-      hardTimeout: rule.hardTimeout,
-      packets: BigInt(rule.packets),
-      bytes: BigInt(rule.bytes),
-    };
-    for (const conn of this.connections) {
-      if (!conn.wantsAsync('flowRemoved', flowRemovedBit(reason))) continue;
-      conn.send({ type: 'flow_removed', nxt: conn.nxm, flowRemoved });
-    }
-  }
-
-  #packetIn(packetIn: PacketIn, controllerId: number): void {
-    const { reason } = packetIn;
-    const miss = reason === 'no_match' || reason.endsWith('_miss');
-    for (const peer of this.#peers.values()) {
-      const { conn, schedulers } = peer;
-      if (conn.controllerId !== controllerId) continue;
-      if (!conn.wantsAsync('packetIn', packetInBit(reason))) continue;
-      const scheduler = schedulers[miss ? 1 : 0];
-      if (scheduler === undefined) this.#sendPacketIn(peer, packetIn);
-      else scheduler.send(inPortOf(packetIn), packetIn);
-    }
-  }
-
-  #sendPacketIn(peer: Peer, packetIn: PacketIn): void {
-    const limit = peer.service.config.queueSize ?? DEFAULT_QUEUE_SIZE;
-    if (peer.packetInsInFlight >= limit) {
-      this.#packetInsDropped++;
-      return;
-    }
-    peer.packetInsInFlight++;
-    peer.conn.send({ type: 'packet_in', format: peer.conn.packetInFormat, packetIn }, () => {
-      peer.packetInsInFlight--;
-    });
+    this.#announcer.portsChanged();
   }
 
   // ---- connections
@@ -422,13 +324,11 @@ export class Connmgr implements OfSwitch {
       monitors: (of) => new FlowMonitors(this, of, this.#changes),
       log: this.log,
     });
-    this.#peers.set(rconn, {
-      conn,
-      service,
-      schedulers: [undefined, undefined],
-      packetInsInFlight: 0,
-    });
-    this.#applyRateLimits(service);
+    const onDrop = () => {
+      this.#packetInsDropped++;
+    };
+    this.#peers.set(rconn, new Peer(conn, onDrop));
+    this.#applyLimits(service);
     this.missConfigChanged();
   }
 
@@ -436,29 +336,14 @@ export class Connmgr implements OfSwitch {
     const peer = this.#peers.get(rconn);
     if (peer === undefined) return;
     this.#peers.delete(rconn);
-    for (const scheduler of peer.schedulers) scheduler?.close();
-    peer.conn.close();
+    peer.close();
     this.missConfigChanged();
   }
 
-  #applyRateLimits(service: Service): void {
-    const rate = service.config.rateLimit ?? 0;
-    const burst = service.config.burstLimit ?? 0;
-    for (const peer of this.#peers.values()) {
-      if (peer.service !== service) continue;
-      for (const i of [0, 1] as const) {
-        const scheduler = peer.schedulers[i];
-        if (rate === 0) {
-          scheduler?.close();
-          peer.schedulers[i] = undefined;
-        } else if (scheduler !== undefined) {
-          scheduler.setLimits({ rate, burst });
-        } else {
-          peer.schedulers[i] = new Pinsched({ rate, burst }, (packet) => {
-            this.#sendPacketIn(peer, packet);
-          });
-        }
-      }
+  #applyLimits(service: Service): void {
+    const { rateLimit = 0, burstLimit = 0, queueSize } = service.config;
+    for (const rconn of service.rconns) {
+      this.#peers.get(rconn)?.setLimits({ rate: rateLimit, burst: burstLimit, queueSize });
     }
   }
 
@@ -578,22 +463,6 @@ function forbidden(target: string, runDir: string, bridge: string): string | und
   return undefined;
 }
 
-function descsOf(ports: ReadonlyMap<number, BridgePort>): Map<number, PortDesc> {
-  return new Map([...ports].map(([ofport, { desc }]) => [ofport, desc]));
-}
-
-function sameBytes(conn: Ofconn, a: Message, b: Message): boolean {
-  const [first] = encode(conn.version, 0, a);
-  const [second] = encode(conn.version, 0, b);
-  return Buffer.compare(first, second) === 0;
-}
-
 function seconds(durationMs: number): string {
   return `${Math.floor(durationMs / 1000)}`;
-}
-
-function inPortOf(packetIn: PacketIn): number {
-  return new DataView(packetIn.match.key.buffer, packetIn.match.key.byteOffset).getUint32(
-    F_IN_PORT,
-  );
 }

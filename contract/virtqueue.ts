@@ -28,7 +28,7 @@ export const VQ_LAST_USED = 100; // u32 W next entry or descriptor to give back
 
 export const VQ_NOTIFY = 104; // u32 W kicks of the driver: NOTIFY_UNKNOWN (initial value) | NOTIFY_OFF | NOTIFY_ON
 export const VQ_CALL_PENDING = 108; // u32 W 1 = an interrupt is owed. Write 1 at start: the driver may have missed one
-export const VQ_BURST = 112; // u32 W chains taken by rxBurst and not yet given back by rxDone
+export const VQ_BURST = 112; // u32 W chains taken by rxBurst and not yet given back by rxDone (one burst a worker)
 export const VQ_INTERRUPTS = 120; // f64 W interrupts asked for
 
 // Dirty log of a live migration: bit p % 8 of byte p / 8 for guest page p of 4 KiB. Active while VF_LOG_ALL is set
@@ -89,9 +89,10 @@ export const EVENT_DISABLE = 1;
 export const EVENT_DESC = 2;
 
 // The data plane's scratch at PV_IO of each worker's private memory (contract/packet.ts).
-export const IO_CHAINS = 0x00000; // 512 x 8: chains of the receive burst or of the transmit call
-export const IO_PLAN = 0x02000; // 512 x 16: packets of the transmit call and their pieces
-export const IO_PIECES = 0x04000; // 4096 x 16: destination pieces of the transmit call
-export const IO_LIST = 0x14000; // 512 x 4: addresses of packet records ready for the wire
+export const IO_CHAINS = 0x00000; // 2048 x 8: chains of the transmit call
+export const IO_PLAN = 0x04000; // 512 x 16: packets of the transmit call and their pieces
+export const IO_LIST = 0x06000; // 512 x 4: addresses of packet records ready for the wire
+export const IO_BURST = 0x06800; // BURST_MAX x 8: chains of the receive burst, until rxDone
+export const IO_PIECES = 0x08000; // 4096 x 16: destination pieces of the transmit call
 export const IO_SEGMENTS = 0x18000; // 128 x PKT_SIZE: records of segments and of packets completed in software
 export const IO_END = 0x40000; // the rest of PV_IO is free for other kinds of port

@@ -1,0 +1,206 @@
+// Receive, the part that is common to split and packed rings: from pieces of guest memory to packet records.
+//
+// split.ts or packed.ts has walked the descriptor chains of the burst and left, in each packet record, the pieces of
+// the chain as segments (PKT_SEGS) and their total length (PKT_LEN). Here the burst goes through two short loops
+// (loop fission: many cache misses of a loop overlap, a long loop body hides them from each other):
+//
+//   touch   load one byte of each packet, so that the lines travel from the guest's core at the same time
+//   finish  read the virtio-net header, copy the head of the frame, keep the rest as segments
+//
+// A bad packet is counted and leaves no gap: later packets move up.
+
+import {
+  DROP_NONE,
+  DROP_RX_BAD_DESC,
+  DROP_RX_RUNT,
+  DROP_RX_TOO_LONG,
+} from '../../contract/drop.ts';
+import { QUEUE_BASE } from '../../contract/memory.ts';
+import {
+  PKT_GSO_TYPE,
+  PKT_HASH,
+  PKT_HEAD,
+  PKT_HEAD_COPY,
+  PKT_HEAD_LEN,
+  PKT_HEAD_START,
+  PKT_IN_PORT,
+  PKT_LEN,
+  PKT_MARK,
+  PKT_RXQ,
+  PKT_SEG_COUNT,
+  PKT_SEG_MAX,
+  PKT_SEGS,
+  PKT_SIZE,
+  PKT_TRUNC,
+} from '../../contract/packet.ts';
+import { Q_PORT, QUEUE_SIZE } from '../../contract/port.ts';
+import { VQ_FEATURES, VQ_HEADER } from '../../contract/virtqueue.ts';
+import { countDrop } from '../drop.ts';
+import { copyBytes } from './copy.ts';
+import { countBegin, countFrame, countReceived } from './count.ts';
+import { vnetReceive } from './vnet.ts';
+import { runAt, runBytes, runError } from './window.ts';
+
+/** Longest frame: an IP packet of 65535 bytes, Ethernet header, two VLAN tags. */
+export const FRAME_MAX: u32 = 65535 + 14 + 8;
+/** Descriptors looked at in one chain: more than a packet can need (hostile-guest case G6). */
+export const CHAIN_STEPS: u32 = 128;
+
+/** Keeps the touching loads alive: the compiler must not see that nobody needs them. */
+export let touched: u32 = 0;
+export function keepTouched(value: u32): void {
+  touched = value;
+}
+
+// The pieces of the packet whose chain is being walked.
+let packet: u32 = 0;
+let pieces: u32 = 0;
+let total: u32 = 0;
+
+/** Starts to collect pieces for the packet record at `record`. */
+export function piecesBegin(record: u32): void {
+  packet = record;
+  pieces = 0;
+  total = 0;
+}
+
+/** Adds a buffer that the guest described. Returns DROP_NONE or the reason why the packet is bad. */
+export function pieceAdd(gpa: u64, length: u32): u32 {
+  if (length === 0) return DROP_NONE;
+  if (gpa + length < gpa) return DROP_RX_BAD_DESC;
+  total += length;
+  if (length > FRAME_MAX + 12 || total > FRAME_MAX + 12) return DROP_RX_TOO_LONG;
+  let at = gpa;
+  let left = length;
+  while (left !== 0) {
+    const address = runAt(at, left);
+    if (address === 0) return runError;
+    if (pieces === <u32>PKT_SEG_MAX) return DROP_RX_TOO_LONG;
+    store<u32>(packet + pieces * 8, address, PKT_SEGS);
+    store<u32>(packet + pieces * 8, runBytes, PKT_SEGS + 4);
+    pieces++;
+    at += runBytes;
+    left -= runBytes;
+  }
+  return DROP_NONE;
+}
+
+/** Ends the collection. Returns DROP_NONE or the reason why this is no packet. */
+export function piecesEnd(header: u32): u32 {
+  if (total < header + 14) return DROP_RX_RUNT;
+  if (total > header + FRAME_MAX) return DROP_RX_TOO_LONG;
+  store<u32>(packet, pieces, PKT_SEG_COUNT);
+  store<u32>(packet, total, PKT_LEN);
+  return DROP_NONE;
+}
+
+/** Loads the first bytes of `n` packets whose pieces have been collected. */
+export function touchPackets(first: u32, n: u32): void {
+  let sum: u32 = 0;
+  const end = first + n * PKT_SIZE;
+  for (let at = first; at < end; at += PKT_SIZE) {
+    const head = load<u32>(at, PKT_SEGS);
+    const length = load<u32>(at, PKT_SEGS + 4);
+    // Header and frame in one buffer: its first two lines. A buffer for the header alone: the frame's first line.
+    const second = load<u32>(at, PKT_SEG_COUNT) > 1 ? load<u32>(at, PKT_SEGS + 8) : head;
+    sum ^= <u32>load<u8>(head) ^ <u32>load<u8>(second === head && length > 64 ? head + 64 : second);
+  }
+  keepTouched(sum);
+}
+
+/** Makes packets of `n` collected records; returns how many are good, from `first` on without gaps. */
+export function finishPackets(q: u32, first: u32, n: u32): u32 {
+  const port = load<u32>(q, Q_PORT);
+  const number = (q - QUEUE_BASE) / QUEUE_SIZE;
+  const header = load<u32>(q, VQ_HEADER);
+  const features = load<u32>(q, VQ_FEATURES);
+  let gso: u32 = 0;
+  let to = first;
+  countBegin();
+  const end = first + n * PKT_SIZE;
+  for (let from = first; from < end; from += PKT_SIZE) {
+    const reason = finishPacket(from, to, header, features);
+    if (reason !== DROP_NONE) {
+      countDrop(port, reason);
+      continue;
+    }
+    store<u32>(to, port, PKT_IN_PORT);
+    store<u32>(to, number, PKT_RXQ);
+    store<u64>(to, 0, PKT_HASH); // and PKT_FLOW
+    store<u64>(to, 0, PKT_TRUNC); // and PKT_OUT_PORT
+    store<u32>(to, 0, PKT_MARK);
+    gso += load<u8>(to, PKT_GSO_TYPE) !== 0 ? 1 : 0;
+    countFrame(to + PKT_HEAD_START, load<u32>(to, PKT_LEN));
+    to += PKT_SIZE;
+  }
+  countReceived(q, port, gso);
+  return (to - first) / PKT_SIZE;
+}
+
+/** Turns the pieces at `from` into a packet at `to` (the same record or an earlier one). */
+function finishPacket(from: u32, to: u32, header: u32, features: u32): u32 {
+  const count = load<u32>(from, PKT_SEG_COUNT);
+  const length = load<u32>(from, PKT_LEN) - header;
+  const head = to + PKT_HEAD_START;
+  const headBytes = min<u32>(length, PKT_HEAD_COPY);
+  store<u32>(to, head, PKT_HEAD);
+  store<u32>(to, headBytes, PKT_HEAD_LEN);
+  store<u32>(to, length, PKT_LEN);
+
+  let piece = from + PKT_SEGS;
+  const end = piece + count * 8;
+  let address = load<u32>(piece);
+  let left = load<u32>(piece, 4);
+  // The header goes where the frame will be; it is read from the guest once, here.
+  let got: u32 = 0;
+  let words: u64 = 0;
+  let csumOffset: u32 = 0;
+  if (left >= header) {
+    words = load<u64>(address);
+    csumOffset = load<u16>(address, 8);
+    address += header;
+    left -= header;
+  } else {
+    while (got < header) {
+      const part = min(left, header - got);
+      copyBytes(head + got, address, part);
+      got += part;
+      address += part;
+      left -= part;
+      if (left === 0 && got < header) {
+        piece += 8;
+        address = load<u32>(piece);
+        left = load<u32>(piece, 4);
+      }
+    }
+    words = load<u64>(head);
+    csumOffset = load<u16>(head, 8);
+  }
+  got = 0;
+  for (;;) {
+    const part = min(left, headBytes - got);
+    copyBytes(head + got, address, part);
+    got += part;
+    address += part;
+    left -= part;
+    if (got === headBytes) break;
+    piece += 8;
+    address = load<u32>(piece);
+    left = load<u32>(piece, 4);
+  }
+  // What is left are the segments. They are written behind the place that is read.
+  let segment = to + PKT_SEGS;
+  if (left !== 0) {
+    store<u32>(segment, address);
+    store<u32>(segment, left, 4);
+    segment += 8;
+  }
+  for (piece += 8; piece < end; piece += 8) {
+    const bytes = load<u32>(piece, 4);
+    store<u32>(segment, load<u32>(piece));
+    store<u32>(segment, bytes, 4);
+    segment += 8;
+  }
+  store<u32>(to, (segment - to - PKT_SEGS) >> 3, PKT_SEG_COUNT);
+  return vnetReceive(to, words, csumOffset, features);
+}

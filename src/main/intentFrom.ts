@@ -1,0 +1,149 @@
+// Snapshot of the database → intent. Pure; the rules are those of ovs-vswitchd.conf.db(5), including what the real
+// daemon does with values that make no sense (it ignores them or takes the default).
+
+import type { Snapshot } from '../control/ovsdb/replica.ts';
+import type { BridgeRow, ControllerRow, InterfaceRow, PortRow } from '../control/ovsdb/tables.ts';
+import type { VlanMode } from '../switch/types.ts';
+import type { BridgeIntent, InterfaceIntent, PortIntent, SwitchIntent } from './intent.ts';
+
+const VLAN_MODES = new Set<string>([
+  'access',
+  'trunk',
+  'native-tagged',
+  'native-untagged',
+  'dot1q-tunnel',
+]);
+const MAC = /^([0-9a-f]{2}:){5}[0-9a-f]{2}$/i;
+const MAC_AGING_DEFAULT_S = 300;
+const MAC_TABLE_DEFAULT = 8192;
+
+function integer(text: string | undefined, fallback: number, min: number, max: number): number {
+  if (text === undefined || !/^\s*[-+]?\d+/.test(text)) return fallback;
+  return Math.min(Math.max(Number.parseInt(text, 10), min), max);
+}
+
+const nonEmpty = <T>(values: readonly T[]): readonly T[] | undefined =>
+  values.length > 0 ? values : undefined;
+
+/** A usable unicast Ethernet address, or undefined. */
+export function unicastMac(text: string | undefined): string | undefined {
+  if (text === undefined || !MAC.test(text)) return undefined;
+  const mac = text.toLowerCase();
+  const multicast = (Number.parseInt(mac.slice(0, 2), 16) & 1) !== 0;
+  return multicast || mac === '00:00:00:00:00:00' ? undefined : mac;
+}
+
+function interfaceIntent(row: InterfaceRow): InterfaceIntent {
+  const valid = (port: number | undefined): number | undefined =>
+    port !== undefined && port >= 1 && port < 0xff00 ? port : undefined;
+  return {
+    uuid: row.uuid,
+    name: row.name,
+    type: row.type,
+    options: row.options,
+    otherConfig: row.other_config,
+    mac: unicastMac(row.mac),
+    mtuRequest: row.mtu_request,
+    ofportRequest: valid(row.ofport_request),
+    ofport: valid(row.ofport),
+  };
+}
+
+function vlanMode(row: PortRow): VlanMode {
+  if (row.vlan_mode !== undefined && VLAN_MODES.has(row.vlan_mode))
+    return row.vlan_mode as VlanMode;
+  if (row.tag === undefined) return 'trunk';
+  // A tag with trunks was written for a native VLAN before there were modes.
+  return row.trunks.length > 0 ? 'native-untagged' : 'access';
+}
+
+function portIntent(snapshot: Snapshot, row: PortRow): PortIntent {
+  const mode = vlanMode(row);
+  const tags = row.other_config['priority-tags'];
+  const ethertype = row.other_config['qinq-ethtype'];
+  return {
+    uuid: row.uuid,
+    name: row.name,
+    vlanMode: mode,
+    tag: mode === 'trunk' ? 0 : (row.tag ?? 0),
+    trunks: mode === 'access' || mode === 'dot1q-tunnel' ? undefined : nonEmpty(row.trunks),
+    cvlans: nonEmpty(row.cvlans),
+    protected: row.protected,
+    priorityTags:
+      tags === 'always' ? 'always' : tags === 'true' || tags === 'if-nonzero' ? 'if-nonzero' : 'no',
+    qinqEthertype: ethertype === '802.1q' ? 0x8100 : 0x88a8,
+    interfaces: snapshot
+      .rows('Interface', row.interfaces)
+      .map(interfaceIntent)
+      .sort((a, b) => (a.name < b.name ? -1 : 1)),
+  };
+}
+
+function controllerIntent(row: ControllerRow): BridgeIntent['controllers'][number] {
+  return {
+    uuid: row.uuid,
+    target: row.target,
+    type: row.type === 'primary' || row.type === 'service' ? row.type : undefined,
+    maxBackoffMs: row.max_backoff,
+    inactivityProbeMs: row.inactivity_probe,
+    enableAsync: row.enable_async_messages,
+    rateLimit: row.controller_rate_limit,
+    burstLimit: row.controller_burst_limit,
+    queueSize: row.controller_queue_size,
+    connectionMode: row.connection_mode === 'in-band' ? 'in-band' : 'out-of-band',
+  };
+}
+
+function datapathId(text: string | undefined): bigint | undefined {
+  // 16 hexadecimal digits, or fewer after 0x.
+  if (text === undefined) return undefined;
+  const digits = /^(?:0x([0-9a-f]{1,16})|([0-9a-f]{16}))$/i.exec(text);
+  if (!digits) return undefined;
+  const value = BigInt(`0x${digits[1] ?? digits[2]}`);
+  return value === 0n ? undefined : value;
+}
+
+function bridgeIntent(snapshot: Snapshot, row: BridgeRow): BridgeIntent {
+  const other = row.other_config;
+  return {
+    uuid: row.uuid,
+    name: row.name,
+    datapathType: row.datapath_type,
+    failMode: row.fail_mode === 'secure' ? 'secure' : 'standalone',
+    datapathId: datapathId(other['datapath-id']),
+    hwaddr: unicastMac(other.hwaddr),
+    protocols: row.protocols,
+    controllers: snapshot.rows('Controller', row.controller).map(controllerIntent),
+    floodVlans: row.flood_vlans,
+    macAgingSeconds: integer(other['mac-aging-time'], MAC_AGING_DEFAULT_S, 15, 3600),
+    macTableSize: integer(other['mac-table-size'], MAC_TABLE_DEFAULT, 10, 1000000),
+    forwardBpdu: other['forward-bpdu'] === 'true',
+    dpDesc: other['dp-desc'],
+    dpSn: other['dp-sn'],
+    ports: snapshot
+      .rows('Port', row.ports)
+      .map((port) => portIntent(snapshot, port))
+      .sort((a, b) => (a.name < b.name ? -1 : 1)),
+  };
+}
+
+/** What the database asks for; undefined while it has not been initialized (no Open_vSwitch row). */
+export function intentFrom(snapshot: Snapshot): SwitchIntent | undefined {
+  const root = snapshot.root;
+  if (!root) return undefined;
+  const ssl = snapshot.get('SSL', root.ssl);
+  return {
+    nextCfg: root.next_cfg,
+    otherConfig: root.other_config,
+    ssl: ssl && {
+      privateKey: ssl.private_key,
+      certificate: ssl.certificate,
+      caCert: ssl.ca_cert,
+      bootstrapCaCert: ssl.bootstrap_ca_cert,
+    },
+    bridges: snapshot
+      .rows('Bridge', root.bridges)
+      .map((row) => bridgeIntent(snapshot, row))
+      .sort((a, b) => (a.name < b.name ? -1 : 1)),
+  };
+}

@@ -1,11 +1,12 @@
 // RUNDIR/BRIDGE.snoop: whoever connects gets a copy of what the most important controller and the switch say to each
 // other (ovs-ofctl snoop). Without a controller connection there is nothing to hear, and the attempt is turned down.
 
+import { chmod } from 'node:fs/promises';
 import { createServer, type Server, type Socket } from 'node:net';
 import { encode } from '../../wire/openflow/message.ts';
 import { FramingError, MessageSplitter } from './framing.ts';
 import type { Rconn } from './rconn.ts';
-import { type Log, rmQuietly, shortPath } from './vconn.ts';
+import { type Log, rmQuietly, SOCKET_MODE, shortPath } from './vconn.ts';
 
 const OFPT_HELLO = 0;
 const HELLO_TIMEOUT_MS = 5000;
@@ -35,6 +36,7 @@ export class Snoop {
       this.#server.once('error', () => resolve());
       this.#server.listen({ path: short.path }, resolve);
     });
+    if (this.#server.listening) await chmod(this.#path, SOCKET_MODE);
   }
 
   close(): void {

@@ -17,7 +17,8 @@ import {
 export const OFP_PORT = 6653;
 /** Room in sun_path, without the terminating zero. */
 const SUN_PATH_MAX = 107;
-const MGMT_MODE = 0o750;
+/** Of the sockets that we make. */
+export const SOCKET_MODE = 0o750;
 
 export interface Log {
   dbg(text: string): void;
@@ -172,7 +173,7 @@ async function listenUnix(
   rmQuietly(path);
   using short = shortPath(path);
   await listening(server, () => server.listen({ path: short.path }));
-  await chmod(path, MGMT_MODE);
+  await chmod(path, SOCKET_MODE);
   server.on('error', (error) => context.log.warn(`accept failed (${error.message})`));
   return {
     address: `unix:${path}`,

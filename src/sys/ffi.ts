@@ -73,6 +73,7 @@ const { lib, functions } = dlopen(null, {
   sched_setaffinity: { arguments: ['int32', 'uint64', 'pointer'], return: 'int32' },
   sched_getaffinity: { arguments: ['int32', 'uint64', 'pointer'], return: 'int32' },
   clock_gettime: { arguments: ['int32', 'pointer'], return: 'int32' },
+  unshare: { arguments: ['int32'], return: 'int32' },
   setns: { arguments: ['int32', 'int32'], return: 'int32' },
   syscall: {
     arguments: ['int64', 'int64', 'int64', 'int64', 'int64', 'int64', 'int64'],

@@ -124,6 +124,7 @@ export class LinkMonitor implements Disposable {
   private readonly listeners = new Map<string, Set<LinkListener>>();
   private readonly names = new Map<number, string>();
   private readonly anyListeners = new Set<() => void>();
+  private closed = false;
 
   constructor() {
     for (const link of this.route.links()) this.names.set(link.index, link.name);
@@ -154,7 +155,8 @@ export class LinkMonitor implements Disposable {
 
   private read(): void {
     let namesChanged = false;
-    for (;;) {
+    while (!this.closed) {
+      // a listener may have closed us
       let length: number;
       try {
         length = readFd(this.fd, this.buffer);
@@ -195,6 +197,8 @@ export class LinkMonitor implements Disposable {
   }
 
   [Symbol.dispose](): void {
+    if (this.closed) return;
+    this.closed = true;
     this.watcher[Symbol.dispose]();
     closeFd(this.fd);
     this.route[Symbol.dispose]();

@@ -73,6 +73,11 @@ export function setSession(): void {
 
 const CLONE_NEWNET = 0x40000000;
 
+/** Gives the calling thread, and what it starts from now on, a network namespace of its own (tests). */
+export function newNetworkNamespace(): void {
+  check(c.unshare(CLONE_NEWNET), 'unshare');
+}
+
 /** Moves the calling thread into the network namespace of an open descriptor (tests). */
 export function enterNetworkNamespace(fd: number): void {
   check(c.setns(fd, CLONE_NEWNET), 'setns');

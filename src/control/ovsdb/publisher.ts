@@ -1,0 +1,136 @@
+// When the daemon writes: one transaction per reconfiguration, one when something's status changed, one per statistics
+// interval (vswitchd/bridge.c: ofport, error and cur_cfg together; status at most every 100 ms; statistics every 5 s or
+// more). At most one of each kind is under way; what changes meanwhile is in the next.
+
+import { OvsdbError } from '../../wire/ovsdb/error.ts';
+import { ConnectionLost, type OvsdbClient } from './client.ts';
+import { columnUpdates, type Wanted } from './columns.ts';
+import { type Log, silentLog } from './log.ts';
+import { systemStats } from './systemStats.ts';
+
+export interface PublisherOptions {
+  client: OvsdbClient;
+  /** Status columns of everything there is, now. */
+  collectStatus: () => Wanted;
+  /** Statistics columns, now. */
+  collectStatistics: () => Wanted;
+  /** Directory of the pid files (OVS_RUNDIR), for Open_vSwitch.statistics. */
+  runDir: string;
+  log?: Log;
+}
+
+const STATUS_PAUSE_MS = 100;
+const MIN_STATISTICS_MS = 5000;
+const SYSTEM_STATS_MS = 5000;
+
+export class Publisher {
+  readonly #options: PublisherOptions;
+  readonly #log: Log;
+  #statusWanted = false;
+  #statusBusy = false;
+  #statusTimer: NodeJS.Timeout | undefined;
+  #statisticsTimer: NodeJS.Timeout | undefined;
+  #systemTimer: NodeJS.Timeout | undefined;
+  #statisticsBusy = false;
+  #systemBusy = false;
+  #closed = false;
+
+  constructor(options: PublisherOptions) {
+    this.#options = options;
+    this.#log = options.log ?? silentLog;
+  }
+
+  /** Begins with the periodic statistics. */
+  start(): void {
+    this.#armStatistics();
+    this.#systemTimer = setInterval(() => void this.#publishSystem(), SYSTEM_STATS_MS);
+  }
+
+  close(): void {
+    this.#closed = true;
+    clearTimeout(this.#statusTimer);
+    clearTimeout(this.#statisticsTimer);
+    clearInterval(this.#systemTimer);
+  }
+
+  [Symbol.dispose](): void {
+    this.close();
+  }
+
+  /**
+   * Writes the outcome of a reconfiguration in one transaction. True when it is in the database; false if it could not be
+   * written (no connection, lock lost): the next reconfiguration or reconnection does it again.
+   */
+  async publish(wanted: Wanted): Promise<boolean> {
+    const { client } = this.#options;
+    const operations = columnUpdates(client.snapshot, wanted);
+    if (operations.length === 0) return client.connected;
+    try {
+      await client.transact(operations);
+      return true;
+    } catch (error) {
+      if (error instanceof ConnectionLost) return false;
+      if (!(error instanceof OvsdbError)) throw error;
+      if (error.tag !== 'not owner') this.#log.warn(`database update failed: ${error}`);
+      return false;
+    }
+  }
+
+  /** Some device, controller or bridge is not as it was: its status is written soon. */
+  statusChanged(): void {
+    this.#statusWanted = true;
+    if (this.#statusTimer || this.#statusBusy || this.#closed) return;
+    void this.#publishStatus();
+  }
+
+  async #publishStatus(): Promise<void> {
+    this.#statusWanted = false;
+    this.#statusBusy = true;
+    const written = await this.publish(this.#options.collectStatus());
+    this.#statusBusy = false;
+    if (this.#closed) return;
+    // Without a connection there is nobody to tell; whoever reconnects calls statusChanged().
+    if (!written && this.#options.client.connected) this.#statusWanted = true;
+    this.#statusTimer = setTimeout(() => {
+      this.#statusTimer = undefined;
+      if (this.#statusWanted) void this.#publishStatus();
+    }, STATUS_PAUSE_MS);
+  }
+
+  #armStatistics(): void {
+    if (this.#closed) return;
+    const configured = Number(
+      this.#options.client.snapshot.root?.other_config['stats-update-interval'] ?? 0,
+    );
+    const intervalMs = Math.max(configured || 0, MIN_STATISTICS_MS);
+    this.#statisticsTimer = setTimeout(() => {
+      void this.publishStatistics();
+      this.#armStatistics();
+    }, intervalMs);
+  }
+
+  /** Writes the statistics now, unless a write is under way. */
+  async publishStatistics(): Promise<void> {
+    if (this.#statisticsBusy || !this.#options.client.connected) return;
+    this.#statisticsBusy = true;
+    try {
+      await this.publish(this.#options.collectStatistics());
+    } finally {
+      this.#statisticsBusy = false;
+    }
+  }
+
+  async #publishSystem(): Promise<void> {
+    const { client, runDir } = this.#options;
+    const { root } = client.snapshot;
+    if (!root || !client.connected || this.#systemBusy) return;
+    this.#systemBusy = true;
+    const enabled = root.other_config['enable-statistics'] === 'true';
+    const statistics = enabled ? systemStats(runDir) : {};
+    try {
+      await this.publish({ Open_vSwitch: new Map([[root.uuid, { statistics }]]) });
+    } finally {
+      this.#systemBusy = false;
+    }
+  }
+}

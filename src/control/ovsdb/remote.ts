@@ -1,0 +1,73 @@
+// Active connections: unix:PATH, tcp:HOST:PORT, ssl:HOST:PORT (ovsdb(7), "Active Connection Methods").
+
+import { closeSync, constants, openSync, readFileSync } from 'node:fs';
+import { connect } from 'node:net';
+import { basename, dirname } from 'node:path';
+import type { Duplex } from 'node:stream';
+import { connect as connectTls } from 'node:tls';
+
+export interface TlsFiles {
+  privateKey?: string | undefined;
+  certificate?: string | undefined;
+  caCert?: string | undefined;
+}
+
+/** sockaddr_un has room for 108 bytes; a longer path goes through a descriptor of its directory. */
+const SUN_PATH_BYTES = 107;
+
+const DEFAULT_PORT = 6640;
+
+function connectUnix(path: string): Duplex {
+  if (Buffer.byteLength(path) <= SUN_PATH_BYTES) return connect(path);
+  const fd = openSync(dirname(path), constants.O_RDONLY | constants.O_DIRECTORY);
+  const socket = connect(`/proc/self/fd/${fd}/${basename(path)}`);
+  const done = () => closeSync(fd);
+  socket.once('connect', () => {
+    socket.off('close', done);
+    done();
+  });
+  socket.once('close', done);
+  return socket;
+}
+
+/** HOST:PORT, [HOST]:PORT or HOST. */
+function parseAddress(text: string): { host: string; port: number } {
+  const match = /^(?:\[(.+)\]|([^:]+))(?::(\d+))?$/.exec(text);
+  if (!match) throw new Error(`${text}: bad address`);
+  return { host: match[1] ?? match[2]!, port: Number(match[3] ?? DEFAULT_PORT) };
+}
+
+/** Begins to connect: the stream emits "connect" ("secureConnect" for ssl) or "error". Throws for a bad name. */
+export function openRemote(remote: string, tls: TlsFiles = {}): Duplex {
+  const [, method, rest] = /^(\w+):(.*)$/.exec(remote) ?? [];
+  switch (method) {
+    case 'unix':
+      return connectUnix(rest!);
+    case 'tcp':
+      return connect(parseAddress(rest!)).setNoDelay(true);
+    case 'ssl': {
+      const read = (file: string | undefined) =>
+        file === undefined ? undefined : readFileSync(file);
+      return connectTls({
+        ...parseAddress(rest!),
+        key: read(tls.privateKey),
+        cert: read(tls.certificate),
+        ca: read(tls.caCert),
+        // Certificates of Open vSwitch's PKI name no hosts; the certificate authority is what is trusted.
+        checkServerIdentity: () => undefined,
+      });
+    }
+    default:
+      throw new Error(`${remote}: Address family not supported by protocol`);
+  }
+}
+
+/** Event that tells that the connection stands. */
+export function connectEvent(remote: string): 'connect' | 'secureConnect' {
+  return remote.startsWith('ssl:') ? 'secureConnect' : 'connect';
+}
+
+/** Only a network can go silent. */
+export function needsProbes(remote: string): boolean {
+  return !remote.startsWith('unix:');
+}

@@ -150,6 +150,12 @@ export function check(result: number, syscall: string): number {
   return result;
 }
 
+// A buffer of which only the address is used any more could be collected before the call that gets the address: the last
+// few are kept alive here.
+const RECENT = 64;
+const recent: ArrayBuffer[] = [];
+let recentAt = 0;
+
 /**
  * Bytes outside the JavaScript heap whose address never changes, for structures handed to the kernel. The object must
  * be kept alive as long as the kernel or a later call may use the address.
@@ -162,6 +168,7 @@ export class NativeBuffer {
 
   constructor(size: number) {
     this.buffer = new ArrayBuffer(Math.max(size, 8));
+    recent[recentAt++ & (RECENT - 1)] = this.buffer;
     this.bytes = new Uint8Array(this.buffer);
     this.view = new DataView(this.buffer);
     this.address = getRawPointer(this.buffer);

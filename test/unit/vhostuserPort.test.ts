@@ -1,0 +1,354 @@
+// vhost-user ports over real sockets with our own front-end, on an engine without workers: connections, link state,
+// columns, descriptors.
+
+import assert from 'node:assert/strict';
+import { existsSync, mkdtempSync, readdirSync, rmSync } from 'node:fs';
+import { tmpdir } from 'node:os';
+import { join } from 'node:path';
+import { after, describe, it } from 'node:test';
+import { QUEUE_PACKED, QUEUE_SPLIT, queueAddress } from '../../contract/port.ts';
+import * as VQ from '../../contract/virtqueue.ts';
+import type { Engine, Injection, QueueSpec } from '../../src/engine/types.ts';
+import { Frontend } from '../../src/guest/frontend.ts';
+import { Guest, guestFeatures } from '../../src/guest/guest.ts';
+import type { Netdev, NetdevContext } from '../../src/port/types.ts';
+import { openVhostUser, openVhostUserClient } from '../../src/port/vhostuser/port.ts';
+import { eventfdCreate } from '../../src/sys/eventfd.ts';
+import { closeFd } from '../../src/sys/fd.ts';
+import { mapAnonymous, mapFixed, memfdCreate, memoryBase } from '../../src/sys/memory.ts';
+import { unixConnect } from '../../src/sys/unix.ts';
+import * as C from '../../src/wire/vhostuser/codec.ts';
+import { bits } from '../../src/wire/vhostuser/features.ts';
+import * as M from '../../src/wire/vhostuser/messages.ts';
+
+const directory = mkdtempSync(join(tmpdir(), 'xvio-vhost-'));
+after(() => rmSync(directory, { recursive: true }));
+
+const WINDOW = 0x40000000;
+
+/** The part of the engine that a port talks to, without workers: queues are only written down. */
+function fakeEngine() {
+  const memory = new WebAssembly.Memory({ initial: 65536, maximum: 65536, shared: true });
+  const base = memoryBase(memory);
+  const attached = new Map<number, QueueSpec>();
+  const specs = new Map<number, QueueSpec>();
+  const injected: Injection[] = [];
+  const mapped = new Map<number, number>();
+  let nextQueue = 0;
+  let top = WINDOW;
+  const map = (fd: number, offset: bigint, bytes: number): number => {
+    const skew = Number(offset % 4096n);
+    const length = (bytes + skew + 4095) & ~4095;
+    const address = top;
+    mapFixed(base + BigInt(address), fd, offset - BigInt(skew), length);
+    top += (length + 0x1fffff) & ~0x1fffff;
+    mapped.set(address + skew, length);
+    return address + skew;
+  };
+  const unmap = (address: number): void => {
+    assert.ok(mapped.has(address), 'unmapped twice');
+    mapAnonymous(base + BigInt(address & ~4095), mapped.get(address)!);
+    mapped.delete(address);
+    if (mapped.size === 0) top = WINDOW;
+  };
+  const port: Record<string, number> = {};
+  const part = {
+    memory,
+    base,
+    addPort: () => 7,
+    removePort: async () => {},
+    setPort: (_port: number, set: Record<string, number>) => Object.assign(port, set),
+    addQueue: (_port: number, spec: QueueSpec) => {
+      specs.set(nextQueue, spec);
+      return nextQueue++;
+    },
+    attachQueue: (queue: number) => attached.set(queue, specs.get(queue)!),
+    detachQueue: async (queue: number) => {
+      await new Promise((resolve) => setImmediate(resolve));
+      attached.delete(queue);
+    },
+    removeQueue: () => {},
+    quiesce: async () => 0,
+    inject: (injection: Injection) => injected.push(injection) > 0,
+    portCounters: () => ({ rxSizes: [], txSizes: [], drops: [] }),
+    windows: {
+      mapRegion: (fd: number, offset: bigint, bytes: bigint) => ({
+        base: map(fd, offset, Number(bytes)),
+        chunk: 0,
+        skew: 0,
+      }),
+      unmapRegion: (region: { base: number }) => unmap(region.base),
+      mapRange: map,
+      unmapRange: unmap,
+      setRegions: () => {},
+    },
+  };
+  return { engine: part as unknown as Engine, attached, injected, mapped, port };
+}
+
+type Fake = ReturnType<typeof fakeEngine>;
+
+function contextOf(fake: Fake, lines: string[] = []): NetdevContext {
+  const log = (text: string) => lines.push(text);
+  return {
+    engine: fake.engine,
+    vhostSockDir: directory,
+    log: { info: log, warn: log, err: log, dbg: () => {} },
+  };
+}
+
+const config = (name: string, type: string, options: Record<string, string> = {}) => ({
+  name,
+  type,
+  options,
+  otherConfig: {},
+});
+
+async function until(condition: () => boolean, what: string, timeoutMs = 3000): Promise<void> {
+  const deadline = performance.now() + timeoutMs;
+  while (!condition()) {
+    if (performance.now() > deadline) assert.fail(`timeout: ${what}`);
+    await new Promise((resolve) => setTimeout(resolve, 2));
+  }
+}
+
+function openFds(): number {
+  return readdirSync('/proc/self/fd').length;
+}
+
+/** Runs a test with a port of type dpdkvhostuser, and asserts that it leaves no descriptor and no mapping. */
+async function withServerPort(
+  name: string,
+  use: (port: Netdev, path: string, fake: Fake, lines: string[]) => Promise<void>,
+): Promise<void> {
+  const fake = fakeEngine();
+  const lines: string[] = [];
+  const before = openFds();
+  const port = await openVhostUser(config(name, 'dpdkvhostuser'), contextOf(fake, lines));
+  try {
+    await use(port, join(directory, name), fake, lines);
+  } finally {
+    await port.close();
+  }
+  await until(() => openFds() === before, `descriptors: ${openFds()} instead of ${before}`);
+  assert.equal(fake.mapped.size, 0, 'mappings left');
+  assert.equal(fake.attached.size, 0, 'queues left');
+  assert.ok(!existsSync(join(directory, name)), 'socket file left');
+}
+
+describe('ports of both modes', () => {
+  it('serves a guest: link, columns, queues, and everything away at the end', async () => {
+    await withServerPort('vhost0', async (port, path, fake) => {
+      assert.deepEqual(port.status().status, { mode: 'server', status: 'disconnected' });
+      let changes = 0;
+      port.onChange = () => changes++;
+      const guest = new Guest({
+        path,
+        mode: 'client',
+        pairs: 2,
+        mtu: 9000,
+        features: guestFeatures() | bits(3),
+      });
+      guest.open();
+      await guest.connected();
+      await until(() => port.status().linkUp, 'link up');
+      assert.ok(changes > 0);
+      const { status, linkResets } = port.status();
+      assert.equal(linkResets, 1);
+      assert.deepEqual(
+        { ...status, numa: '0' },
+        {
+          mode: 'server',
+          status: 'connected',
+          socket: path,
+          features: `0x${guest.features.toString(16).padStart(16, '0')}`,
+          mtu: '9000',
+          numa: '0',
+          num_of_vrings: '4',
+          vring_0_size: '256',
+          vring_1_size: '256',
+          vring_2_size: '256',
+          vring_3_size: '256',
+        },
+      );
+      assert.deepEqual([...fake.attached.values()].map((q) => `${q.direction}${q.index}`).sort(), [
+        'rx0',
+        'rx1',
+        'tx0',
+        'tx1',
+      ]);
+      assert.equal(fake.port.usableTxQueues, 2);
+      await guest.enableRing(2, false);
+      assert.equal(fake.port.usableTxQueues, 1);
+      guest.close();
+      await until(() => !port.status().linkUp, 'link down');
+    });
+  });
+
+  it('connects to a guest, and again each time that it comes back', async () => {
+    const path = join(directory, 'guest.sock');
+    const fake = fakeEngine();
+    const port = await openVhostUserClient(
+      config('vhost1', 'dpdkvhostuserclient', { 'vhost-server-path': path }),
+      contextOf(fake),
+    );
+    for (let round = 0; round < 3; round++) {
+      const guest = new Guest({ path, mode: 'server' });
+      guest.open();
+      await guest.connected();
+      await until(() => port.status().linkUp, 'link up');
+      guest.close();
+      await until(() => !port.status().linkUp, 'link down');
+    }
+    assert.equal(port.status().linkResets, 6);
+    await port.close();
+  });
+
+  it('starts rings where their used index says, and tells where they stopped', async () => {
+    await withServerPort('vhost2', async (_port, path, fake) => {
+      for (const packed of [false, true]) {
+        const guest = new Guest({ path, mode: 'client', features: guestFeatures({ packed }) });
+        guest.open();
+        await guest.connected();
+        const queue = [...fake.attached].find(([, spec]) => spec.direction === 'rx')!;
+        assert.equal(queue[1].kind, packed ? QUEUE_PACKED : QUEUE_SPLIT);
+        const view = new DataView(fake.engine.memory.buffer);
+        const q = queueAddress(queue[0]);
+        assert.equal(view.getUint32(q + VQ.VQ_LAST_AVAIL, true), packed ? 0x8000 : 0);
+        const desc = view.getUint32(q + VQ.VQ_DESC, true);
+        guest.view.setUint32(guest.view.getUint32(guest.ringRecord(1) + 8, true), 0xabcd1234, true);
+        assert.equal(view.getUint32(desc, true), 0xabcd1234, 'the ring is not the guest’s');
+        view.setUint32(q + VQ.VQ_LAST_AVAIL, 17, true);
+        view.setUint32(q + VQ.VQ_LAST_USED, 17, true);
+        const state = C.encodeVringState({ index: 1, num: 0 });
+        const { payload } = await guest.frontend!.ask(M.GET_VRING_BASE, state);
+        assert.equal(C.decodeVringState(payload).num, packed ? 17 | (17 << 16) : 17);
+        const again = await guest.frontend!.ask(M.GET_VRING_BASE, state);
+        assert.deepEqual(again.payload, payload);
+        guest.close();
+        await until(() => fake.mapped.size === 0, 'guest memory unmapped');
+      }
+    });
+  });
+
+  it('refuses a second front-end and a name with a slash', async () => {
+    await withServerPort('vhost3', async (port, path) => {
+      const guest = new Guest({ path, mode: 'client' });
+      guest.open();
+      await guest.connected();
+      const second = new Frontend(unixConnect(path));
+      await assert.rejects(second.askU64(M.GET_FEATURES), /closed/);
+      assert.ok(port.status().linkUp);
+      guest.close();
+    });
+    await assert.rejects(
+      openVhostUser(config('a/b', 'dpdkvhostuser'), contextOf(fakeEngine())),
+      /could not open network device a\/b \(Invalid argument\)/,
+    );
+  });
+
+  it('injects the announcement of a moved guest', async () => {
+    await withServerPort('vhost4', async (_port, path, fake) => {
+      const guest = new Guest({ path, mode: 'client' });
+      guest.open();
+      await guest.connected();
+      await guest.frontend!.tell(M.SEND_RARP, Uint8Array.of(2, 0, 0, 1, 2, 3, 0, 0));
+      const [injection] = fake.injected;
+      assert.equal(injection!.inPort, 7);
+      assert.equal(
+        Buffer.from(injection!.frame).toString('hex', 0, 42),
+        'ffffffffffff02000001020380350001080006040003020000010203000000000200000102030000' + '0000',
+      );
+      guest.close();
+    });
+  });
+});
+
+describe('misbehaving front-ends', () => {
+  it('get a nack if they ask for an answer, and stay connected', async () => {
+    await withServerPort('bad0', async (port, path) => {
+      const guest = new Guest({ path, mode: 'client' });
+      guest.open();
+      await guest.connected();
+      await assert.rejects(guest.frontend!.tell(M.NET_SET_MTU, C.encodeU64(1n)), /refused/);
+      await assert.rejects(guest.frontend!.tell(77), /refused/);
+      assert.ok(port.status().linkUp);
+      guest.close();
+    });
+  });
+
+  it('are disconnected otherwise, with the reason in log and columns', async () => {
+    await withServerPort('bad1', async (port, path, _fake, lines) => {
+      const frontend = new Frontend(unixConnect(path));
+      frontend.sendRaw(C.encodeMessage(M.SET_FEATURES, 0, C.encodeU64(1n << 63n)));
+      await until(() => frontend.closed, 'disconnected');
+      assert.match(port.status().error!, /SET_FEATURES: features 0x8000000000000000 were never/);
+      assert.ok(lines.some((line) => line.includes('never offered')));
+      const guest = new Guest({ path, mode: 'client' });
+      guest.open();
+      await guest.connected();
+      await until(() => port.status().linkUp, 'next guest');
+      assert.equal(port.status().error, undefined);
+      guest.close();
+    });
+  });
+
+  it('leave no descriptor behind, wherever they stop (F3, F17)', async () => {
+    await withServerPort('bad2', async (_port, path) => {
+      const fd = eventfdCreate();
+      const memfd = memfdCreate('test', 1 << 20);
+      const region = { guestAddress: 0n, size: 1n << 20n, userAddress: 0n, mmapOffset: 0n };
+      const table = C.encodeMessage(M.SET_MEM_TABLE, 0, C.encodeMemoryTable([region]));
+      const stray: [Uint8Array, number[]][] = [
+        [C.encodeMessage(M.SET_VRING_CALL, 0, C.encodeU64(0n)), [fd, fd, fd]],
+        [C.encodeMessage(M.SET_OWNER, 0, new Uint8Array(0)), [fd]],
+        [C.encodeMessage(M.SET_VRING_KICK, 0, C.encodeU64(0n)), [memfd]],
+        [table, [memfd, memfd]],
+        [table, []],
+        [table.subarray(0, 20), [memfd]],
+        [table, Array.from({ length: 30 }, () => memfd)],
+        [Buffer.concat([table, table.subarray(0, 3)]), [memfd]],
+        [new Uint8Array(12), [fd]],
+      ];
+      for (const [bytes, fds] of stray) {
+        const frontend = new Frontend(unixConnect(path));
+        frontend.sendRaw(bytes, fds);
+        if (bytes.length > table.length || bytes.length === 20) frontend.close();
+        await until(() => frontend.closed, 'disconnected');
+        await new Promise((resolve) => setTimeout(resolve, 5));
+      }
+      closeFd(fd);
+      closeFd(memfd);
+    });
+  });
+
+  it('may come and go in a storm', async () => {
+    await withServerPort('bad3', async (port, path) => {
+      for (let i = 0; i < 200; i++) {
+        const frontend = new Frontend(unixConnect(path));
+        if (i % 3 === 0) frontend.sendRaw(C.encodeMessage(M.SET_OWNER, 0, new Uint8Array(0)));
+        if (i % 2 === 0) await new Promise((resolve) => setImmediate(resolve));
+        frontend.close();
+        if (i % 50 === 49) await new Promise((resolve) => setTimeout(resolve, 20));
+      }
+      const guest = new Guest({ path, mode: 'client' });
+      guest.open();
+      await guest.connected();
+      await until(() => port.status().linkUp, 'link up');
+      guest.close();
+    });
+  });
+
+  it('lose the connection when a ring is broken, and hear of it', async () => {
+    await withServerPort('bad4', async (port, path, fake) => {
+      const guest = new Guest({ path, mode: 'client' });
+      guest.open();
+      await guest.connected();
+      const [queue] = [...fake.attached.keys()];
+      port.brokenQueue!(queue!, 3);
+      await until(() => !port.status().linkUp, 'link down');
+      assert.match(port.status().error!, /ring \d is broken \(rx_bad_descriptor\)/);
+      guest.close();
+    });
+  });
+});

@@ -86,7 +86,7 @@ export function rxDone(q: u32): void {
 }
 
 /** Before the worker sleeps: asks for a wake-up and looks once more. True = nothing pending, it may sleep. */
-export function prepareSleep(q: u32): bool {
+export function prepareSleep(q: u32): boolean {
   const kind = load<u32>(q, Q_KIND);
   if (kind === QUEUE_SPLIT || kind === QUEUE_PACKED) return kicksOn(q);
   if (kind === QUEUE_FRAME) return atomic.load<u32>(q + FQ_HEAD) === load<u32>(q + FQ_TAKEN);

@@ -85,7 +85,7 @@ export function kicksOff(q: u32): void {
  * Before sleeping: asks for a kick, then looks again. True if the ring is empty, so that a kick will come for
  * whatever is added from now on.
  */
-export function kicksOn(q: u32): bool {
+export function kicksOn(q: u32): boolean {
   if (load<u32>(q, Q_BROKEN) !== 0 || load<u32>(q, VQ_SIZE) === 0) return true;
   if (load<u32>(q, VQ_CALL_PENDING) !== 0) call(q);
   if (load<u32>(q, Q_DIR) !== 0) return true;
@@ -99,7 +99,7 @@ export function kicksOn(q: u32): bool {
 }
 
 /** Has the driver made the descriptor with these flags available in the lap of this position (wrap bit 15)? */
-export function packedAvailable(flags: u32, position: u32): bool {
+export function packedAvailable(flags: u32, position: u32): boolean {
   const wrap = position >> 15;
   return ((flags >> 7) & 1) === wrap && flags >> 15 !== wrap;
 }

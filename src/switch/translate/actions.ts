@@ -128,7 +128,7 @@ export function lookupRule(
   x.dropReason = DROP_UPCALL_NO_FLOW;
   if (!mayPacketIn) return bridge.noPacketInRule;
   if (miss === 'default') {
-    return bridge.wantsPacketInOnMiss() ? bridge.missRule : bridge.noPacketInRule;
+    return bridge.wantsPacketInOnMiss === true ? bridge.missRule : bridge.noPacketInRule;
   }
   if (miss === 'drop') return bridge.noPacketInRule;
   const config = portOf(x, realPort)?.desc.config;

@@ -25,7 +25,6 @@ import {
   K_CT_STATE,
   K_CT_ZONE,
   K_ETH_DST,
-  K_PACKET_TYPE,
   K_PKT_MARK,
   K_TUN_ID,
   KEY_SIZE,
@@ -244,17 +243,15 @@ function isTableMiss(x: Xlate): boolean {
   return rule !== undefined && rule.priority === 0 && isZero(rule.match.mask, 0, FLOW_SIZE);
 }
 
-/** Metadata that travels with a packet-in, as it stands at the action. */
+/**
+ * Pipeline state that travels with a packet-in, as it stands at the action. Fields that the datapath knows itself
+ * (pkt_mark, connection tracking) come with the upcall.
+ */
 function snapshot(flow: Uint8Array): Uint8Array {
   const metadata = new Uint8Array(FLOW_SIZE);
-  const copy = (offset: number, end: number): void =>
-    metadata.set(flow.subarray(offset, end), offset);
-  copy(K_CT_STATE, K_CT_ZONE + 2);
-  copy(K_CT_MARK, K_CT_MARK + 4);
-  copy(K_CT_LABEL, K_PKT_MARK + 4);
-  copy(K_PACKET_TYPE, K_PACKET_TYPE + 4);
-  copy(K_TUN_ID, KEY_SIZE);
-  copy(F_METADATA, F_CONJ_ID);
+  metadata.set(flow.subarray(K_TUN_ID, K_CT_IPV6_SRC), K_TUN_ID);
+  metadata.set(flow.subarray(F_METADATA, F_ACTSET_OUTPUT), F_METADATA);
+  metadata.set(flow.subarray(F_IN_PORT, F_CONJ_ID), F_IN_PORT);
   return metadata;
 }
 

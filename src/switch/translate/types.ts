@@ -23,8 +23,8 @@ export interface XlateBridge {
   readonly noPacketInRule: Rule;
   readonly dropFragmentsRule: Rule;
   tableMiss(table: number): TableMiss;
-  /** Does some controller of OpenFlow 1.0 … 1.2 want packets that match nothing? */
-  wantsPacketInOnMiss(): boolean;
+  /** Some controller of OpenFlow 1.0 … 1.2 wants packets that match nothing. */
+  readonly wantsPacketInOnMiss?: boolean;
   /** The other end of a patch port, if both ends name each other. */
   peerOf(port: BridgePort): { bridge: XlateBridge; port: BridgePort } | undefined;
 }

@@ -1,0 +1,383 @@
+// One bridge: flow tables, ports, bundles, MAC table and settings, as OpenFlow and OVSDB see it. What a packet does in
+// it is translation's business; the datapath holds all bridges together.
+
+import {
+  F_ACTSET_OUTPUT,
+  F_IN_PORT,
+  F_METADATA,
+  F_REGS,
+  FLOW_SIZE,
+  K_CT_IPV6_SRC,
+  K_IN_PORT,
+  K_PKT_MARK,
+  K_TUN_ID,
+  KEY_SIZE,
+} from '../../contract/key.ts';
+import type { Netdev } from '../port/types.ts';
+import {
+  type Action,
+  type Match,
+  OFPP_LOCAL,
+  OFPP_MAX,
+  OfError,
+  type PacketIn,
+} from '../wire/openflow/types.ts';
+import { checkActions } from './checkActions.ts';
+import { Classifier } from './classifier.ts';
+import type { Datapath, DatapathBridge } from './datapath.ts';
+import { newRecord, putBe32 } from './flow.ts';
+import { extractFlow } from './flowExtract.ts';
+import { MacTable } from './macLearning.ts';
+import { credit } from './megaflow.ts';
+import { describePort } from './portDesc.ts';
+import { splitProgram } from './slowPath.ts';
+import { translate } from './translate/translate.ts';
+import type { FragmentMode, TableMiss } from './translate/types.ts';
+import type { BridgePort, Bundle, FlowTable, Rule } from './types.ts';
+
+export const N_TABLES = 255;
+export const HIDDEN_TABLE = 254;
+const OFPORTS_MAX = 0xff00;
+
+/** VLAN settings of a Port row; what is missing has the default of a port without settings. */
+export type BundleConfig = Partial<Omit<Bundle, 'name' | 'ports'>>;
+
+const BUNDLE_DEFAULTS: Omit<Bundle, 'name' | 'ports'> = {
+  vlanMode: 'trunk',
+  tag: 0,
+  trunks: undefined,
+  cvlans: undefined,
+  protected: false,
+  priorityTags: 'no',
+  qinqEthertype: 0x88a8,
+};
+
+export interface BridgeOptions {
+  name: string;
+  datapath: Datapath;
+  datapathId: bigint;
+  failMode?: 'standalone' | 'secure';
+}
+
+export interface AddPortOptions {
+  netdev: Netdev;
+  /** Name of the interface, by default the device's. */
+  name?: string;
+  /** ofport_request; LOCAL for the port named like the bridge. */
+  ofport?: number;
+  /** options:peer of a patch port. */
+  peer?: string | undefined;
+  bundle: Bundle;
+}
+
+/** Metadata that an OpenFlow 1.5 packet-out brings along. */
+function copyMetadata(from: Uint8Array, to: Uint8Array): void {
+  to.set(from.subarray(K_PKT_MARK, K_PKT_MARK + 4), K_PKT_MARK);
+  to.set(from.subarray(K_TUN_ID, K_CT_IPV6_SRC), K_TUN_ID);
+  to.set(from.subarray(F_METADATA, F_ACTSET_OUTPUT), F_METADATA);
+}
+
+function hiddenRule(actions: readonly Action[], reg: number): Rule {
+  const match: Match = { key: new Uint8Array(FLOW_SIZE), mask: new Uint8Array(FLOW_SIZE) };
+  putBe32(match.key, F_REGS, reg);
+  match.mask.fill(0xff, F_REGS, F_REGS + 4);
+  return {
+    table: HIDDEN_TABLE,
+    priority: 0,
+    match,
+    cookie: 0n,
+    actions,
+    idleTimeout: 0,
+    hardTimeout: 0,
+    importance: 0,
+    flags: {
+      sendFlowRem: false,
+      checkOverlap: false,
+      resetCounts: false,
+      noPktCounts: false,
+      noBytCounts: false,
+    },
+    createdMs: 0,
+    modifiedMs: 0,
+    usedMs: 0,
+    packets: 0,
+    bytes: 0,
+    hidden: true,
+    removed: false,
+  };
+}
+
+const IMPLICIT_MISS = 7;
+
+export class SwitchBridge implements DatapathBridge {
+  readonly name: string;
+  readonly datapath: Datapath;
+  datapathId: bigint;
+  failMode: 'standalone' | 'secure';
+  readonly tables: readonly Classifier[];
+  readonly macs: MacTable;
+  readonly missRule: Rule;
+  readonly noPacketInRule: Rule;
+  readonly dropFragmentsRule: Rule;
+  onPacketIn: ((packet: PacketIn, controllerId: number) => void) | undefined;
+  /** OFPC_FRAG_*: 0 normal, 1 drop, 3 nx-match. Call flowsChanged() after writing. */
+  fragHandling = 0;
+  /** Written by the OpenFlow front-end. Call flowsChanged() after writing. */
+  wantsPacketInOnMiss = false;
+  /** OFPTC11_TABLE_MISS_* of a table, for OpenFlow 1.1 and 1.2: 0 default, 1 continue, 2 drop. */
+  tableMissConfig: ((table: number) => number) | undefined;
+  readonly #ports = new Map<number, BridgePort>();
+  readonly #bundles = new Set<Bundle>();
+  #forwardBpdu = false;
+  #lastOfport = 0;
+  #vlanLimit = 1;
+
+  constructor(options: BridgeOptions) {
+    this.name = options.name;
+    this.datapath = options.datapath;
+    this.datapathId = options.datapathId;
+    this.failMode = options.failMode ?? 'standalone';
+    this.tables = Array.from({ length: N_TABLES }, (_, id) => new Classifier(id));
+    this.macs = new MacTable(() => this.nowMs());
+    this.missRule = hiddenRule(
+      [{ type: 'controller', maxLen: 0xffff, controllerId: 0, reason: IMPLICIT_MISS }],
+      1,
+    );
+    this.noPacketInRule = hiddenRule([], 2);
+    this.dropFragmentsRule = hiddenRule([], 3);
+    const hidden: FlowTable = this.tables[HIDDEN_TABLE]!;
+    hidden.insert(this.missRule);
+    hidden.insert(this.noPacketInRule);
+    hidden.insert(this.dropFragmentsRule);
+    this.datapath.addBridge(this);
+  }
+
+  // ---- ports
+
+  get ports(): ReadonlyMap<number, BridgePort> {
+    return this.#ports;
+  }
+
+  get bundles(): ReadonlySet<Bundle> {
+    return this.#bundles;
+  }
+
+  portByName(name: string): BridgePort | undefined {
+    for (const port of this.#ports.values()) if (port.name === name) return port;
+    return undefined;
+  }
+
+  addBundle(name: string, config: BundleConfig = {}): Bundle {
+    const bundle: Bundle = { ...BUNDLE_DEFAULTS, ...config, name, ports: [] };
+    this.#bundles.add(bundle);
+    return bundle;
+  }
+
+  /** New settings of a Port row. Learned addresses of the bundle are forgotten when its VLANs change. */
+  setBundle(bundle: Bundle, config: BundleConfig): void {
+    const next = { ...BUNDLE_DEFAULTS, ...config };
+    const vlans = (b: Omit<Bundle, 'name' | 'ports'>): string =>
+      [b.vlanMode, b.tag, [...(b.trunks ?? ['all'])], [...(b.cvlans ?? ['all'])]].join('/');
+    const moved = vlans(bundle) !== vlans(next);
+    const same =
+      !moved &&
+      bundle.protected === next.protected &&
+      bundle.priorityTags === next.priorityTags &&
+      bundle.qinqEthertype === next.qinqEthertype;
+    if (same) return;
+    Object.assign(bundle, next);
+    if (moved) this.macs.flushBundle(bundle);
+    this.flowsChanged();
+  }
+
+  /** Removes an (empty) bundle. */
+  removeBundle(bundle: Bundle): void {
+    this.#bundles.delete(bundle);
+    this.macs.flushBundle(bundle);
+    this.flowsChanged();
+  }
+
+  /** Makes an interface an OpenFlow port. Throws RangeError when all 65 279 numbers are in use. */
+  addPort(options: AddPortOptions): BridgePort {
+    const { netdev, bundle } = options;
+    const name = options.name ?? netdev.name;
+    const ofport = this.#allocateOfport(name, options.ofport);
+    const port: BridgePort = {
+      ofport,
+      name,
+      netdev,
+      dpPort: netdev.port,
+      peer: options.peer,
+      bundle,
+      desc: describePort(netdev, ofport, name, 0),
+      createdMs: this.nowMs(),
+    };
+    this.#ports.set(ofport, port);
+    bundle.ports.push(port);
+    this.datapath.addPort(this, port);
+    return port;
+  }
+
+  removePort(port: BridgePort): void {
+    if (this.#ports.get(port.ofport) !== port) return;
+    this.#ports.delete(port.ofport);
+    const at = port.bundle.ports.indexOf(port);
+    if (at >= 0) port.bundle.ports.splice(at, 1);
+    if (port.bundle.ports.length === 0) this.macs.flushBundle(port.bundle);
+    this.datapath.removePort(this, port);
+  }
+
+  /** Looks at the device again after a change of its status. True if the description changed. */
+  refreshPort(port: BridgePort): boolean {
+    const next = describePort(port.netdev, port.ofport, port.name, port.desc.config);
+    const old = port.desc;
+    const same = (Object.keys(next) as (keyof typeof next)[]).every((key) =>
+      key === 'hwAddr'
+        ? next.hwAddr.every((byte, i) => byte === old.hwAddr[i])
+        : next[key] === old[key],
+    );
+    if (same) return false;
+    port.desc = next;
+    this.flowsChanged();
+    return true;
+  }
+
+  /** New peer of a patch port. */
+  setPeer(port: BridgePort, peer: string | undefined): void {
+    if (port.peer === peer) return;
+    this.datapath.removePort(this, port);
+    port.peer = peer;
+    this.datapath.addPort(this, port);
+  }
+
+  peerOf(port: BridgePort): { bridge: DatapathBridge; port: BridgePort } | undefined {
+    return this.datapath.peerOf(port);
+  }
+
+  #allocateOfport(name: string, wanted: number | undefined): number {
+    if (name === this.name && !this.#ports.has(OFPP_LOCAL)) return OFPP_LOCAL;
+    if (wanted === OFPP_LOCAL && !this.#ports.has(OFPP_LOCAL)) return OFPP_LOCAL;
+    if (wanted !== undefined && wanted > 0 && wanted < OFPORTS_MAX && !this.#ports.has(wanted)) {
+      return wanted;
+    }
+    for (let i = 1; i < OFPORTS_MAX; i++) {
+      const candidate = ((this.#lastOfport + i - 1) % (OFPORTS_MAX - 1)) + 1;
+      if (this.#ports.has(candidate)) continue;
+      this.#lastOfport = candidate;
+      return candidate;
+    }
+    throw new RangeError(`${this.name}: no OpenFlow port number left`);
+  }
+
+  // ---- settings
+
+  get forwardBpdu(): boolean {
+    return this.#forwardBpdu;
+  }
+
+  set forwardBpdu(forward: boolean) {
+    if (forward === this.#forwardBpdu) return;
+    this.#forwardBpdu = forward;
+    this.flowsChanged();
+  }
+
+  /** Bridge.flood_vlans: VLANs without learning. */
+  setFloodVlans(vlans: ReadonlySet<number>): void {
+    const old = this.macs.floodVlans;
+    if (vlans.size === old.size && [...vlans].every((vlan) => old.has(vlan))) return;
+    this.macs.floodVlans = vlans;
+    this.macs.flush();
+    this.flowsChanged();
+  }
+
+  /** mac-aging-time (seconds) and mac-table-size. */
+  setMacLimits(agingSeconds: number, tableSize: number): void {
+    this.macs.agingMs = Math.max(15, Math.min(3600, agingSeconds)) * 1000;
+    this.macs.maxEntries = Math.max(10, Math.min(1_000_000, tableSize));
+    this.macs.shrink();
+  }
+
+  /** Flow_Table.prefixes of a table. */
+  setPrefixes(table: number, fields: readonly string[]): void {
+    this.tables[table]?.setPrefixes(fields);
+    this.flowsChanged();
+  }
+
+  /** other_config:vlan-limit: headers that packet-outs are parsed to, as the data plane does. */
+  set vlanLimit(limit: number) {
+    this.#vlanLimit = limit;
+  }
+
+  get vlanLimit(): number {
+    return this.#vlanLimit;
+  }
+
+  get fragmentMode(): FragmentMode {
+    return this.fragHandling === 1 ? 'drop' : this.fragHandling === 3 ? 'nx-match' : 'normal';
+  }
+
+  tableMiss(table: number): TableMiss {
+    const config = this.tableMissConfig?.(table) ?? 0;
+    return config === 1 ? 'continue' : config === 2 ? 'drop' : 'default';
+  }
+
+  // ---- what the OpenFlow front-end asks for
+
+  flowsChanged(): void {
+    this.datapath.revalidator.changed(this);
+  }
+
+  settled(): Promise<void> {
+    return this.datapath.revalidator.settled();
+  }
+
+  syncStats(): void {
+    this.datapath.syncStats();
+  }
+
+  nowMs(): number {
+    return this.datapath.engine.nowMs();
+  }
+
+  packetOut(
+    inPort: number,
+    match: Match | undefined,
+    actions: readonly Action[],
+    data: Uint8Array,
+  ): void {
+    if (inPort >= OFPORTS_MAX && inPort < OFPP_MAX) {
+      throw new OfError('OFPBRC_BAD_PORT', `bad in_port ${inPort}`);
+    }
+    const flow = newRecord();
+    if (match !== undefined) copyMetadata(match.key, flow);
+    extractFlow(flow, data, this.#vlanLimit);
+    const { engine } = this.datapath;
+    const port = this.#ports.get(inPort);
+    const dpPort =
+      port !== undefined && port.dpPort >= 0 ? port.dpPort : this.datapath.controllerPort();
+    putBe32(flow, K_IN_PORT, dpPort);
+    putBe32(flow, F_IN_PORT, inPort);
+    const exact: Match = { key: flow, mask: new Uint8Array(FLOW_SIZE).fill(0xff) };
+    checkActions(actions, exact, 0);
+    const key = flow.slice(0, KEY_SIZE);
+    const out = translate({
+      bridge: this,
+      flow,
+      actions,
+      inPacketOut: true,
+      packetIns: this.datapath.packetIns,
+      learn: true,
+    });
+    credit(out.effects, 1, data.length, this.nowMs());
+    for (const program of splitProgram(out.program)) {
+      engine.inject({ inPort: dpPort, frame: data, key, actions: program });
+    }
+    this.datapath.packetIns.release(out.effects.packetIns);
+  }
+
+  /** Takes the bridge out of the datapath; its ports must be gone. */
+  close(): void {
+    for (const port of [...this.#ports.values()]) this.removePort(port);
+    this.datapath.removeBridge(this);
+  }
+}

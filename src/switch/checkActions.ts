@@ -1,0 +1,214 @@
+// May a flow (or packet-out) with this match have these actions? Asked when it is added, so that translation never meets
+// an action that it cannot do. Errors are those of Open vSwitch (ovs-actions(7), "Error messages").
+
+import { K_VLAN0_TCI, K_VLAN0_TPID, K_VLAN1_TCI, VLAN_PRESENT } from '../../contract/key.ts';
+import { type Field, findField } from '../wire/openflow/fields.ts';
+import { prereqOk } from '../wire/openflow/prereq.ts';
+import {
+  type Action,
+  type Match,
+  OFPP_ALL,
+  OFPP_CONTROLLER,
+  OFPP_FLOOD,
+  OFPP_IN_PORT,
+  OFPP_LOCAL,
+  OFPP_NORMAL,
+  OFPP_TABLE,
+  OfError,
+  type OfVersion,
+  type Subfield,
+} from '../wire/openflow/types.ts';
+import { be16, isIp, putBe16 } from './flow.ts';
+
+/** Ports of a bridge: 1 … 0xfeff. A flow may name one that does not exist yet. */
+const MAX_PORTS = 0xff00;
+const N_TABLES = 255;
+/** Fields that no datapath action of ours can write (yet). */
+const NOT_WRITABLE = /^(mpls_|ct_|nd_reserved|nd_options_type|tun_metadata)/;
+/** Standard actions of OpenFlow, as opposed to those of Nicira, that are not there yet. */
+const STANDARD: readonly string[] = ['push_mpls', 'pop_mpls', 'dec_mpls_ttl'];
+
+const RESERVED = [
+  OFPP_IN_PORT,
+  OFPP_TABLE,
+  OFPP_NORMAL,
+  OFPP_FLOOD,
+  OFPP_ALL,
+  OFPP_CONTROLLER,
+  OFPP_LOCAL,
+];
+
+/** Where the check stands: match as the actions so far have changed it. */
+interface Check {
+  readonly key: Uint8Array;
+  readonly mask: Uint8Array;
+  readonly table: number;
+  readonly version: OfVersion | undefined;
+}
+
+function fail(code: string, text: string): never {
+  throw new OfError(code, text);
+}
+
+function hasVlan(c: Check): boolean {
+  return (be16(c.key, K_VLAN0_TCI) & VLAN_PRESENT) !== 0;
+}
+
+/** OpenFlow 1.0 runs actions only on packets that they fit; later versions refuse them where they might not. */
+function inconsistent(c: Check, action: Action): void {
+  if (c.version !== undefined && c.version > 1) {
+    fail('OFPBAC_MATCH_INCONSISTENT', `${action.type} does not fit the match`);
+  }
+}
+
+function checkPort(port: number, reserved: readonly number[]): void {
+  if (port < MAX_PORTS || reserved.includes(port)) return;
+  fail('OFPBAC_BAD_OUT_PORT', `bad output port ${port}`);
+}
+
+function knownField(name: string): Field {
+  return findField(name) ?? fail('OFPBAC_BAD_SET_TYPE', `unknown field ${name}`);
+}
+
+function checkSubfield(c: Check, s: Subfield): Field {
+  const f = knownField(s.field);
+  if (s.bits === 0 || s.offset + s.bits > f.bits) {
+    fail('OFPBAC_BAD_SET_LEN', `bits ${s.offset}+${s.bits} exceed ${f.name}`);
+  }
+  if (!prereqOk(f.prereq, c.key, c.mask)) {
+    fail('OFPBAC_MATCH_INCONSISTENT', `field ${f.name} lacks correct prerequisites`);
+  }
+  return f;
+}
+
+function checkWritable(f: Field): void {
+  if (!f.writable) fail('OFPBAC_BAD_SET_ARGUMENT', `field ${f.name} is not writable`);
+  if (NOT_WRITABLE.test(f.name)) {
+    fail('OFPBAC_BAD_SET_TYPE', `setting ${f.name} is not supported`);
+  }
+}
+
+function checkSet(c: Check, action: Action & { type: 'set_field' | 'load' }): void {
+  const name = action.type === 'set_field' ? action.field : action.dst.field;
+  const f = knownField(name);
+  checkWritable(f);
+  if (action.type === 'set_field' && action.legacy !== undefined) {
+    if (!prereqOk(f.prereq, c.key, c.mask)) inconsistent(c, action);
+    return;
+  }
+  if (action.type === 'load') checkSubfield(c, action.dst);
+  const needsHeader = f.name === 'vlan_vid' && !hasVlan(c);
+  if (needsHeader || !prereqOk(f.prereq, c.key, c.mask)) {
+    fail('OFPBAC_MATCH_INCONSISTENT', `set_field ${f.name} lacks correct prerequisites`);
+  }
+  if (f.name === 'vlan_tci' && action.type === 'set_field') {
+    putBe16(c.key, K_VLAN0_TCI, be16(action.value, 0));
+  }
+}
+
+function checkVlanSet(c: Check, action: Action & { pushIfNeeded: boolean }): void {
+  if (!hasVlan(c) && !action.pushIfNeeded) inconsistent(c, action);
+  c.key[K_VLAN0_TCI]! |= VLAN_PRESENT >> 8;
+}
+
+function checkStrip(c: Check, action: Action & { type: 'strip_vlan' }): void {
+  if (!hasVlan(c)) inconsistent(c, action);
+  c.key.copyWithin(K_VLAN0_TCI, K_VLAN1_TCI, K_VLAN1_TCI + 4);
+  c.key.fill(0, K_VLAN1_TCI, K_VLAN1_TCI + 4);
+}
+
+function checkPush(c: Check, ethertype: number): void {
+  if ((be16(c.key, K_VLAN1_TCI) & VLAN_PRESENT) !== 0) {
+    fail('OFPBAC_BAD_TAG', 'more than 2 VLAN headers');
+  }
+  c.key.copyWithin(K_VLAN1_TCI, K_VLAN0_TCI, K_VLAN0_TCI + 4);
+  putBe16(c.key, K_VLAN0_TCI, VLAN_PRESENT);
+  putBe16(c.key, K_VLAN0_TPID, ethertype);
+}
+
+function checkOne(c: Check, action: Action): void {
+  switch (action.type) {
+    case 'output':
+    case 'output_trunc':
+      checkPort(action.port, RESERVED);
+      return;
+    case 'enqueue':
+      checkPort(action.port, [OFPP_IN_PORT, OFPP_LOCAL]);
+      return;
+    case 'output_reg':
+      checkSubfield(c, action.source);
+      return;
+    case 'set_field':
+    case 'load':
+      checkSet(c, action);
+      return;
+    case 'move': {
+      const src = checkSubfield(c, action.src);
+      const dst = checkSubfield(c, action.dst);
+      if (NOT_WRITABLE.test(src.name) && src.prereq === 'mpls') {
+        fail('OFPBAC_BAD_SET_TYPE', `reading ${src.name} is not supported`);
+      }
+      checkWritable(dst);
+      return;
+    }
+    case 'set_vlan_vid':
+    case 'set_vlan_pcp':
+      checkVlanSet(c, action);
+      return;
+    case 'strip_vlan':
+      checkStrip(c, action);
+      return;
+    case 'push_vlan':
+      checkPush(c, action.ethertype);
+      return;
+    case 'dec_ttl':
+      if (!isIp(c.key)) inconsistent(c, action);
+      return;
+    case 'goto_table':
+      if ((c.table !== 0xff && action.table <= c.table) || action.table >= N_TABLES) {
+        fail('OFPBIC_BAD_TABLE_ID', `goto_table:${action.table} from table ${c.table}`);
+      }
+      return;
+    case 'write_actions':
+      for (const nested of action.actions) checkOne(c, nested);
+      return;
+    case 'meter':
+      fail('OFPMMFC_INVALID_METER', `meter ${action.meterId} does not exist`);
+      return;
+    case 'group':
+      fail('OFPBAC_BAD_OUT_GROUP', `group ${action.group} does not exist`);
+      return;
+    case 'controller':
+      if (action.pause) fail('OFPBAC_BAD_ARGUMENT', 'controller(pause) is not supported');
+      return;
+    case 'resubmit':
+      if (action.withCt) fail('OFPBAC_BAD_ARGUMENT', 'resubmit(ct) is not supported');
+      return;
+    case 'set_queue':
+    case 'pop_queue':
+    case 'note':
+    case 'exit':
+    case 'clear_actions':
+    case 'write_metadata':
+      return;
+    default:
+      fail(
+        STANDARD.includes(action.type) ? 'OFPBAC_BAD_TYPE' : 'OFPBAC_BAD_VENDOR_TYPE',
+        `action ${action.type} is not supported`,
+      );
+  }
+}
+
+/**
+ * Throws OfError if the bridge cannot execute the actions of a flow with this match in this table. `version`: the
+ * protocol of the request (OpenFlow 1.1 and later insist on matches that fit the actions); absent: lenient as 1.0.
+ */
+export function checkActions(
+  actions: readonly Action[],
+  match: Match,
+  table: number,
+  version?: OfVersion,
+): void {
+  const c: Check = { key: match.key.slice(), mask: match.mask, table, version };
+  for (const action of actions) checkOne(c, action);
+}

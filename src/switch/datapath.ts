@@ -1,0 +1,281 @@
+// The datapath "netdev@ovs-netdev": all bridges over one engine.
+//
+//   packet misses ── upcall ── translate ── inject the packet with the program, put the megaflow
+//   something changes ── revalidator translates affected megaflows again ── engine.quiesce() ── settled
+//
+// Which bridge and OpenFlow port a datapath port belongs to is known only here.
+
+import { UPCALL_CONTROLLER, UPCALL_MISS, UPCALL_SLOW } from '../../contract/action.ts';
+import {
+  F_IN_PORT,
+  F_METADATA,
+  FLOW_SIZE,
+  K_IN_PORT,
+  K_PKT_MARK,
+  KEY_SIZE,
+} from '../../contract/key.ts';
+import { MAX_PORTS } from '../../contract/port.ts';
+import type { Engine, Upcall } from '../engine/types.ts';
+import type { PacketIn } from '../wire/openflow/types.ts';
+import { be32, newRecord, putBe32 } from './flow.ts';
+import { credit, creditStats, hashKey, type Megaflow, MegaflowTable } from './megaflow.ts';
+import { PacketIns } from './packetIns.ts';
+import { Revalidator } from './revalidate.ts';
+import { slowPathProgram, splitProgram } from './slowPath.ts';
+import { translate } from './translate/translate.ts';
+import type { PacketInSpec, XlateBridge, XlateOut } from './translate/types.ts';
+import { datapathMask } from './translate/wildcards.ts';
+import type { Bridge, BridgePort } from './types.ts';
+import { UpcallQueue } from './upcallQueue.ts';
+
+/** A bridge as the datapath needs it: for translation and for packet-ins. */
+export type DatapathBridge = XlateBridge & Bridge;
+
+export interface DatapathLog {
+  warn(text: string): void;
+  dbg(text: string): void;
+}
+
+export interface DatapathOptions {
+  engine: Engine;
+  log?: DatapathLog;
+}
+
+export class Datapath {
+  readonly name = 'netdev@ovs-netdev';
+  readonly engine: Engine;
+  readonly megaflows = new MegaflowTable();
+  readonly packetIns: PacketIns;
+  readonly revalidator: Revalidator;
+  readonly upcalls: UpcallQueue;
+  readonly #log: DatapathLog | undefined;
+  readonly #bridges = new Map<string, DatapathBridge>();
+  readonly #ports = new Map<number, { bridge: DatapathBridge; port: BridgePort }>();
+  readonly #byName = new Map<string, { bridge: DatapathBridge; port: BridgePort }>();
+  /** Packets of the controllers that have no input port come from this one. */
+  #controllerPort = -1;
+  /** Upcalls that were translated, and that could not be installed. */
+  upcallCount = 0;
+  notInstalled = 0;
+  #limitWarned = false;
+
+  constructor(options: DatapathOptions) {
+    this.engine = options.engine;
+    this.#log = options.log;
+    this.packetIns = new PacketIns(() => this.engine.nowMs());
+    this.revalidator = new Revalidator(this);
+    this.upcalls = new UpcallQueue((upcall) => this.#handleUpcall(upcall));
+  }
+
+  // ---- bridges and ports
+
+  get bridges(): ReadonlyMap<string, DatapathBridge> {
+    return this.#bridges;
+  }
+
+  /** Ports of the datapath, by number. */
+  get ports(): ReadonlyMap<number, { bridge: DatapathBridge; port: BridgePort }> {
+    return this.#ports;
+  }
+
+  addBridge(bridge: DatapathBridge): void {
+    this.#bridges.set(bridge.name, bridge);
+    bridge.macs.onChange = (key) => this.revalidator.macChanged(bridge.macs, key);
+  }
+
+  removeBridge(bridge: DatapathBridge): void {
+    this.#bridges.delete(bridge.name);
+    bridge.macs.onChange = undefined;
+    this.revalidator.changed(bridge);
+  }
+
+  addPort(bridge: DatapathBridge, port: BridgePort): void {
+    if (port.dpPort >= 0) this.#ports.set(port.dpPort, { bridge, port });
+    this.#byName.set(port.name, { bridge, port });
+    this.#patchesChanged(port);
+    this.revalidator.changed(bridge);
+  }
+
+  removePort(bridge: DatapathBridge, port: BridgePort): void {
+    if (this.#ports.get(port.dpPort)?.port === port) this.#ports.delete(port.dpPort);
+    if (this.#byName.get(port.name)?.port === port) this.#byName.delete(port.name);
+    this.#patchesChanged(port);
+    this.revalidator.changed(bridge);
+  }
+
+  /** A patch port's other end looks different now. */
+  #patchesChanged(port: BridgePort): void {
+    const peer = port.peer === undefined ? undefined : this.#byName.get(port.peer);
+    if (peer !== undefined) this.revalidator.changed(peer.bridge);
+  }
+
+  peerOf(port: BridgePort): { bridge: DatapathBridge; port: BridgePort } | undefined {
+    const peer = port.peer === undefined ? undefined : this.#byName.get(port.peer);
+    return peer?.port.peer === port.name ? peer : undefined;
+  }
+
+  /** Flow record of a datapath key; undefined when the input port belongs to no bridge. */
+  flowOf(key: Uint8Array): { bridge: DatapathBridge; flow: Uint8Array } | undefined {
+    const at = this.#ports.get(be32(key, K_IN_PORT));
+    if (at === undefined) return undefined;
+    const flow = newRecord();
+    flow.set(key.subarray(0, KEY_SIZE));
+    putBe32(flow, F_IN_PORT, at.port.ofport);
+    return { bridge: at.bridge, flow };
+  }
+
+  /** Datapath port that stands for "no port" in packets of controllers. */
+  controllerPort(): number {
+    if (this.#controllerPort < 0) this.#controllerPort = this.engine.addPort(MAX_PORTS - 1);
+    return this.#controllerPort;
+  }
+
+  // ---- upcalls
+
+  /** EngineOptions.onUpcall. */
+  onUpcall(upcall: Upcall): void {
+    this.upcalls.push(upcall);
+  }
+
+  #handleUpcall(upcall: Upcall): void {
+    switch (upcall.reason) {
+      case UPCALL_MISS:
+      case UPCALL_SLOW:
+        this.#miss(upcall);
+        break;
+      case UPCALL_CONTROLLER:
+        this.#toController(upcall);
+        break;
+    }
+  }
+
+  #miss(upcall: Upcall): void {
+    this.upcallCount++;
+    const located = this.flowOf(upcall.key);
+    if (located === undefined) return; // the port went away; its queues are on their way out
+    const validated = this.revalidator.change;
+    const key = upcall.key.slice(0, KEY_SIZE);
+    const out = translate({
+      bridge: located.bridge,
+      flow: located.flow,
+      packetIns: this.packetIns,
+      learn: true,
+    });
+    credit(out.effects, 1, upcall.packetLen, this.engine.nowMs());
+    for (const actions of splitProgram(out.program)) {
+      this.engine.inject({
+        inPort: upcall.inPort,
+        frame: upcall.data,
+        vnet: upcall.vnet,
+        key,
+        actions,
+      });
+    }
+    if (upcall.reason === UPCALL_SLOW || !this.#install(key, out, validated)) {
+      this.packetIns.release(out.effects.packetIns);
+    }
+  }
+
+  /** Puts the megaflow into the data plane. False: not now, the effects are not kept. */
+  #install(key: Uint8Array, out: XlateOut, validated: number): boolean {
+    const mask = datapathMask(out.wildcards, key);
+    const hash = hashKey(key, mask);
+    if (this.megaflows.find(key, mask, hash) !== undefined) return false; // a packet that missed before it was there
+    if (this.megaflows.size >= this.revalidator.flowLimit) {
+      this.notInstalled++;
+      if (!this.#limitWarned) {
+        this.#limitWarned = true;
+        const { flowLimit } = this.revalidator;
+        this.#log?.warn(`upcall: datapath reached the dynamic limit of ${flowLimit} flows.`);
+      }
+      return false;
+    }
+    this.#limitWarned = false;
+    const program = out.slow ? slowPathProgram() : out.program;
+    const id = this.engine.putFlow(key, mask, program);
+    if (id < 0) {
+      this.notInstalled++;
+      return false;
+    }
+    const now = this.engine.nowMs();
+    this.megaflows.add({
+      id,
+      key,
+      mask,
+      hash,
+      createdMs: now,
+      program,
+      effects: out.effects,
+      slow: out.slow,
+      packets: 0,
+      bytes: 0,
+      usedMs: 0,
+      validated,
+      deleted: false,
+      next: undefined,
+    });
+    this.revalidator.wake();
+    return true;
+  }
+
+  #toController(upcall: Upcall): void {
+    const spec = this.packetIns.get(upcall.cookie);
+    if (spec === undefined) return; // older than its megaflow: the controller hears of the flow no more
+    const bridge = this.#bridges.get(spec.bridge.name);
+    bridge?.onPacketIn?.(packetIn(spec, upcall), spec.controllerId);
+  }
+
+  // ---- statistics
+
+  /** Credits all packets counted by the data plane so far to the OpenFlow rules. */
+  syncStats(): void {
+    for (const flow of this.megaflows) creditStats(flow, this.engine.flowStats(flow.id));
+  }
+
+  /** Removes a megaflow, crediting its last packets. */
+  deleteMegaflow(flow: Megaflow): Promise<void> {
+    if (flow.deleted) return Promise.resolve();
+    flow.deleted = true;
+    creditStats(flow, this.engine.flowStats(flow.id));
+    this.megaflows.remove(flow);
+    return this.engine.deleteFlow(flow.id).then((stats) => {
+      creditStats(flow, stats);
+      this.packetIns.release(flow.effects.packetIns);
+    });
+  }
+
+  /** Removes all megaflows; resolves when no packet can meet one any more. */
+  async purge(): Promise<void> {
+    const gone = [...this.megaflows].map((flow) => this.deleteMegaflow(flow));
+    await Promise.all([this.engine.quiesce(), ...gone]);
+  }
+
+  close(): void {
+    this.upcalls.close();
+    this.revalidator.close();
+  }
+}
+
+/** What controllers get: the packet cut to max_len, and the pipeline's state at the action. */
+function packetIn(spec: PacketInSpec, upcall: Upcall): PacketIn {
+  const key = spec.metadata.slice();
+  key.set(upcall.key.subarray(K_PKT_MARK, K_PKT_MARK + 4), K_PKT_MARK);
+  const mask = new Uint8Array(FLOW_SIZE);
+  for (let i = 0; i < FLOW_SIZE; i += 4) {
+    if (be32(key, i) !== 0) mask.fill(0xff, i, i + 4);
+  }
+  if (be32(key, F_METADATA) !== 0 || be32(key, F_METADATA + 4) !== 0) {
+    mask.fill(0xff, F_METADATA, F_METADATA + 8);
+  }
+  mask.fill(0xff, F_IN_PORT, F_IN_PORT + 4);
+  return {
+    bufferId: 0xffffffff,
+    totalLen: upcall.packetLen,
+    reason: spec.reason,
+    table: spec.table,
+    cookie: spec.cookie,
+    match: { key, mask },
+    data: upcall.data.slice(0, spec.maxLen),
+    ...(spec.userdata === undefined ? {} : { userdata: spec.userdata }),
+  };
+}

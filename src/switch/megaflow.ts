@@ -1,0 +1,172 @@
+// What the control plane remembers of each megaflow in the data plane (Open vSwitch calls it a udpif key): key, mask,
+// program, and the side effects that its packets have on OpenFlow statistics and MAC tables.
+
+import { KEY_SIZE } from '../../contract/key.ts';
+import type { FlowId, FlowStats } from '../engine/types.ts';
+import type { PatchPort } from '../port/patch.ts';
+import type { MacTable } from './macLearning.ts';
+import { mix } from './subtable.ts';
+import type { Effects } from './translate/types.ts';
+import type { BridgePort } from './types.ts';
+
+export interface Megaflow {
+  readonly id: FlowId;
+  /** Key of the first packet, unmasked: translating it again tells what has changed. KEY_SIZE bytes. */
+  readonly key: Uint8Array;
+  readonly mask: Uint8Array;
+  readonly hash: number;
+  readonly createdMs: number;
+  program: Uint32Array;
+  effects: Effects;
+  slow: boolean;
+  /** Statistics already credited to rules. */
+  packets: number;
+  bytes: number;
+  usedMs: number;
+  /** Change number of the state that the program was made from. */
+  validated: number;
+  deleted: boolean;
+  /** Next with the same hash. */
+  next: Megaflow | undefined;
+}
+
+export function hashKey(key: Uint8Array, mask: Uint8Array): number {
+  const keys = new Int32Array(key.buffer, key.byteOffset, KEY_SIZE / 4);
+  const masks = new Int32Array(mask.buffer, mask.byteOffset, KEY_SIZE / 4);
+  let hash = 0;
+  for (let i = 0; i < KEY_SIZE / 4; i++) {
+    const m = masks[i]!;
+    if (m !== 0) hash = mix(mix(hash, m), keys[i]! & m);
+  }
+  return (hash ^ (hash >>> 13)) & 0x3fffffff;
+}
+
+function sameUnderMask(flow: Megaflow, key: Uint8Array, mask: Uint8Array): boolean {
+  for (let i = 0; i < KEY_SIZE; i++) {
+    const m = mask[i]!;
+    if (flow.mask[i] !== m || ((flow.key[i]! ^ key[i]!) & m) !== 0) return false;
+  }
+  return true;
+}
+
+/** All megaflows, by masked key, and by the MAC table answers that they depend on. */
+export class MegaflowTable {
+  readonly #byHash = new Map<number, Megaflow>();
+  readonly #all = new Set<Megaflow>();
+  readonly #byMac = new Map<MacTable, Map<string, Set<Megaflow>>>();
+
+  get size(): number {
+    return this.#all.size;
+  }
+
+  [Symbol.iterator](): Iterator<Megaflow> {
+    return this.#all.values();
+  }
+
+  find(key: Uint8Array, mask: Uint8Array, hash: number): Megaflow | undefined {
+    let flow = this.#byHash.get(hash);
+    while (flow !== undefined && !sameUnderMask(flow, key, mask)) flow = flow.next;
+    return flow;
+  }
+
+  add(flow: Megaflow): void {
+    flow.next = this.#byHash.get(flow.hash);
+    this.#byHash.set(flow.hash, flow);
+    this.#all.add(flow);
+    this.#depend(flow);
+  }
+
+  remove(flow: Megaflow): void {
+    this.#all.delete(flow);
+    const head = this.#byHash.get(flow.hash);
+    if (head === flow) {
+      if (flow.next === undefined) this.#byHash.delete(flow.hash);
+      else this.#byHash.set(flow.hash, flow.next);
+    } else {
+      for (let at = head; at !== undefined; at = at.next) {
+        if (at.next === flow) at.next = flow.next;
+      }
+    }
+    this.#forget(flow);
+  }
+
+  setEffects(flow: Megaflow, effects: Effects): void {
+    this.#forget(flow);
+    flow.effects = effects;
+    this.#depend(flow);
+  }
+
+  /** Megaflows whose program used the answer of a MAC table; all that used any answer without `key`. */
+  *dependingOn(macs: MacTable, key: string | undefined): Generator<Megaflow> {
+    const byKey = this.#byMac.get(macs);
+    if (byKey === undefined) return;
+    if (key !== undefined) yield* byKey.get(key) ?? [];
+    else for (const flows of byKey.values()) yield* flows;
+  }
+
+  #depend(flow: Megaflow): void {
+    for (const { macs, key } of flow.effects.macQuestions) {
+      let byKey = this.#byMac.get(macs);
+      if (byKey === undefined) {
+        byKey = new Map();
+        this.#byMac.set(macs, byKey);
+      }
+      const flows = byKey.get(key);
+      if (flows === undefined) byKey.set(key, new Set([flow]));
+      else flows.add(flow);
+    }
+  }
+
+  #forget(flow: Megaflow): void {
+    for (const { macs, key } of flow.effects.macQuestions) {
+      const byKey = this.#byMac.get(macs);
+      const flows = byKey?.get(key);
+      if (byKey === undefined || flows === undefined) continue;
+      flows.delete(flow);
+      if (flows.size === 0) byKey.delete(key);
+      if (byKey.size === 0) this.#byMac.delete(macs);
+    }
+  }
+}
+
+/** Patch ports have no queues: what crosses them is counted here. */
+function patchCounters(port: BridgePort): PatchPort['counters'] | undefined {
+  return (port.netdev as Partial<PatchPort>).counters;
+}
+
+/** Credits packets to everything that they have touched. */
+export function credit(effects: Effects, packets: number, bytes: number, usedMs: number): void {
+  for (const rule of effects.rules) {
+    rule.packets += packets;
+    rule.bytes += bytes;
+    if (usedMs > rule.usedMs) rule.usedMs = usedMs;
+  }
+  for (const { table, matched } of effects.tables) {
+    table.lookups += packets;
+    if (matched) table.matched += packets;
+  }
+  for (const { bridge, bundle, mac, vlan, gratuitousArp } of effects.macs) {
+    // A bundle without ports has been removed: it must not be learned again.
+    if (bundle.ports.length > 0) bridge.macs.update(mac, 0, vlan, bundle, gratuitousArp, usedMs);
+  }
+  for (const { tx, rx } of effects.patches) {
+    const from = patchCounters(tx);
+    const to = patchCounters(rx);
+    if (from === undefined || to === undefined) continue;
+    from.txPackets += packets;
+    from.txBytes += bytes;
+    to.rxPackets += packets;
+    to.rxBytes += bytes;
+  }
+}
+
+/** Credits what the data plane has counted since the last time. */
+export function creditStats(flow: Megaflow, stats: FlowStats): void {
+  const packets = stats.packets - flow.packets;
+  if (packets <= 0) return;
+  const bytes = stats.bytes - flow.bytes;
+  flow.packets = stats.packets;
+  flow.bytes = stats.bytes;
+  flow.usedMs = Math.max(flow.usedMs, stats.usedMs);
+  credit(flow.effects, packets, bytes, stats.usedMs);
+}

@@ -1,0 +1,252 @@
+// Keeping megaflows true: when flows, configuration or MAC tables change, megaflows that depend on what changed are
+// translated again; what gives another program gets it, what was too wide is removed. Twice a second, while there are
+// megaflows, statistics go to the OpenFlow rules and idle megaflows go.
+//
+// Work is done in slices of a few milliseconds, so that the event loop (echo requests, new upcalls) stays free.
+// `settled` resolves when all changes made before the call are in the data plane and every worker has acknowledged:
+// a barrier is answered when no packet can meet the old state any more.
+
+import { KEY_SIZE } from '../../contract/key.ts';
+import type { Datapath } from './datapath.ts';
+import type { MacTable } from './macLearning.ts';
+import { creditStats, type Megaflow } from './megaflow.ts';
+import { slowPathProgram } from './slowPath.ts';
+import { translate } from './translate/translate.ts';
+import type { XlateBridge } from './translate/types.ts';
+import { datapathMask } from './translate/wildcards.ts';
+
+const SLICE_MS = 4;
+const DUMP_INTERVAL_MS = 500;
+const FLOW_LIMIT_START = 10_000;
+const FLOW_LIMIT_MIN = 1000;
+/** Over the limit, flows go after this much idleness. */
+const CROWDED_IDLE_MS = 100;
+
+function sameProgram(a: Uint32Array, b: Uint32Array): boolean {
+  if (a.length !== b.length) return false;
+  for (let i = 0; i < a.length; i++) if (a[i] !== b[i]) return false;
+  return true;
+}
+
+/** Lets the event loop turn. */
+function nextTurn(): Promise<void> {
+  return new Promise((resolve) => setImmediate(resolve));
+}
+
+export class Revalidator {
+  readonly #datapath: Datapath;
+  /** Number of the last change; a megaflow is valid if no bridge that it crosses changed after its own number. */
+  change = 0;
+  readonly #changes = new WeakMap<XlateBridge, number>();
+  readonly #macDirty = new Set<Megaflow>();
+  #done = 0;
+  #running: Promise<void> | undefined;
+  #timer: NodeJS.Timeout | undefined;
+  #dumping = false;
+  #closed = false;
+  #dumpWaiters: (() => void)[] = [];
+  /** Open_vSwitch.other_config: flow-limit, max-idle, max-revalidator. */
+  maxFlowLimit = 200_000;
+  maxIdleMs = 10_000;
+  dumpIntervalMs = DUMP_INTERVAL_MS;
+  flowLimit = FLOW_LIMIT_START;
+  averageFlows = 0;
+  maxFlows = 0;
+  dumpDurationMs = 0;
+
+  constructor(datapath: Datapath) {
+    this.#datapath = datapath;
+  }
+
+  /** Flows, ports or configuration of a bridge changed. */
+  changed(bridge: XlateBridge): void {
+    this.#changes.set(bridge, ++this.change);
+    this.#schedule();
+  }
+
+  /** The answer of a MAC table changed: for one address, or (undefined) for all. */
+  macChanged(macs: MacTable, key: string | undefined): void {
+    for (const flow of this.#datapath.megaflows.dependingOn(macs, key)) this.#macDirty.add(flow);
+    if (this.#macDirty.size > 0) this.#schedule();
+  }
+
+  /** Resolves when no packet can meet a state older than the call. */
+  async settled(): Promise<void> {
+    while (this.#pending()) await this.#run();
+    await this.#datapath.engine.quiesce();
+  }
+
+  /** Resolves after a complete round over all megaflows (revalidator/wait). */
+  async wait(): Promise<void> {
+    await this.settled();
+    const dumped = new Promise<void>((resolve) => this.#dumpWaiters.push(resolve));
+    void this.#dump();
+    await dumped;
+  }
+
+  /** There are megaflows: the periodic work has to run. */
+  wake(): void {
+    if (this.#timer !== undefined || this.#closed) return;
+    this.#timer = setTimeout(() => {
+      this.#timer = undefined;
+      void this.#dump();
+    }, this.dumpIntervalMs);
+    this.#timer.unref();
+  }
+
+  close(): void {
+    this.#closed = true;
+    clearTimeout(this.#timer);
+    this.#timer = undefined;
+  }
+
+  #pending(): boolean {
+    return !this.#closed && (this.#done < this.change || this.#macDirty.size > 0);
+  }
+
+  #schedule(): void {
+    if (this.#running !== undefined || this.#closed) return;
+    // Changes of one turn of the event loop are looked at together.
+    this.#running = nextTurn().then(() => this.#passes());
+  }
+
+  /** The running pass, or a new one that starts now. */
+  #run(): Promise<void> {
+    this.#running ??= this.#passes();
+    return this.#running;
+  }
+
+  async #passes(): Promise<void> {
+    try {
+      while (this.#pending()) {
+        const target = this.change;
+        if (this.#done < target) await this.#pass();
+        this.#done = Math.max(this.#done, target);
+        await this.#macPass();
+      }
+    } finally {
+      this.#running = undefined;
+    }
+  }
+
+  async #pass(): Promise<void> {
+    let end = performance.now() + SLICE_MS;
+    let count = 0;
+    for (const flow of this.#datapath.megaflows) {
+      if (this.#isOutdated(flow)) this.#revalidate(flow);
+      if ((++count & 15) === 0 && performance.now() > end) {
+        await nextTurn();
+        end = performance.now() + SLICE_MS;
+      }
+    }
+  }
+
+  async #macPass(): Promise<void> {
+    let end = performance.now() + SLICE_MS;
+    for (const flow of this.#macDirty) {
+      this.#macDirty.delete(flow);
+      if (!flow.deleted) this.#revalidate(flow);
+      if (performance.now() > end) {
+        await nextTurn();
+        end = performance.now() + SLICE_MS;
+      }
+    }
+  }
+
+  #isOutdated(flow: Megaflow): boolean {
+    for (const bridge of flow.effects.bridges) {
+      if ((this.#changes.get(bridge) ?? 0) > flow.validated) return true;
+    }
+    return false;
+  }
+
+  /** Translates a megaflow again. The packets counted so far are credited to the old rules first. */
+  #revalidate(flow: Megaflow): void {
+    const { engine, packetIns, megaflows } = this.#datapath;
+    creditStats(flow, engine.flowStats(flow.id));
+    const validated = this.change;
+    const located = this.#datapath.flowOf(flow.key);
+    if (located === undefined) {
+      void this.#datapath.deleteMegaflow(flow);
+      return;
+    }
+    const out = translate({ bridge: located.bridge, flow: located.flow, packetIns, learn: false });
+    const mask = datapathMask(out.wildcards, flow.key);
+    for (let i = 0; i < KEY_SIZE; i++) {
+      if ((mask[i]! & ~flow.mask[i]!) !== 0) {
+        // Now it depends on more than the megaflow matches.
+        packetIns.release(out.effects.packetIns);
+        void this.#datapath.deleteMegaflow(flow);
+        return;
+      }
+    }
+    const program = out.slow ? slowPathProgram() : out.program;
+    if (!sameProgram(program, flow.program)) {
+      engine.setFlowActions(flow.id, program);
+      flow.program = program;
+      flow.slow = out.slow;
+    }
+    const old = flow.effects.packetIns;
+    megaflows.setEffects(flow, out.effects);
+    packetIns.release(old);
+    flow.validated = validated;
+  }
+
+  /** One round: statistics, idle flows, the flow limit. */
+  async #dump(): Promise<void> {
+    if (this.#dumping || this.#closed) return;
+    this.#dumping = true;
+    const { engine, megaflows, bridges } = this.#datapath;
+    const waiters = this.#dumpWaiters;
+    this.#dumpWaiters = [];
+    try {
+      const start = performance.now();
+      const flows = megaflows.size;
+      this.maxFlows = Math.max(this.maxFlows, flows);
+      this.averageFlows = Math.floor((this.averageFlows + flows) / 2);
+      const everything = flows > 2 * this.flowLimit;
+      const idleMs = flows > this.flowLimit ? CROWDED_IDLE_MS : this.maxIdleMs;
+      let end = start + SLICE_MS;
+      let busyMs = 0;
+      let count = 0;
+      let sliceStart = start;
+      for (const flow of megaflows) {
+        creditStats(flow, engine.flowStats(flow.id));
+        const lastMs = Math.max(flow.usedMs, flow.createdMs);
+        if (everything || engine.nowMs() - lastMs > idleMs) {
+          void this.#datapath.deleteMegaflow(flow);
+        }
+        if ((++count & 63) === 0 && performance.now() > end) {
+          busyMs += performance.now() - sliceStart;
+          await nextTurn();
+          sliceStart = performance.now();
+          end = sliceStart + SLICE_MS;
+        }
+      }
+      busyMs += performance.now() - sliceStart;
+      for (const bridge of bridges.values()) bridge.macs.expire();
+      this.#datapath.packetIns.sweep();
+      this.dumpDurationMs = Math.round(performance.now() - start);
+      this.#adaptLimit(Math.max(1, busyMs), flows);
+    } finally {
+      this.#dumping = false;
+      for (const resolve of waiters) resolve();
+    }
+    if (this.#dumpWaiters.length > 0) void this.#dump();
+    if (megaflows.size > 0 || this.#macsRemain()) this.wake();
+  }
+
+  #macsRemain(): boolean {
+    for (const bridge of this.#datapath.bridges.values()) if (bridge.macs.size > 0) return true;
+    return false;
+  }
+
+  /** Fewer flows when a round takes long, more when rounds are short and the limit is in the way. */
+  #adaptLimit(durationMs: number, flows: number): void {
+    let limit = this.flowLimit;
+    if (durationMs > 2000) limit = Math.floor(limit / Math.floor(durationMs / 1000));
+    else if (durationMs > 1300) limit = Math.floor((limit * 3) / 4);
+    else if (durationMs < 1000 && limit < (flows * 1000) / durationMs) limit += 1000;
+    this.flowLimit = Math.min(this.maxFlowLimit, Math.max(limit, FLOW_LIMIT_MIN));
+  }
+}

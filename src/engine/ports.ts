@@ -61,6 +61,8 @@ export class Ports {
   private readonly ports = new Set<number>();
   private readonly queues = new Set<number>();
   private nextQueue = 0;
+  /** Transmit queues attached, by port, and how many of them may be used. */
+  private readonly txQueues = new Map<number, { attached: number[]; usable: number }>();
   /** Workers that have ever run: counters of others are zero. */
   workersSeen = 1;
   /** Injections lost, by port: counted here because a worker's counters have one writer. */
@@ -91,6 +93,7 @@ export class Ports {
       memory.f64.fill(0, counters, counters + PORT_COUNTERS_SIZE / 8);
     }
     this.injectionsLost.delete(port);
+    this.txQueues.set(port, { attached: [], usable: Number.POSITIVE_INFINITY });
     memory.store(at + PT_STATE, 1);
     return port;
   }
@@ -116,7 +119,37 @@ export class Ports {
     if (flags !== undefined) this.memory.store(at + PT_FLAGS, flags);
     if (mtu !== undefined) this.memory.store(at + PT_MTU, mtu);
     if (offloads !== undefined) this.memory.store(at + PT_OFFLOADS, offloads);
-    if (usableTxQueues !== undefined) this.memory.store(at + PT_TXQ_COUNT, usableTxQueues);
+    if (usableTxQueues !== undefined) {
+      this.txQueues.get(port)!.usable = usableTxQueues;
+      this.publishTx(port);
+    }
+  }
+
+  /** Attaches or detaches a transmit queue: the published list is compact. */
+  setTxQueue(port: number, queue: number, attached: boolean): void {
+    const tx = this.txQueues.get(port);
+    if (tx === undefined) return;
+    tx.attached = tx.attached.filter((other) => other !== queue);
+    if (attached) tx.attached.push(queue);
+    tx.attached.sort((a, b) => this.indexOf(a) - this.indexOf(b));
+    this.publishTx(port);
+  }
+
+  indexOf(queue: number): number {
+    return this.memory.get(queueAddress(queue) + Q_INDEX);
+  }
+
+  portOf(queue: number): number {
+    return this.memory.get(queueAddress(queue) + Q_PORT);
+  }
+
+  isRx(queue: number): boolean {
+    return this.memory.get(queueAddress(queue) + Q_DIR) === 0;
+  }
+
+  private publishTx(port: number): void {
+    const { attached, usable } = this.txQueues.get(port)!;
+    this.setList(port, 'tx', attached.slice(0, usable));
   }
 
   addQueue(port: number, spec: QueueSpec): number {
@@ -151,14 +184,6 @@ export class Ports {
 
   queueNumbers(): Iterable<number> {
     return this.queues;
-  }
-
-  /** Queue numbers attached to a port in one direction, kept compact: [0, count) are usable. */
-  list(port: number, direction: 'rx' | 'tx'): number[] {
-    const at = portAddress(port);
-    const count = this.memory.get(at + (direction === 'rx' ? PT_RXQ_COUNT : PT_TXQ_COUNT));
-    const base = (at + (direction === 'rx' ? PT_RXQ : PT_TXQ)) / 4;
-    return [...this.memory.u32.subarray(base, base + count)];
   }
 
   /** Publishes the list: entries first, then the count when it grows, the other way round when it shrinks. */

@@ -58,6 +58,8 @@ export interface Injection {
   key?: Uint8Array;
   /** Program to run; absent: look the packet up as if it had been received. */
   actions?: Uint32Array;
+  /** Worker that runs it (of an upcall: Upcall.worker); default: the one that polls the input port. */
+  worker?: number;
 }
 
 export interface WorkerStats {
@@ -85,6 +87,10 @@ export interface EngineOptions {
   onUpcall: (upcall: Upcall) => void;
   /** A receive or transmit ring was found invalid by a worker: `reason` is a DROP_* number. */
   onBrokenQueue?: (port: number, queue: number, reason: number) => void;
+  /** What the workers have to say (crashes, cores that do not exist). */
+  log?: (level: 'info' | 'warn' | 'err', text: string) => void;
+  /** Runs the data plane with its assertions. */
+  debug?: boolean;
 }
 
 export interface QueueSpec {
@@ -96,37 +102,7 @@ export interface QueueSpec {
   waitFd: number;
 }
 
-/** A range of a guest's file as the data plane reaches it: the fields RG_BASE, RG_CHUNK, RG_SKEW of contract/window.ts. */
-export interface WindowRegion {
-  /** Memory offset of the first byte if the range is mapped whole, else 0. */
-  readonly base: number;
-  readonly chunk: number;
-  readonly skew: number;
-}
-
-/** Windows on the files of guests. All calls on the main thread; nothing unmapped while a worker may use it. */
-export interface Windows {
-  /**
-   * Makes a range of a file reachable: whole if there is room, else by chunks on demand. `fileOffset` is page aligned.
-   * The descriptor stays the caller's and stays open until unmapRegion. Throws SysError and leaves nothing behind.
-   */
-  mapRegion(fd: number, fileOffset: bigint, bytes: bigint): WindowRegion;
-  unmapRegion(region: WindowRegion): void;
-  /** Maps a small range contiguously and for good (rings, dirty logs): its memory offset. Any alignment. Throws SysError. */
-  mapRange(fd: number, fileOffset: bigint, bytes: number): number;
-  unmapRange(address: number): void;
-  /**
-   * Writes the region records of a port (guest physical addresses): only while no queue of it is attached, except that
-   * regions may be appended to an unchanged list at any moment (records first, then the count).
-   */
-  setRegions(
-    port: number,
-    regions: readonly { guestAddress: bigint; bytes: bigint; window: WindowRegion }[],
-  ): void;
-}
-
 export interface Engine {
-  readonly windows: Windows;
   /** The whole shared memory, for rings and windows. Only src/engine and src/port write here. */
   readonly memory: WebAssembly.Memory;
   /** Real address of byte 0 of the memory. */
@@ -180,6 +156,8 @@ export interface Engine {
   /** One of n lookups is put into the microflow cache; 0 = never. */
   setCacheInsertInvProb(n: number): void;
   setVlanLimit(n: number): void;
+  /** How long a worker polls empty queues before it sleeps. */
+  setPatience(us: number): void;
   workerStats(): WorkerStats[];
   clearWorkerStats(): void;
   close(): Promise<void>;

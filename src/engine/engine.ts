@@ -1,0 +1,402 @@
+// The engine: host of the data plane, and the only door between it and the rest of the control plane (types.ts).
+//
+// Composition of the parts in this directory: memory, workers, generations, ports and queues, megaflows, rings,
+// windows. What happens by itself: upcalls are handed over when a worker rings, a bounded number at a turn of the
+// event loop; broken queues are reported; port lists are ordered by use; the pool of windows is kept filled.
+
+import { DROP_NONE } from '../../contract/drop.ts';
+import {
+  ARENA_BASE,
+  ARENA_SIZE,
+  CONTROL_BASE,
+  CTL_CACHE_INSERT_INV_PROB,
+  CTL_PATIENCE_US,
+  CTL_UPCALL_ARMED,
+  CTL_UPCALLS_ENABLED,
+  CTL_VLAN_LIMIT,
+  CTL_WORKERS,
+  WK_BATCHES,
+  WK_BUSY_NS,
+  WK_CACHE_HITS,
+  WK_CLEAR,
+  WK_FLOW_HITS,
+  WK_FLOW_PROBES,
+  WK_IDLE_NS,
+  WK_LOST,
+  WK_MISSES,
+  WK_PACKETS,
+  WK_POLLS,
+  WK_RECIRC,
+  WK_SLEEPS,
+  WORKER_BASE,
+  WORKER_SIZE,
+} from '../../contract/memory.ts';
+import { Q_BROKEN, Q_BUSY_NS, Q_PACKETS, queueAddress } from '../../contract/port.ts';
+import { eventfdCreate, eventfdTake } from '../sys/eventfd.ts';
+import { closeFd } from '../sys/fd.ts';
+import { watchFd } from '../sys/poll.ts';
+import { Arena } from './arena.ts';
+import { dataPlaneImports, loadDataPlane } from './dataPlane.ts';
+import { FlowTable } from './flowTable.ts';
+import { Grace } from './grace.ts';
+import type { DataPlane } from './hostLoop.ts';
+import { EngineMemory } from './memory.ts';
+import { type PortSettings, Ports } from './ports.ts';
+import { InjectRing, UpcallRing } from './rings.ts';
+import { RxScheduler } from './rxq.ts';
+import type {
+  Engine,
+  EngineOptions,
+  FlowId,
+  FlowStats,
+  Injection,
+  PortCounters,
+  QueueSpec,
+  WorkerStats,
+} from './types.ts';
+import { GuestWindows } from './windows.ts';
+import { Workers } from './workers.ts';
+
+/** Upcalls handed over in one turn of the event loop, and the time after which a turn ends. */
+const UPCALLS_PER_TURN = 512;
+const TURN_MS = 5;
+const HOUSEKEEPING_MS = 100;
+/** Port lists are ordered once in this many rounds of housekeeping. */
+const SORT_ROUNDS = 10;
+const DEFAULT_PATIENCE_US = 100;
+
+/** Starts the data plane. Throws if its module has not been built. */
+export function createEngine(options: EngineOptions): DataPlaneEngine {
+  return new DataPlaneEngine(options);
+}
+
+export class DataPlaneEngine implements Engine {
+  readonly memory: WebAssembly.Memory;
+  readonly base: bigint;
+  readonly windows: GuestWindows;
+  private readonly options: EngineOptions;
+  private readonly mem: EngineMemory;
+  private readonly grace: Grace;
+  private readonly workers: Workers;
+  private readonly ports: Ports;
+  private readonly rx: RxScheduler;
+  private readonly flows: FlowTable;
+  private readonly arena = new Arena(ARENA_BASE, ARENA_SIZE);
+  private readonly upcallRings: UpcallRing[] = [];
+  private readonly injectRings: InjectRing[] = [];
+  private readonly mainFd: number;
+  private readonly watcher: Disposable;
+  private readonly timer: NodeJS.Timeout;
+  private readonly originMs = performance.now();
+  private rounds = 0;
+  private nextRing = 0;
+  private turnScheduled = false;
+  private closed = false;
+  private changingCores: Promise<void> = Promise.resolve();
+  private readonly attachedTx = new Set<number>();
+
+  constructor(options: EngineOptions) {
+    this.options = options;
+    const originNs = process.hrtime.bigint();
+    this.mem = new EngineMemory();
+    this.memory = this.mem.memory;
+    this.base = this.mem.base;
+    const module = loadDataPlane(options.debug);
+    const local = new WebAssembly.Instance(
+      module,
+      dataPlaneImports(this.memory, () => 0),
+    ).exports as unknown as DataPlane;
+    this.grace = new Grace(this.mem, () => this.workers.ids());
+    this.mainFd = eventfdCreate();
+    this.workers = new Workers({
+      memory: this.mem,
+      module,
+      mainFd: this.mainFd,
+      originNs,
+      log: options.log ?? (() => {}),
+      onChange: () => this.grace.check(),
+    });
+    this.ports = new Ports(this.mem);
+    this.rx = new RxScheduler(this.mem, this.grace, this.ports, (worker) =>
+      this.workers.wake(worker),
+    );
+    this.flows = new FlowTable(this.mem, this.grace, (key, subtable) =>
+      local.hashOf(key, subtable),
+    );
+    this.windows = new GuestWindows(this.mem, this.grace);
+    this.setControl(CTL_VLAN_LIMIT, 1);
+    this.setControl(CTL_CACHE_INSERT_INV_PROB, 1);
+    this.setControl(CTL_UPCALLS_ENABLED, 1);
+    this.setControl(CTL_UPCALL_ARMED, 1);
+    this.setControl(CTL_PATIENCE_US, DEFAULT_PATIENCE_US);
+    this.watcher = watchFd(this.mainFd, { read: true }, () => this.onBell());
+    this.timer = setInterval(() => this.housekeeping(), HOUSEKEEPING_MS);
+    this.timer.unref();
+    for (const core of options.cores ?? [undefined]) this.startWorker(core);
+    void this.rx.setWorkers(this.workers.list());
+  }
+
+  nowMs(): number {
+    return performance.now() - this.originMs;
+  }
+
+  private setControl(offset: number, value: number): void {
+    this.mem.store(CONTROL_BASE + offset, value);
+  }
+
+  private startWorker(core: number | undefined): void {
+    const id = this.workers.start(core);
+    this.upcallRings[id] ??= new UpcallRing(this.mem, id);
+    this.injectRings[id] ??= new InjectRing(this.mem, id);
+    this.ports.workersSeen = this.workers.seen;
+    this.flows.workersSeen = this.workers.seen;
+    this.setControl(CTL_WORKERS, this.workers.list().length);
+  }
+
+  // ---- ports
+
+  addPort(wanted?: number): number {
+    return this.ports.add(wanted);
+  }
+
+  async removePort(port: number): Promise<void> {
+    if (!this.ports.has(port)) return;
+    this.ports.retire(port);
+    const queues = [...this.ports.queueNumbers()].filter((q) => this.ports.portOf(q) === port);
+    await Promise.all(queues.map((queue) => this.detachQueue(queue)));
+    await this.grace.quiesce();
+    for (const queue of queues) this.ports.removeQueue(queue);
+    this.ports.free(port);
+  }
+
+  setPort(port: number, set: PortSettings): void {
+    this.ports.set(port, set);
+  }
+
+  addQueue(port: number, spec: QueueSpec): number {
+    return this.ports.addQueue(port, spec);
+  }
+
+  attachQueue(queue: number): void {
+    if (!this.ports.hasQueue(queue)) throw new Error(`no queue ${queue}`);
+    this.mem.store(queueAddress(queue) + Q_BROKEN, 0);
+    if (this.ports.isRx(queue)) {
+      this.rx.attach(queue);
+      return;
+    }
+    this.attachedTx.add(queue);
+    this.ports.setTxQueue(this.ports.portOf(queue), queue, true);
+  }
+
+  async detachQueue(queue: number): Promise<void> {
+    if (!this.ports.hasQueue(queue)) return;
+    if (this.ports.isRx(queue)) {
+      this.rx.detach(queue);
+    } else {
+      this.attachedTx.delete(queue);
+      this.ports.setTxQueue(this.ports.portOf(queue), queue, false);
+    }
+    await this.grace.quiesce();
+  }
+
+  removeQueue(queue: number): void {
+    if (this.rx.isAttached(queue) || this.attachedTx.has(queue)) {
+      throw new Error(`queue ${queue} is attached`);
+    }
+    this.ports.removeQueue(queue);
+  }
+
+  allocArena(bytes: number, align: number): number {
+    const address = this.arena.take(bytes, align);
+    if (address < 0) throw new Error(`no room for ${bytes} bytes in the arena`);
+    return address;
+  }
+
+  freeArena(address: number): void {
+    this.arena.give(address);
+  }
+
+  portCounters(port: number): PortCounters {
+    return this.ports.counters(port);
+  }
+
+  // ---- megaflows
+
+  putFlow(key: Uint8Array, mask: Uint8Array, actions: Uint32Array): FlowId {
+    return this.flows.put(key, mask, actions);
+  }
+
+  setFlowActions(flow: FlowId, actions: Uint32Array): void {
+    this.flows.setActions(flow, actions);
+  }
+
+  deleteFlow(flow: FlowId): Promise<FlowStats> {
+    return this.flows.delete(flow);
+  }
+
+  flowStats(flow: FlowId): FlowStats {
+    return this.flows.stats(flow);
+  }
+
+  flowCount(): number {
+    return this.flows.size;
+  }
+
+  maskCount(): number {
+    return this.flows.masks;
+  }
+
+  // ---- packets
+
+  inject(injection: Injection): boolean {
+    const worker = injection.worker ?? this.rx.workerOfPort(injection.inPort);
+    const pushed = this.injectRings[worker]?.push(injection) ?? false;
+    if (pushed) this.workers.wake(worker);
+    else this.ports.countLostInjection(injection.inPort);
+    return pushed;
+  }
+
+  private onBell(): void {
+    eventfdTake(this.mainFd);
+    this.grace.check();
+    this.windows.fillPool();
+    this.upcallTurn();
+  }
+
+  /** Hands over upcalls, the same share to every worker; goes on in the next turn if there are more. */
+  private upcallTurn(): void {
+    this.turnScheduled = false;
+    if (this.closed) return;
+    const endMs = performance.now() + TURN_MS;
+    let left = UPCALLS_PER_TURN;
+    let quietRings = 0;
+    const rings = this.upcallRings;
+    while (left > 0 && quietRings < rings.length && performance.now() < endMs) {
+      const ring = rings[this.nextRing++ % rings.length]!;
+      const count = ring.drain(Math.min(left, 32), this.options.onUpcall);
+      left -= count;
+      quietRings = count === 0 ? quietRings + 1 : 0;
+    }
+    if (rings.some((ring) => !ring.empty)) {
+      this.scheduleTurn();
+      return;
+    }
+    this.setControl(CTL_UPCALL_ARMED, 1);
+    // A worker that posted just before rings nobody.
+    if (rings.some((ring) => !ring.empty)) this.scheduleTurn();
+  }
+
+  private scheduleTurn(): void {
+    if (this.turnScheduled) return;
+    this.turnScheduled = true;
+    setImmediate(() => this.upcallTurn());
+  }
+
+  // ---- time
+
+  quiesce(): Promise<number> {
+    return this.grace.quiesce();
+  }
+
+  setCores(cores: readonly number[]): Promise<void> {
+    this.changingCores = this.changingCores.then(() => this.changeCores(cores));
+    return this.changingCores;
+  }
+
+  private async changeCores(cores: readonly number[]): Promise<void> {
+    const wanted: (number | undefined)[] = cores.length === 0 ? [undefined] : [...cores];
+    const surplus: number[] = [];
+    for (const worker of this.workers.list()) {
+      const at = wanted.indexOf(worker.core);
+      if (at < 0) surplus.push(worker.id);
+      else wanted.splice(at, 1);
+    }
+    for (const core of wanted) this.startWorker(core);
+    const stay = this.workers.list().filter(({ id }) => !surplus.includes(id));
+    await this.rx.setWorkers(stay);
+    await Promise.all(surplus.map((id) => this.workers.stop(id)));
+    this.setControl(CTL_WORKERS, stay.length);
+  }
+
+  setAffinity(port: number, queueIndex: number, core: number | undefined): void {
+    this.rx.setAffinity(port, queueIndex, core);
+  }
+
+  setCacheInsertInvProb(n: number): void {
+    this.setControl(CTL_CACHE_INSERT_INV_PROB, n);
+  }
+
+  setVlanLimit(n: number): void {
+    this.setControl(CTL_VLAN_LIMIT, n < 1 || n > 2 ? 2 : n);
+  }
+
+  setPatience(us: number): void {
+    this.setControl(CTL_PATIENCE_US, us);
+  }
+
+  workerStats(): WorkerStats[] {
+    return this.workers.list().map(({ id, core }) => {
+      const stat = (offset: number): number =>
+        this.mem.f64[(WORKER_BASE + id * WORKER_SIZE + offset) / 8]!;
+      return {
+        worker: id,
+        core: core ?? -1,
+        busyNs: stat(WK_BUSY_NS),
+        idleNs: stat(WK_IDLE_NS),
+        polls: stat(WK_POLLS),
+        packets: stat(WK_PACKETS),
+        batches: stat(WK_BATCHES),
+        cacheHits: stat(WK_CACHE_HITS),
+        flowHits: stat(WK_FLOW_HITS),
+        flowProbes: stat(WK_FLOW_PROBES),
+        misses: stat(WK_MISSES),
+        lost: stat(WK_LOST),
+        sleeps: stat(WK_SLEEPS),
+        recirculated: stat(WK_RECIRC),
+        queues: this.rx.queuesOf(id).map((queue) => ({
+          queue,
+          port: this.ports.portOf(queue),
+          index: this.ports.indexOf(queue),
+          packets: this.mem.f64[(queueAddress(queue) + Q_PACKETS) / 8]!,
+          busyNs: this.mem.f64[(queueAddress(queue) + Q_BUSY_NS) / 8]!,
+        })),
+      };
+    });
+  }
+
+  clearWorkerStats(): void {
+    for (const { id } of this.workers.list()) {
+      this.mem.store(WORKER_BASE + id * WORKER_SIZE + WK_CLEAR, 1);
+      this.workers.wake(id);
+    }
+  }
+
+  private housekeeping(): void {
+    this.grace.check();
+    this.windows.fillPool();
+    for (const queue of [...this.rx.attached(), ...this.attachedTx]) {
+      const at = queueAddress(queue) + Q_BROKEN;
+      const reason = this.mem.load(at);
+      if (reason === DROP_NONE || this.reported.get(queue) === reason) continue;
+      this.reported.set(queue, reason);
+      this.options.onBrokenQueue?.(this.ports.portOf(queue), queue, reason);
+    }
+    for (const queue of this.reported.keys()) {
+      if (this.mem.load(queueAddress(queue) + Q_BROKEN) === DROP_NONE) this.reported.delete(queue);
+    }
+    if (++this.rounds % SORT_ROUNDS === 0) this.flows.sort();
+  }
+
+  private readonly reported = new Map<number, number>();
+
+  async close(): Promise<void> {
+    if (this.closed) return;
+    this.closed = true;
+    clearInterval(this.timer);
+    await this.changingCores;
+    await Promise.all(this.workers.list().map(({ id }) => this.workers.stop(id)));
+    this.grace.check();
+    this.watcher[Symbol.dispose]();
+    closeFd(this.mainFd);
+  }
+}

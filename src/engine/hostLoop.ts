@@ -1,0 +1,199 @@
+// The host loop of a worker: calls the data plane's poll, makes the system calls that it asks for, sleeps when there
+// is nothing to do. All that it shares with the main thread are words of the worker record (contract/memory.ts).
+//
+//   frames in → poll → eventfds, frames out, bell of the main thread → poll → … → (patience) → poll(2) → …
+//
+// While packets come it never enters the kernel except for its queues' own needs. After `patience` without a packet
+// it turns the notifications of its queues on and sleeps until one of them, or its bell, becomes readable.
+
+import {
+  CONTROL_BASE,
+  CTL_GENERATION,
+  CTL_PATIENCE_US,
+  CTL_UPCALL_ARMED,
+  WK_ACK,
+  WK_CALL,
+  WK_CALL_COUNT,
+  WK_FLUSH,
+  WK_FLUSH_COUNT,
+  WK_RXQ,
+  WK_RXQ_COUNT,
+  WK_STOP,
+  WK_UPCALLS_POSTED,
+  WORKER_BASE,
+  WORKER_SIZE,
+} from '../../contract/memory.ts';
+import {
+  Q_KIND,
+  Q_WAIT_FD,
+  QUEUE_FRAME,
+  QUEUE_PACKED,
+  QUEUE_SPLIT,
+  queueAddress,
+} from '../../contract/port.ts';
+import { eventfdSignal, eventfdTake } from '../sys/eventfd.ts';
+import { pollRaw } from '../sys/fd.ts';
+import { NativeBuffer } from '../sys/ffi.ts';
+import type { HostIo } from './hostio.ts';
+
+/** What the data plane module exports (dataplane/index.ts). */
+export interface DataPlane {
+  start(worker: number, nowNs: number): void;
+  poll(nowNs: number): number;
+  sleep(): number;
+  wakeUp(nowNs: number): void;
+  abandon(queue: number): void;
+  hashOf(key: number, subtable: number): number;
+}
+
+const POLLIN = 1;
+const POLLFD_SIZE = 8;
+/** The bell wakes a sleeper at once; this only bounds what a lost notification of a broken peer could cost. */
+const SLEEP_MAX_MS = 1000;
+/** For so long a descriptor is left alone that reports nothing but errors. */
+const FAULTY_FD_MS = 100;
+
+export interface HostLoopOptions {
+  words: Int32Array;
+  worker: number;
+  bellFd: number;
+  /** Rings the main thread: upcalls, acknowledgements. */
+  mainFd: number;
+  io: HostIo;
+  /** Nanoseconds of the engine's clock. */
+  now: () => number;
+}
+
+export class HostLoop {
+  private readonly words: Int32Array;
+  private readonly record: number;
+  private readonly options: HostLoopOptions;
+  private pollfds = new NativeBuffer(64 * POLLFD_SIZE);
+  private pollfdRoom = 64;
+  private frameQueues: number[] = [];
+  private readonly faulty = new Set<number>();
+  private acknowledged = -1;
+
+  constructor(options: HostLoopOptions) {
+    this.options = options;
+    this.words = options.words;
+    this.record = (WORKER_BASE + options.worker * WORKER_SIZE) >> 2;
+  }
+
+  /** Runs until WK_STOP. Throws what the data plane throws (a trap). */
+  run(dataPlane: DataPlane): void {
+    const { now, io } = this.options;
+    const { words, record } = this;
+    let lastPacketNs = now();
+    while (Atomics.load(words, record + (WK_STOP >> 2)) === 0) {
+      for (const queue of this.frameQueues) io.rxFrames(queue);
+      const nowNs = now();
+      const packets = dataPlane.poll(nowNs);
+      this.afterPoll();
+      if (packets > 0) {
+        lastPacketNs = nowNs;
+      } else if (nowNs - lastPacketNs > this.control(CTL_PATIENCE_US) * 1000) {
+        if (dataPlane.sleep() !== 0) {
+          this.wait();
+          dataPlane.wakeUp(now());
+          // What has woken it may take a moment to arrive; one patience from here.
+          lastPacketNs = now();
+        }
+        // Re-arming may have owed a notification.
+        this.afterPoll();
+      }
+    }
+  }
+
+  private control(offset: number): number {
+    return Atomics.load(this.words, (CONTROL_BASE + offset) >> 2);
+  }
+
+  /** The system calls that the poll has asked for. */
+  afterPoll(): void {
+    const { words, record } = this;
+    const flushes = words[record + (WK_FLUSH_COUNT >> 2)]!;
+    if (flushes > 0) {
+      for (let i = 0; i < flushes; i++) this.options.io.flush(words[record + (WK_FLUSH >> 2) + i]!);
+      words[record + (WK_FLUSH_COUNT >> 2)] = 0;
+    }
+    const calls = words[record + (WK_CALL_COUNT >> 2)]!;
+    if (calls > 0) {
+      for (let i = 0; i < calls; i++) eventfdSignal(words[record + (WK_CALL >> 2) + i]!);
+      words[record + (WK_CALL_COUNT >> 2)] = 0;
+    }
+    let ring = false;
+    if (words[record + (WK_UPCALLS_POSTED >> 2)] !== 0) {
+      words[record + (WK_UPCALLS_POSTED >> 2)] = 0;
+      ring = Atomics.exchange(words, (CONTROL_BASE + CTL_UPCALL_ARMED) >> 2, 0) === 1;
+    }
+    const acknowledged = words[record + (WK_ACK >> 2)]!;
+    if (acknowledged !== this.acknowledged) {
+      this.acknowledged = acknowledged;
+      this.findFrameQueues();
+      ring = true;
+    }
+    if (ring) eventfdSignal(this.options.mainFd);
+  }
+
+  private findFrameQueues(): void {
+    const { words, record } = this;
+    this.frameQueues = [];
+    this.faulty.clear();
+    const count = Atomics.load(words, record + (WK_RXQ_COUNT >> 2));
+    for (let i = 0; i < count; i++) {
+      const queue = words[record + (WK_RXQ >> 2) + i]!;
+      if (words[(queueAddress(queue) + Q_KIND) >> 2] === QUEUE_FRAME) this.frameQueues.push(queue);
+    }
+  }
+
+  /** poll(2) on the bell and on the descriptors of all queues; takes the counters of eventfds that are readable. */
+  private wait(): void {
+    const { words, record } = this;
+    // Main may have raised the generation just before this worker's state said "asleep": then it waits for a bell.
+    if (this.control(CTL_GENERATION) !== words[record + (WK_ACK >> 2)]) {
+      eventfdSignal(this.options.mainFd);
+    }
+    const queues = Atomics.load(words, record + (WK_RXQ_COUNT >> 2));
+    if (queues + 1 > this.pollfdRoom) {
+      this.pollfdRoom = queues + 64;
+      this.pollfds = new NativeBuffer(this.pollfdRoom * POLLFD_SIZE);
+    }
+    const { view } = this.pollfds;
+    this.setPollfd(view, 0, this.options.bellFd);
+    for (let i = 0; i < queues; i++) {
+      const queue = words[record + (WK_RXQ >> 2) + i]!;
+      const fd = words[(queueAddress(queue) + Q_WAIT_FD) >> 2]!;
+      this.setPollfd(view, i + 1, this.faulty.has(fd) ? -1 : fd);
+    }
+    const timeoutMs = this.faulty.size > 0 ? FAULTY_FD_MS : SLEEP_MAX_MS;
+    const ready = pollRaw(this.pollfds.address, queues + 1, timeoutMs);
+    if (ready === 0) this.faulty.clear();
+    if (ready <= 0) return;
+    if (view.getInt16(6, true) & POLLIN) eventfdTake(this.options.bellFd);
+    for (let i = 0; i < queues; i++) {
+      const events = view.getInt16((i + 1) * POLLFD_SIZE + 6, true);
+      if (events === 0) continue;
+      const fd = view.getInt32((i + 1) * POLLFD_SIZE, true);
+      const queue = words[record + (WK_RXQ >> 2) + i]!;
+      const kind = words[(queueAddress(queue) + Q_KIND) >> 2];
+      if ((events & POLLIN) === 0) this.faulty.add(fd);
+      else if (kind === QUEUE_SPLIT || kind === QUEUE_PACKED) this.takeKick(fd);
+    }
+  }
+
+  /** A front-end may have sent anything as its kick descriptor. */
+  private takeKick(fd: number): void {
+    try {
+      eventfdTake(fd);
+    } catch {
+      this.faulty.add(fd);
+    }
+  }
+
+  private setPollfd(view: DataView, index: number, fd: number): void {
+    view.setInt32(index * POLLFD_SIZE, fd, true);
+    view.setInt16(index * POLLFD_SIZE + 4, POLLIN, true);
+    view.setInt16(index * POLLFD_SIZE + 6, 0, true);
+  }
+}

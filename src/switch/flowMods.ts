@@ -19,16 +19,6 @@ import {
 import { actionsEqual, outputsToGroup, outputsToPort } from './flowModsActions.ts';
 import type { Bridge, FlowTable, Rule } from './types.ts';
 
-/** Tables 0 … 253 are the controllers', 254 belongs to the switch. */
-export const N_TABLES = 255;
-export const HIDDEN_TABLE = 254;
-export const ALL_TABLES = 0xff;
-export const OFPG_ANY = 0xffffffff;
-const NO_BUFFER = 0xffffffff;
-const COOKIE_ALL_ONES = 0xffffffffffffffffn;
-/** Priorities above 16 bits mark the switch's own rules (fail-open). */
-const MAX_PRIORITY = 0xffff;
-
 export type RemovedReason =
   | 'idle_timeout'
   | 'hard_timeout'
@@ -40,7 +30,17 @@ export type RemovedReason =
 export interface Requester {
   connection: unknown;
   xid: number;
+  /** Which actions fit a match depends on the version that they were written in. */
+  version?: OfVersion;
 }
+
+/** Throws OfError when a bridge cannot execute the actions of a flow with this match (src/switch/checkActions.ts). */
+export type CheckActions = (
+  actions: readonly Action[],
+  match: Match,
+  table: number,
+  version?: OfVersion,
+) => void;
 
 /** `oldActions` is present when the actions changed: a monitor of an out_port hears of rules that leave it, too. */
 export type FlowEvent =
@@ -66,19 +66,8 @@ export interface TableConfig {
   missConfig: number;
 }
 
-/** Which rules a request means. All fields as in the messages. */
-export interface RuleCriteria {
-  table: number;
-  match: Match;
-  cookie: bigint;
-  cookieMask: bigint;
-  outPort: number;
-  outGroup: number;
-}
-
 export interface FlowTablesOptions {
-  /** Throws OfError when the bridge cannot execute the actions of a flow (src/switch/translate). */
-  checkActions?: (actions: readonly Action[], match: Match, table: number) => void;
+  checkActions?: CheckActions;
 }
 
 /** All flow tables of a bridge, with OpenFlow's rules about changing them. One per bridge. */
@@ -89,7 +78,7 @@ export class FlowTables {
   readonly expirable = new Set<Rule>();
   /** Called once for each committed transaction that changed something. */
   onEvents: ((events: readonly FlowEvent[]) => void) | undefined;
-  readonly #checkActions: FlowTablesOptions['checkActions'];
+  readonly #checkActions: CheckActions | undefined;
 
   constructor(bridge: Bridge, options: FlowTablesOptions = {}) {
     this.bridge = bridge;
@@ -183,11 +172,11 @@ export class FlowTables {
 /** Changes that become visible to monitors, and final, together. */
 export class FlowTransaction {
   readonly #tables: FlowTables;
-  readonly #checkActions: FlowTablesOptions['checkActions'];
+  readonly #checkActions: CheckActions | undefined;
   readonly #undo: (() => void)[] = [];
   readonly #events: FlowEvent[] = [];
 
-  constructor(tables: FlowTables, checkActions: FlowTablesOptions['checkActions']) {
+  constructor(tables: FlowTables, checkActions: CheckActions | undefined) {
     this.#tables = tables;
     this.#checkActions = checkActions;
   }
@@ -260,7 +249,7 @@ export class FlowTransaction {
   #add(flowMod: FlowMod, requester: Requester | undefined): void {
     const { bridge, config } = this.#tables;
     const table = writableTable(bridge, flowMod.table);
-    this.#checkActions?.(flowMod.actions, flowMod.match, table.id);
+    this.#checkActions?.(flowMod.actions, flowMod.match, table.id, requester?.version);
     const old = table.findStrict(flowMod.match, flowMod.priority);
     if (old !== undefined) {
       this.#replace(old, flowMod, requester);
@@ -311,11 +300,17 @@ export class FlowTransaction {
       if (flowMod.newCookie !== COOKIE_ALL_ONES && flowMod.cookieMask === 0n) {
         this.#add(flowMod, requester);
       } else {
-        this.#checkActions?.(flowMod.actions, flowMod.match, tableForCheck(flowMod.table));
+        this.#checkActions?.(
+          flowMod.actions,
+          flowMod.match,
+          tableForCheck(flowMod.table),
+          requester?.version,
+        );
       }
       return;
     }
-    for (const rule of rules) this.#checkActions?.(flowMod.actions, rule.match, rule.table);
+    for (const rule of rules)
+      this.#checkActions?.(flowMod.actions, rule.match, rule.table, requester?.version);
     if (flowMod.flags.resetCounts) bridge.syncStats();
     const now = bridge.nowMs();
     for (const rule of rules) {
@@ -379,108 +374,4 @@ export class FlowTransaction {
     if (rule.idleTimeout !== 0 || rule.hardTimeout !== 0) this.#tables.expirable.add(rule);
     else this.#tables.expirable.delete(rule);
   }
-}
-
-/** Errors that do not depend on what the tables hold; bundles report them when a message is added. */
-export function checkFlowMod(flowMod: FlowMod): void {
-  if (flowMod.flags.emergency) {
-    // The emergency cache of OpenFlow 1.0 never was implemented by anyone; these are the codes that controllers know.
-    const timeouts = flowMod.hardTimeout !== 0 || flowMod.idleTimeout !== 0;
-    throw new OfError(timeouts ? 'OFPFMFC_BAD_EMERG_TIMEOUT' : 'OFPFMFC_TABLE_FULL');
-  }
-  const adds = !flowMod.command.startsWith('delete');
-  if (adds && flowMod.table === HIDDEN_TABLE) throw new OfError('OFPBRC_EPERM');
-  // We never give out buffers, so no buffer can be meant.
-  if (adds && flowMod.bufferId !== NO_BUFFER) throw new OfError('OFPBRC_BUFFER_UNKNOWN');
-}
-
-/** The tables that a request with this table number means: 0xff is all but the hidden one. */
-export function* tablesOf(bridge: Bridge, table: number): Generator<FlowTable> {
-  if (table === ALL_TABLES) {
-    for (const flowTable of bridge.tables) {
-      if (flowTable.id !== HIDDEN_TABLE) yield flowTable;
-    }
-    return;
-  }
-  const flowTable = bridge.tables[table];
-  if (flowTable === undefined) throw new OfError('OFPBRC_BAD_TABLE_ID');
-  yield flowTable;
-}
-
-/** A rule that controllers never see. */
-export function isHidden(rule: Rule): boolean {
-  return rule.priority > MAX_PRIORITY || (rule.hidden && rule.table !== HIDDEN_TABLE);
-}
-
-/** All criteria but the match, which the classifier has looked at. */
-function meets(rule: Rule, criteria: RuleCriteria): boolean {
-  return (
-    !isHidden(rule) &&
-    ((rule.cookie ^ criteria.cookie) & criteria.cookieMask) === 0n &&
-    (criteria.outPort === OFPP_NONE || outputsToPort(rule.actions, criteria.outPort)) &&
-    (criteria.outGroup === OFPG_ANY || outputsToGroup(rule.actions, criteria.outGroup))
-  );
-}
-
-function writableTable(bridge: Bridge, table: number): FlowTable {
-  const flowTable = bridge.tables[tableForCheck(table)];
-  if (flowTable === undefined) throw new OfError('OFPBRC_BAD_TABLE_ID');
-  if (flowTable.id === HIDDEN_TABLE) throw new OfError('OFPBRC_EPERM');
-  return flowTable;
-}
-
-/** OpenFlow 1.0 leaves the choice of the table to the switch. */
-function tableForCheck(table: number): number {
-  return table === ALL_TABLES ? 0 : table;
-}
-
-/** Flags that belong to the rule; the others are about the flow-mod itself. */
-function stateFlags(flags: FlowMod['flags']): FlowMod['flags'] {
-  return { ...flags, checkOverlap: false, emergency: false };
-}
-
-function evictsBefore(a: Rule, b: Rule): boolean {
-  if (a.importance !== b.importance) return a.importance < b.importance;
-  return expirationMs(a) < expirationMs(b);
-}
-
-/** When the rule will time out if nothing uses it. */
-export function expirationMs(rule: Rule): number {
-  const hard = rule.hardTimeout === 0 ? Infinity : rule.modifiedMs + rule.hardTimeout * 1000;
-  const idle = rule.idleTimeout === 0 ? Infinity : rule.usedMs + rule.idleTimeout * 1000;
-  return Math.min(hard, idle);
-}
-
-function newRule(
-  bridge: Bridge,
-  table: number,
-  match: Match,
-  priority: number,
-  actions: readonly Action[],
-): Rule {
-  const now = bridge.nowMs();
-  return {
-    table,
-    priority,
-    match,
-    actions,
-    cookie: 0n,
-    idleTimeout: 0,
-    hardTimeout: 0,
-    importance: 0,
-    flags: {
-      sendFlowRem: false,
-      checkOverlap: false,
-      resetCounts: false,
-      noPktCounts: false,
-      noBytCounts: false,
-    },
-    createdMs: now,
-    modifiedMs: now,
-    usedMs: now,
-    packets: 0,
-    bytes: 0,
-    hidden: priority > MAX_PRIORITY || table === HIDDEN_TABLE,
-    removed: false,
-  };
 }

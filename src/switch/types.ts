@@ -107,6 +107,8 @@ export interface Bridge {
   fragHandling?: number;
   /** Some controller wants packets that match no flow (OpenFlow 1.0 … 1.2). Set by the OpenFlow front-end. */
   wantsPacketInOnMiss?: boolean;
+  /** OFPTC11_TABLE_MISS_* of a table: 0 default, 1 continue, 2 drop. Set by the OpenFlow front-end. */
+  tableMissConfig?: ((table: number) => number) | undefined;
   /** Milliseconds, the engine's clock. */
   nowMs(): number;
 }

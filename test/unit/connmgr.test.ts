@@ -12,6 +12,7 @@ import { FLOW_SIZE } from '../../contract/key.ts';
 import { Connmgr, type ConnmgrConfig } from '../../src/control/openflow/connmgr.ts';
 import { FailOpen } from '../../src/control/openflow/failOpen.ts';
 import { encode } from '../../src/wire/openflow/message.ts';
+import type { Message } from '../../src/wire/openflow/messages.ts';
 import type { OfVersion, PacketIn } from '../../src/wire/openflow/types.ts';
 import { FakeBridge, flowMod, matchOf, output, portDesc } from './fakeBridge.ts';
 import { OfClient, OfController } from './ofClient.ts';
@@ -530,31 +531,29 @@ describe('fail-open', () => {
 });
 
 describe('flow monitors', () => {
-  const monitor = (id: number, flags: Partial<Record<string, boolean>> = {}) =>
-    ({
-      type: 'flow_monitor_request',
-      requests: [
-        {
-          id,
-          command: 'add',
-          flags: {
-            initial: true,
-            add: true,
-            delete: true,
-            modify: true,
-            actions: true,
-            own: false,
-            ...flags,
-          },
-          noAbbrev: false,
-          onlyOwn: false,
-          outPort: ALL,
-          outGroup: ALL,
-          table: 0xff,
-          match: matchOf({}),
+  const monitor = (id: number): Message => ({
+    type: 'flow_monitor_request',
+    requests: [
+      {
+        id,
+        command: 'add',
+        flags: {
+          initial: true,
+          add: true,
+          delete: true,
+          modify: true,
+          actions: true,
+          own: false,
         },
-      ],
-    }) as const;
+        noAbbrev: false,
+        onlyOwn: false,
+        outPort: ALL,
+        outGroup: ALL,
+        table: 0xff,
+        match: matchOf({}),
+      },
+    ],
+  });
 
   it('hear of others’ changes in full and of their own in short', async () => {
     connmgr.tables.apply(flowMod({ actions: [output(1)] }));

@@ -2,7 +2,7 @@
 // All or nothing: every flow-mod goes into one transaction of the flow tables, and the first error undoes them all.
 // Used by Neutron, ovn-controller and `ovs-ofctl --bundle`.
 
-import { checkFlowMod } from '../../switch/flowMods.ts';
+import { checkFlowMod } from '../../switch/flowModsRules.ts';
 import type { BundleControlType, Message } from '../../wire/openflow/messages.ts';
 import { OfError } from '../../wire/openflow/types.ts';
 import type { OfSwitch } from './context.ts';
@@ -86,7 +86,7 @@ export class BundleSet {
         checkFlowMod(inner.flowMod);
         const { command, actions, match, table } = inner.flowMod;
         if (!command.startsWith('delete')) {
-          this.#switch.checkActions(actions, match, table === 0xff ? 0 : table);
+          this.#switch.checkActions(actions, match, table === 0xff ? 0 : table, request.version);
         }
         break;
       }
@@ -139,6 +139,7 @@ export class BundleSet {
     // Gone whatever the outcome.
     this.#bundles.delete(bundleId);
     if (bundle.flags !== flags) throw new OfError('OFPBFC_BAD_FLAGS');
+    const { version } = this.#conn;
     const transaction = this.#switch.tables.begin();
     /** What cannot be undone runs after everything has been found good. */
     const later: (() => void)[] = [];
@@ -146,7 +147,7 @@ export class BundleSet {
       try {
         switch (message.type) {
           case 'flow_mod':
-            transaction.apply(message.flowMod, { connection: this.#conn, xid });
+            transaction.apply(message.flowMod, { connection: this.#conn, xid, version });
             break;
           case 'port_mod': {
             // Port changes reach the outside at once: not atomic.

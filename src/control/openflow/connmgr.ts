@@ -7,10 +7,10 @@
 //   status()                                   for Controller.status, is_connected, role
 
 import { startExpiry } from '../../switch/expire.ts';
-import { FlowTables } from '../../switch/flowMods.ts';
+import { type CheckActions, FlowTables } from '../../switch/flowMods.ts';
 import type { Bridge, BridgePort } from '../../switch/types.ts';
 import type { Message, MessageType, Role } from '../../wire/openflow/messages.ts';
-import type { Action, Match, PortDesc } from '../../wire/openflow/types.ts';
+import type { PortDesc } from '../../wire/openflow/types.ts';
 import { Announcer, Peer } from './announce.ts';
 import { BundleSet } from './bundles.ts';
 import type { OfSwitch, SwitchDesc } from './context.ts';
@@ -36,7 +36,7 @@ export interface ConnmgrOptions {
   runDir: string;
   log: Log;
   /** Throws OfError for actions that the bridge cannot execute. */
-  checkActions?: (actions: readonly Action[], match: Match, table: number) => void;
+  checkActions?: CheckActions;
 }
 
 /** What the database says about the OpenFlow side of a bridge. */
@@ -62,6 +62,7 @@ export interface ControllerStatus {
 export class Connmgr implements OfSwitch {
   readonly bridge: Bridge;
   readonly tables: FlowTables;
+  readonly checkActions: CheckActions;
   readonly tlvTable = new TlvTable();
   readonly log: Log;
   desc: SwitchDesc;
@@ -87,6 +88,8 @@ export class Connmgr implements OfSwitch {
     this.bridge = bridge;
     this.log = log;
     this.tables = new FlowTables(bridge, checkActions === undefined ? {} : { checkActions });
+    this.checkActions = checkActions ?? (() => {});
+    bridge.tableMissConfig = (table) => this.tables.config[table].missConfig;
     this.tables.onEvents = (events) => this.#announcer.flowsChanged(events);
     this.desc = switchDesc(undefined, undefined);
     this.#handler = createHandler(this, (conn, type) => this.#noteMessage(conn, type));
@@ -219,10 +222,6 @@ export class Connmgr implements OfSwitch {
 
   get connections(): Iterable<Ofconn> {
     return [...this.#peers.values()].map(({ conn }) => conn);
-  }
-
-  checkActions(actions: readonly Action[], match: Match, table: number): void {
-    this.#options.checkActions?.(actions, match, table);
   }
 
   get electionId(): bigint {

@@ -1,10 +1,10 @@
 // What the OpenFlow handlers work on: one bridge with its flow tables, and the connections that hear of changes.
 // Implemented by connmgr.ts; an interface of its own so that handlers can be read, and tested, without sockets.
 
-import type { FlowTables } from '../../switch/flowMods.ts';
+import type { CheckActions, FlowTables } from '../../switch/flowMods.ts';
 import type { Bridge, BridgePort } from '../../switch/types.ts';
 import type { Role } from '../../wire/openflow/messages.ts';
-import type { Action, Match, PortDesc } from '../../wire/openflow/types.ts';
+import type { PortDesc } from '../../wire/openflow/types.ts';
 import type { Ofconn } from './ofconn.ts';
 import type { TlvTable } from './tlvTable.ts';
 import type { Log } from './vconn.ts';
@@ -28,7 +28,7 @@ export interface OfSwitch {
   readonly bundleIdleTimeoutMs: number;
   readonly connections: Iterable<Ofconn>;
   /** Throws OfError for actions that the bridge cannot execute. */
-  checkActions(actions: readonly Action[], match: Match, table: number): void;
+  readonly checkActions: CheckActions;
   /** False: the id is stale. */
   setElectionId(id: bigint): boolean;
   /** All ones when no controller has set one. */

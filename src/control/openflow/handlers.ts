@@ -97,9 +97,9 @@ const handlers: HandlerTable = {
 
   // ---- changes: not for controllers in the secondary role
 
-  flow_mod(ofSwitch, { conn, xid }, message) {
+  flow_mod(ofSwitch, { conn, xid, version }, message) {
     rejectSecondary(conn);
-    ofSwitch.tables.apply(message.flowMod, { connection: conn, xid });
+    ofSwitch.tables.apply(message.flowMod, { connection: conn, xid, version });
     countFlowMod(conn, message);
   },
 

@@ -4,8 +4,9 @@
 // A monitor that does not read is paused: it is told so, misses additions and modifications (but no removals of rules
 // that it knows), and when it has read everything gets what it missed and is told to go on.
 
-import { ALL_TABLES, type FlowEvent, isHidden, N_TABLES, tablesOf } from '../../switch/flowMods.ts';
+import type { FlowEvent } from '../../switch/flowMods.ts';
 import { outputsToGroup, outputsToPort } from '../../switch/flowModsActions.ts';
+import { ALL_TABLES, isHidden, N_TABLES, tablesOf } from '../../switch/flowModsRules.ts';
 import type { Rule } from '../../switch/types.ts';
 import type {
   FlowMonitorRequest,

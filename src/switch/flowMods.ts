@@ -15,9 +15,25 @@ import {
   type Match,
   OFPP_NONE,
   OfError,
+  type OfVersion,
 } from '../wire/openflow/types.ts';
-import { actionsEqual, outputsToGroup, outputsToPort } from './flowModsActions.ts';
-import type { Bridge, FlowTable, Rule } from './types.ts';
+import { actionsEqual } from './flowModsActions.ts';
+import {
+  COOKIE_ALL_ONES,
+  checkFlowMod,
+  evictsBefore,
+  HIDDEN_TABLE,
+  meets,
+  N_TABLES,
+  newRule,
+  OFPG_ANY,
+  type RuleCriteria,
+  stateFlags,
+  tableForCheck,
+  tablesOf,
+  writableTable,
+} from './flowModsRules.ts';
+import type { Bridge, Rule } from './types.ts';
 
 export type RemovedReason =
   | 'idle_timeout'

@@ -172,6 +172,25 @@ export class FlowTables {
     return added;
   }
 
+  /** Applies a Flow_Table row; undefined = there is none. A lower limit may evict rules at once. */
+  configureTable(
+    table: number,
+    row: { name?: string; flowLimit?: number; overflowPolicy?: 'evict' | 'refuse' } | undefined,
+  ): void {
+    const config = this.config[table];
+    config.nameFromDatabase = row?.name !== undefined && row.name !== '';
+    config.name = row?.name ?? '';
+    config.flowLimit = row?.flowLimit ?? Number.POSITIVE_INFINITY;
+    config.evictByDatabase = row?.overflowPolicy === 'evict';
+    const transaction = this.begin();
+    while (this.bridge.tables[table].size > config.flowLimit) {
+      const victim = this.evictionCandidate(table);
+      if (victim === undefined) break;
+      transaction.remove(victim, 'eviction', undefined);
+    }
+    transaction.commit();
+  }
+
   /** Undefined when nothing may be evicted; the candidate is the least important, then the one that expires first. */
   evictionCandidate(table: number): Rule | undefined {
     const config = this.config[table];

@@ -155,6 +155,29 @@ describe('add', () => {
     );
   });
 
+  it('evicts at once when the limit falls', () => {
+    const { bridge, tables } = setup();
+    for (let priority = 1; priority <= 5; priority++) {
+      tables.apply(flowMod({ priority, idleTimeout: priority < 4 ? 10 * priority : 0 }));
+    }
+    tables.configureTable(0, { name: 'main', flowLimit: 3, overflowPolicy: 'refuse' });
+    assert.equal(bridge.tables[0].size, 5);
+    tables.configureTable(0, { name: 'main', flowLimit: 3, overflowPolicy: 'evict' });
+    assert.deepEqual(
+      rules(bridge)
+        .map(({ priority }) => priority)
+        .sort(),
+      [3, 4, 5],
+    );
+    tables.configureTable(0, { flowLimit: 1, overflowPolicy: 'evict' });
+    assert.deepEqual(
+      rules(bridge)
+        .map(({ priority }) => priority)
+        .sort(),
+      [4, 5],
+    );
+  });
+
   it('asks whether the bridge can execute the actions', () => {
     const bridge = new FakeBridge();
     const tables = new FlowTables(bridge, {

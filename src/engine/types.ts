@@ -102,7 +102,37 @@ export interface QueueSpec {
   waitFd: number;
 }
 
+/** A range of a guest's file as the data plane reaches it: the fields RG_BASE, RG_CHUNK, RG_SKEW of contract/window.ts. */
+export interface WindowRegion {
+  /** Memory offset of the first byte if the range is mapped whole, else 0. */
+  readonly base: number;
+  readonly chunk: number;
+  readonly skew: number;
+}
+
+/** Windows on the files of guests. All calls on the main thread; nothing unmapped while a worker may use it. */
+export interface Windows {
+  /**
+   * Makes a range of a file reachable: whole if there is room, else by chunks on demand. `fileOffset` is page aligned.
+   * The descriptor stays the caller's and stays open until unmapRegion. Throws SysError and leaves nothing behind.
+   */
+  mapRegion(fd: number, fileOffset: bigint, bytes: bigint): WindowRegion;
+  unmapRegion(region: WindowRegion): void;
+  /** Maps a small range contiguously and for good (rings, dirty logs): its memory offset. Any alignment. Throws SysError. */
+  mapRange(fd: number, fileOffset: bigint, bytes: number): number;
+  unmapRange(address: number): void;
+  /**
+   * Writes the region records of a port (guest physical addresses): only while no queue of it is attached, except that
+   * regions may be appended to an unchanged list at any moment (records first, then the count).
+   */
+  setRegions(
+    port: number,
+    regions: readonly { guestAddress: bigint; bytes: bigint; window: WindowRegion }[],
+  ): void;
+}
+
 export interface Engine {
+  readonly windows: Windows;
   /** The whole shared memory, for rings and windows. Only src/engine and src/port write here. */
   readonly memory: WebAssembly.Memory;
   /** Real address of byte 0 of the memory. */

@@ -10,6 +10,7 @@ import { DROP_NAMES } from '../../../contract/names.ts';
 import { PORT_UP } from '../../../contract/port.ts';
 import { eventfdSignal } from '../../sys/eventfd.ts';
 import { closeFd } from '../../sys/fd.ts';
+import { SysError } from '../../sys/ffi.ts';
 import { type Watcher, watchFd } from '../../sys/poll.ts';
 import { unixAccept, unixConnect, unixListen } from '../../sys/unix.ts';
 import { maskFeatures } from '../../wire/vhostuser/features.ts';
@@ -277,7 +278,7 @@ function open(config: NetdevConfig, context: NetdevContext, path: string): Vhost
   } catch (thrown) {
     void port.close();
     throw new NetdevError(
-      `could not open network device ${config.name} (${(thrown as Error).message})`,
+      `could not open network device ${config.name} (${thrown instanceof SysError ? thrown.text : (thrown as Error).message})`,
     );
   }
 }

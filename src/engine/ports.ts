@@ -38,12 +38,15 @@ import {
   PT_TXQ_COUNT,
   portAddress,
   Q_DIR,
+  Q_ENABLED,
   Q_INDEX,
   Q_KIND,
   Q_PORT,
   Q_WAIT_FD,
+  QUEUE_FRAME,
   QUEUE_FREE,
   QUEUE_SIZE,
+  QUEUE_XDP,
   queueAddress,
 } from '../../contract/port.ts';
 import type { EngineMemory } from './memory.ts';
@@ -169,6 +172,9 @@ export class Ports {
     memory.set(at + Q_INDEX, spec.index);
     memory.set(at + Q_DIR, spec.direction === 'rx' ? 0 : 1);
     memory.i32[(at + Q_WAIT_FD) / 4] = spec.waitFd;
+    // Rings in guest memory are enabled by their front-end.
+    const isDevice = spec.kind === QUEUE_FRAME || spec.kind === QUEUE_XDP;
+    memory.set(at + Q_ENABLED, isDevice ? 1 : 0);
     memory.set(at + Q_KIND, spec.kind);
     return queue;
   }

@@ -15,7 +15,7 @@ import {
   WORKER_BASE,
   WORKER_SIZE,
 } from '../../contract/memory.ts';
-import { Q_BROKEN, queueAddress } from '../../contract/port.ts';
+import { MAX_QUEUES, Q_BROKEN, Q_LOCK, queueAddress } from '../../contract/port.ts';
 import {
   IN_LENGTH,
   INJECT_RING_SIZE,
@@ -99,6 +99,10 @@ function main(settings: WorkerSettings): void {
     // The lists may have been written only in part.
     words[record + (WK_CALL_COUNT >> 2)] = 0;
     words[record + (WK_FLUSH_COUNT >> 2)] = 0;
+    // Transmit queues may have been locked (the lock holds the worker's number + 1).
+    for (let q = 0; q < MAX_QUEUES; q++) {
+      Atomics.compareExchange(words, (queueAddress(q) + Q_LOCK) >> 2, worker + 1, 0);
+    }
     const where = queue === NO_QUEUE ? 'an injected packet' : `receive queue ${queue}`;
     report('err', `worker ${worker}: data plane trapped on ${where}: ${error.stack}`);
     if (queue === NO_QUEUE) {

@@ -181,7 +181,6 @@ async function runDaemon(options: VswitchdOptions, vlog: Vlog): Promise<void> {
       privateKey: options.privateKey,
       certificate: options.certificate,
       caCert: options.caCert,
-      bootstrapCaCert: options.bootstrapCaCert,
     },
     onConfigured: () => {
       if (options.detach) vlog.silenceConsole();

@@ -1,0 +1,44 @@
+// Datapath.capabilities: what the data plane can do, for whoever made a Datapath row (ovn-controller, administrators).
+// Only what this version really does is "true"; OVN and Neutron decide by it.
+
+import type { WantedRow } from '../control/ovsdb/columns.ts';
+import type { Snapshot } from '../control/ovsdb/replica.ts';
+
+const CAPABILITIES: Readonly<Record<string, string>> = {
+  add_mpls: 'false',
+  check_pkt_len: 'false',
+  clone: 'false',
+  ct_clear: 'false',
+  ct_eventmask: 'false',
+  ct_flush: 'false',
+  ct_label: 'false',
+  ct_mark: 'false',
+  ct_orig_tuple: 'false',
+  ct_orig_tuple6: 'false',
+  ct_state: 'false',
+  ct_state_nat: 'false',
+  ct_timeout: 'false',
+  ct_zero_snat: 'false',
+  ct_zone: 'false',
+  explicit_drop_action: 'true',
+  lb_output_action: 'false',
+  masked_set_action: 'true',
+  max_hash_alg: '0',
+  max_mpls_depth: '0',
+  max_vlan_headers: '2',
+  nd_ext: 'true',
+  recirc: 'true',
+  sample_nesting: '0',
+  tnl_push_pop: 'false',
+  trunc: 'true',
+  ufid: 'true',
+};
+
+/** Columns of the Datapath rows that Open_vSwitch.datapaths names for a type that we serve. */
+export function datapathColumns(snapshot: Snapshot): ReadonlyMap<string, WantedRow<'Datapath'>> {
+  const rows = new Map<string, WantedRow<'Datapath'>>();
+  for (const [type, uuid] of Object.entries(snapshot.root?.datapaths ?? {})) {
+    if (type === 'netdev' || type === 'system') rows.set(uuid, { capabilities: CAPABILITIES });
+  }
+  return rows;
+}

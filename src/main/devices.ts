@@ -1,0 +1,45 @@
+// Interface types: which opener serves which Interface.type, and what the daemon announces in iface_types.
+
+import { openAfxdp } from '../port/afxdp.ts';
+import { openPatch } from '../port/patch.ts';
+import { openSystem } from '../port/system.ts';
+import { openInternal, openTap } from '../port/tap.ts';
+import {
+  type Netdev,
+  type NetdevConfig,
+  type NetdevContext,
+  NetdevError,
+  type NetdevOpener,
+} from '../port/types.ts';
+import { openVhostUser, openVhostUserClient } from '../port/vhostuser/port.ts';
+
+const OPENERS: Readonly<Record<string, NetdevOpener>> = {
+  system: openSystem,
+  internal: openInternal,
+  tap: openTap,
+  afxdp: openAfxdp,
+  'afxdp-nonpmd': openAfxdp,
+  patch: openPatch,
+  dpdkvhostuser: openVhostUser,
+  dpdkvhostuserclient: openVhostUserClient,
+};
+
+/** Open_vSwitch.iface_types. */
+export const IFACE_TYPES: readonly string[] = Object.keys(OPENERS).sort();
+
+/** Interface.type as the switch takes it: '' is system, and a bridge's own interface is internal. */
+export function effectiveType(type: string, isLocal: boolean): string {
+  if (isLocal) return 'internal';
+  return type === '' ? 'system' : type;
+}
+
+/** Opens a device. Throws NetdevError with the text for Interface.error, also for types that nobody serves. */
+export function openDevice(config: NetdevConfig, context: NetdevContext): Promise<Netdev> {
+  const opener = OPENERS[config.type];
+  if (!opener) {
+    throw new NetdevError(
+      `could not open network device ${config.name} (Address family not supported by protocol)`,
+    );
+  }
+  return opener(config, context);
+}

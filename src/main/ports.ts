@@ -1,0 +1,235 @@
+// The interfaces of one bridge: devices opened, changed and closed until they are as the intent says. An interface
+// that cannot be opened stays known with its error, and is tried again when devices appear or the intent changes.
+
+import type { Connmgr } from '../control/openflow/connmgr.ts';
+import type { Netdev, NetdevConfig, NetdevContext } from '../port/types.ts';
+import { NetdevError } from '../port/types.ts';
+import type { SwitchBridge } from '../switch/bridge.ts';
+import type { BridgePort, Bundle } from '../switch/types.ts';
+import { OFPP_LOCAL } from '../wire/openflow/types.ts';
+import { bridgeMac, macToDatapathId } from './bridgeMac.ts';
+import { effectiveType, openDevice } from './devices.ts';
+import type { BridgeIntent, InterfaceIntent, PortIntent } from './intent.ts';
+
+export interface InterfaceUnit {
+  uuid: string;
+  name: string;
+  type: string;
+  /** Port row that it belongs to. */
+  portName: string;
+  netdev: Netdev | undefined;
+  port: BridgePort | undefined;
+  error: string | undefined;
+}
+
+export interface BridgePortsOptions {
+  bridge: SwitchBridge;
+  connmgr: Connmgr;
+  context: NetdevContext;
+  /** A device's status changed. */
+  onChange: () => void;
+}
+
+const bundleConfig = (port: PortIntent) => ({
+  vlanMode: port.vlanMode,
+  tag: port.tag,
+  trunks: port.trunks && new Set(port.trunks),
+  cvlans: port.cvlans && new Set(port.cvlans),
+  protected: port.protected,
+  priorityTags: port.priorityTags,
+  qinqEthertype: port.qinqEthertype,
+});
+
+export class BridgePorts {
+  readonly units = new Map<string, InterfaceUnit>();
+  readonly #options: BridgePortsOptions;
+  readonly #bundles = new Map<string, Bundle>();
+
+  constructor(options: BridgePortsOptions) {
+    this.#options = options;
+  }
+
+  /** Address of the bridge as its ports and settings make it. */
+  mac = '';
+
+  /** Makes the bridge's ports what the intent says. Never rejects for a device that fails: see unit.error. */
+  async apply(intent: BridgeIntent): Promise<void> {
+    const wanted = new Map<string, { port: PortIntent; iface: InterfaceIntent }>();
+    for (const port of intent.ports) {
+      for (const iface of port.interfaces) wanted.set(iface.name, { port, iface });
+    }
+    for (const unit of [...this.units.values()]) {
+      const want = wanted.get(unit.name);
+      const type = want && effectiveType(want.iface.type, unit.name === intent.name);
+      if (!want || type !== unit.type || want.port.name !== unit.portName) await this.#remove(unit);
+    }
+    this.#applyBundles(intent);
+    // Numbers that were asked for are given first, so that nobody else takes them.
+    const others = [...wanted.values()].filter(({ iface }) => iface.name !== intent.name);
+    const order = others.sort(
+      (a, b) =>
+        Number(b.iface.ofportRequest !== undefined) - Number(a.iface.ofportRequest !== undefined),
+    );
+    for (const { port, iface } of order) await this.#applyInterface(intent, port, iface);
+    this.#chooseMac(intent);
+    // The bridge's own interface comes last: its address depends on the others.
+    const local = wanted.get(intent.name);
+    if (local) await this.#applyInterface(intent, local.port, local.iface);
+    this.#dropEmptyBundles(intent);
+    this.#options.connmgr.portsChanged();
+  }
+
+  #chooseMac(intent: BridgeIntent): void {
+    const { bridge } = this.#options;
+    const macs = [...this.units.values()]
+      .filter((unit) => unit.name !== intent.name)
+      .map((unit) => unit.netdev?.status().mac);
+    this.mac = bridgeMac(intent.uuid, intent.hwaddr, macs);
+    bridge.datapathId = intent.datapathId ?? macToDatapathId(this.mac);
+  }
+
+  /** Whether some interface waits for its device. */
+  get incomplete(): boolean {
+    return [...this.units.values()].some((unit) => unit.netdev === undefined);
+  }
+
+  #applyBundles(intent: BridgeIntent): void {
+    const { bridge } = this.#options;
+    for (const port of intent.ports) {
+      const bundle = this.#bundles.get(port.name);
+      if (bundle) bridge.setBundle(bundle, bundleConfig(port));
+      else this.#bundles.set(port.name, bridge.addBundle(port.name, bundleConfig(port)));
+    }
+  }
+
+  #dropEmptyBundles(intent: BridgeIntent): void {
+    const names = new Set(intent.ports.map((port) => port.name));
+    for (const [name, bundle] of this.#bundles) {
+      if (names.has(name)) continue;
+      this.#options.bridge.removeBundle(bundle);
+      this.#bundles.delete(name);
+    }
+  }
+
+  #config(intent: BridgeIntent, iface: InterfaceIntent): NetdevConfig {
+    const local = iface.name === intent.name;
+    const config: NetdevConfig = {
+      name: iface.name,
+      type: effectiveType(iface.type, local),
+      options: iface.options,
+      otherConfig: iface.otherConfig,
+    };
+    if (iface.mtuRequest !== undefined) config.mtuRequest = iface.mtuRequest;
+    const mac = iface.mac ?? (local ? this.mac : undefined);
+    if (mac !== undefined) config.mac = mac;
+    return config;
+  }
+
+  async #applyInterface(
+    intent: BridgeIntent,
+    port: PortIntent,
+    iface: InterfaceIntent,
+  ): Promise<void> {
+    const config = this.#config(intent, iface);
+    let unit = this.units.get(iface.name);
+    if (unit?.netdev) {
+      unit.uuid = iface.uuid;
+      if (await this.#reconfigure(unit, config, iface)) return;
+      await this.#remove(unit);
+      unit = undefined;
+    }
+    unit ??= {
+      uuid: iface.uuid,
+      name: iface.name,
+      type: config.type,
+      portName: port.name,
+      netdev: undefined,
+      port: undefined,
+      error: undefined,
+    };
+    unit.uuid = iface.uuid;
+    this.units.set(unit.name, unit);
+    await this.#open(unit, config, iface);
+  }
+
+  /** True if the open device could take the new settings. */
+  async #reconfigure(
+    unit: InterfaceUnit,
+    config: NetdevConfig,
+    iface: InterfaceIntent,
+  ): Promise<boolean> {
+    const { bridge } = this.#options;
+    const port = unit.port!;
+    const wanted = iface.ofportRequest;
+    // A number that another port has cannot be had: the port keeps its own, as with the real daemon.
+    const renumber = wanted !== undefined && wanted !== port.ofport && port.ofport !== OFPP_LOCAL;
+    if (renumber && !bridge.ports.has(wanted)) return false;
+    try {
+      if (!unit.netdev!.reconfigure(config)) return false;
+      unit.error = undefined;
+    } catch (error) {
+      if (!(error instanceof NetdevError)) throw error;
+      unit.error = error.message;
+      return false;
+    }
+    if (unit.type === 'patch') bridge.setPeer(port, config.options.peer);
+    return true;
+  }
+
+  async #open(unit: InterfaceUnit, config: NetdevConfig, iface: InterfaceIntent): Promise<void> {
+    const { bridge, connmgr, context } = this.#options;
+    let netdev: Netdev;
+    try {
+      netdev = await openDevice(config, context);
+    } catch (error) {
+      if (!(error instanceof NetdevError)) throw error;
+      if (unit.error !== error.message) context.log.warn(error.message);
+      unit.error = error.message;
+      return;
+    }
+    try {
+      unit.port = bridge.addPort({
+        netdev,
+        name: iface.name,
+        ofport: iface.ofportRequest ?? iface.ofport,
+        peer: unit.type === 'patch' ? config.options.peer : undefined,
+        bundle: this.#bundles.get(unit.portName)!,
+      });
+    } catch (error) {
+      await netdev.close();
+      if (!(error instanceof RangeError)) throw error;
+      unit.error = `${iface.name}: ${error.message}`;
+      return;
+    }
+    unit.netdev = netdev;
+    unit.error = undefined;
+    context.log.info(
+      `bridge ${bridge.name}: added interface ${unit.name} on port ${unit.port.ofport}`,
+    );
+    netdev.onChange = () => {
+      if (unit.port && bridge.refreshPort(unit.port)) connmgr.portsChanged();
+      this.#options.onChange();
+    };
+  }
+
+  async #remove(unit: InterfaceUnit, keep = false): Promise<void> {
+    const { bridge, context } = this.#options;
+    this.units.delete(unit.name);
+    const { netdev, port } = unit;
+    if (netdev) netdev.onChange = undefined;
+    if (port) {
+      bridge.removePort(port);
+      context.log.info(
+        `bridge ${bridge.name}: deleted interface ${unit.name} on port ${port.ofport}`,
+      );
+    }
+    await netdev?.close(keep);
+  }
+
+  /** Closes all; `keep`: kernel devices of ours stay, as after the real daemon's exit. */
+  async close(keep: boolean): Promise<void> {
+    for (const unit of [...this.units.values()]) await this.#remove(unit, keep);
+    for (const bundle of this.#bundles.values()) this.#options.bridge.removeBundle(bundle);
+    this.#bundles.clear();
+  }
+}

@@ -1,0 +1,218 @@
+// Intent against reality: makes the bridges, ports, controllers and settings what the operator wants, and says what
+// has become of it in the words of the database's columns.
+
+import { DROP_COUNT } from '../../contract/drop.ts';
+import { Connmgr } from '../control/openflow/connmgr.ts';
+import type { Log } from '../control/openflow/vconn.ts';
+import { versionsFromNames } from '../control/openflow/versions.ts';
+import {
+  bridgeIdentity,
+  interfaceFailed,
+  interfaceOpened,
+  interfaceStatus,
+  statistics,
+  type Wanted,
+  type WantedRow,
+} from '../control/ovsdb/columns.ts';
+import type { NetdevContext } from '../port/types.ts';
+import { SwitchBridge } from '../switch/bridge.ts';
+import { checkActions } from '../switch/checkActions.ts';
+import type { Datapath } from '../switch/datapath.ts';
+import type { BridgeIntent, SwitchIntent } from './intent.ts';
+import { BridgePorts } from './ports.ts';
+import { applySettings, type DataPlaneSettings, parseAffinity, settingsFrom } from './settings.ts';
+
+export interface BridgeUnit {
+  uuid: string;
+  bridge: SwitchBridge;
+  connmgr: Connmgr;
+  ports: BridgePorts;
+  /** Row uuid by target. */
+  controllers: Map<string, string>;
+}
+
+export interface ReconcilerOptions {
+  datapath: Datapath;
+  runDir: string;
+  context: NetdevContext;
+  /** Log of the OpenFlow front-end. */
+  connmgrLog: Log;
+  /** Some status changed: soon write statusColumns(). */
+  onStatus: () => void;
+}
+
+export class Reconciler {
+  readonly bridges = new Map<string, BridgeUnit>();
+  readonly #options: ReconcilerOptions;
+  #settings: DataPlaneSettings | undefined;
+
+  constructor(options: ReconcilerOptions) {
+    this.#options = options;
+  }
+
+  /** Makes it so; resolves when every worker has seen it. Faults of single devices are in outcomeColumns(). */
+  async apply(intent: SwitchIntent): Promise<void> {
+    const { datapath, context } = this.#options;
+    const settings = settingsFrom(intent.otherConfig);
+    await applySettings(datapath.engine, datapath, this.#settings, settings);
+    this.#settings = settings;
+    const sockDir = intent.otherConfig['vhost-sock-dir'];
+    // As with the real daemon the directory lies inside the run directory, and nowhere else.
+    const inside = sockDir !== undefined && !sockDir.split('/').includes('..');
+    context.vhostSockDir = inside ? `${this.#options.runDir}/${sockDir}` : this.#options.runDir;
+
+    const wanted = new Map(intent.bridges.map((b) => [b.name, b]));
+    for (const [name, unit] of [...this.bridges]) {
+      if (!wanted.has(name)) await this.#removeBridge(name, unit, false);
+    }
+    // Ports that move between bridges are released before they are taken.
+    const current = intent.bridges.filter((b) => this.bridges.has(b.name));
+    for (const bridge of [...current, ...intent.bridges.filter((b) => !current.includes(b))]) {
+      await this.#applyBridge(bridge, intent, settings);
+    }
+    for (const unit of this.bridges.values()) await unit.bridge.settled();
+    await datapath.engine.quiesce();
+  }
+
+  async #applyBridge(
+    intent: BridgeIntent,
+    whole: SwitchIntent,
+    settings: DataPlaneSettings,
+  ): Promise<void> {
+    const unit = this.bridges.get(intent.name) ?? this.#addBridge(intent);
+    const { bridge, connmgr } = unit;
+    unit.uuid = intent.uuid;
+    bridge.vlanLimit = settings.vlanLimit;
+    bridge.forwardBpdu = intent.forwardBpdu;
+    bridge.setFloodVlans(new Set(intent.floodVlans));
+    bridge.setMacLimits(intent.macAgingSeconds, intent.macTableSize);
+    await unit.ports.apply(intent);
+    this.#applyAffinity(intent, unit);
+    unit.controllers = new Map(intent.controllers.map((c) => [c.target, c.uuid]));
+    await connmgr.configure({
+      controllers: intent.controllers,
+      failMode: intent.failMode,
+      versions: intent.protocols.length > 0 ? versionsFromNames(intent.protocols) : undefined,
+      ssl: whole.ssl,
+      dpDesc: intent.dpDesc,
+      serial: intent.dpSn,
+    });
+  }
+
+  #addBridge(intent: BridgeIntent): BridgeUnit {
+    const { datapath, runDir, connmgrLog, context, onStatus } = this.#options;
+    const bridge = new SwitchBridge({
+      name: intent.name,
+      datapath,
+      datapathId: intent.datapathId ?? 0n,
+      failMode: intent.failMode,
+    });
+    const connmgr = new Connmgr({ bridge, runDir, log: connmgrLog, checkActions });
+    const ports = new BridgePorts({ bridge, connmgr, context, onChange: onStatus });
+    const unit = { uuid: intent.uuid, bridge, connmgr, ports, controllers: new Map() };
+    this.bridges.set(intent.name, unit);
+    return unit;
+  }
+
+  #applyAffinity(intent: BridgeIntent, unit: BridgeUnit): void {
+    const { engine } = this.#options.datapath;
+    for (const { interfaces } of intent.ports) {
+      for (const { name, otherConfig } of interfaces) {
+        const dpPort = unit.ports.units.get(name)?.netdev?.port ?? -1;
+        if (dpPort < 0) continue;
+        const affinity = parseAffinity(otherConfig['pmd-rxq-affinity']);
+        for (let queue = 0; queue < 32; queue++) {
+          engine.setAffinity(dpPort, queue, affinity.get(queue));
+        }
+      }
+    }
+  }
+
+  async #removeBridge(name: string, unit: BridgeUnit, keep: boolean): Promise<void> {
+    this.bridges.delete(name);
+    unit.connmgr.close();
+    await unit.ports.close(keep);
+    unit.bridge.close();
+  }
+
+  /** Some interface could not be opened: worth another look when devices appear. */
+  get incomplete(): boolean {
+    return [...this.bridges.values()].some((unit) => unit.ports.incomplete);
+  }
+
+  async close(keep: boolean): Promise<void> {
+    for (const [name, unit] of [...this.bridges]) await this.#removeBridge(name, unit, keep);
+  }
+
+  // ---- columns
+
+  /** After a reconfiguration: ofport, error, identity, and status. */
+  outcomeColumns(): Wanted {
+    const bridges = new Map<string, WantedRow<'Bridge'>>();
+    const interfaces = new Map<string, WantedRow<'Interface'>>();
+    for (const { uuid, bridge, ports } of this.bridges.values()) {
+      bridges.set(uuid, bridgeIdentity(bridge.datapathId));
+      for (const unit of ports.units.values()) {
+        const { netdev, port, error } = unit;
+        interfaces.set(
+          unit.uuid,
+          netdev && port
+            ? { ...interfaceOpened(port.ofport), ...interfaceStatus(netdev.status()) }
+            : interfaceFailed(error),
+        );
+      }
+    }
+    return { Bridge: bridges, Interface: interfaces, Controller: this.#controllerColumns() };
+  }
+
+  /** What changes without a reconfiguration. */
+  statusColumns(): Wanted {
+    const interfaces = new Map<string, WantedRow<'Interface'>>();
+    for (const { ports } of this.bridges.values()) {
+      for (const { uuid, netdev } of ports.units.values()) {
+        if (netdev) interfaces.set(uuid, interfaceStatus(netdev.status()));
+      }
+    }
+    return { Interface: interfaces };
+  }
+
+  /** Per interval; the controllers' status goes with it, since it counts seconds. */
+  statisticsColumns(): Wanted {
+    const interfaces = new Map<string, WantedRow<'Interface'>>();
+    for (const { ports } of this.bridges.values()) {
+      for (const { uuid, netdev } of ports.units.values()) {
+        if (netdev) interfaces.set(uuid, { statistics: statistics(netdev.statistics()) });
+      }
+    }
+    return { Interface: interfaces, Controller: this.#controllerColumns() };
+  }
+
+  #controllerColumns(): ReadonlyMap<string, WantedRow<'Controller'>> {
+    const rows = new Map<string, WantedRow<'Controller'>>();
+    for (const { connmgr, controllers } of this.bridges.values()) {
+      const statuses = connmgr.status();
+      for (const [target, uuid] of controllers) {
+        const state = statuses.get(target);
+        rows.set(uuid, {
+          is_connected: state?.isConnected ?? false,
+          role: state?.role,
+          status: state?.status ?? {},
+        });
+      }
+    }
+    return rows;
+  }
+
+  /** Drops by reason over all ports. */
+  drops(): number[] {
+    const sums: number[] = new Array(DROP_COUNT).fill(0);
+    for (const { ports } of this.bridges.values()) {
+      for (const { netdev } of ports.units.values()) {
+        if (!netdev || netdev.port < 0) continue;
+        const { drops } = this.#options.datapath.engine.portCounters(netdev.port);
+        for (const [reason, count] of drops.entries()) sums[reason]! += count;
+      }
+    }
+    return sums;
+  }
+}

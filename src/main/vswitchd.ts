@@ -1,0 +1,224 @@
+// The composition root: engine, datapath, database session and the loop that makes reality follow the database.
+
+import type { Duplex } from 'node:stream';
+import { DROP_NAMES } from '../../contract/names.ts';
+import type { CommandTable } from '../control/appctl/server.ts';
+import { OvsdbClient } from '../control/ovsdb/client.ts';
+import { daemonIdentity, mergeWanted, type Wanted } from '../control/ovsdb/columns.ts';
+import { Publisher } from '../control/ovsdb/publisher.ts';
+import type { TlsFiles } from '../control/ovsdb/remote.ts';
+import { createEngine } from '../engine/engine.ts';
+import type { Engine } from '../engine/types.ts';
+import type { Coverage } from '../observe/coverage.ts';
+import type { Vlog } from '../observe/vlog.ts';
+import { useLinkMonitor } from '../port/kernelLink.ts';
+import { Datapath } from '../switch/datapath.ts';
+import { datapathColumns } from './capabilities.ts';
+import { switchCommands } from './commands.ts';
+import { IFACE_TYPES } from './devices.ts';
+import { intentFrom } from './intentFrom.ts';
+import { Reconciler } from './reconcile.ts';
+
+export interface VswitchdOptions {
+  /** 'unix:…', 'tcp:…', 'ssl:…', or what connects to the embedded server. */
+  database: string | (() => Duplex);
+  paths: { rundir: string };
+  vlog: Vlog;
+  coverage: Coverage;
+  commands: CommandTable;
+  /** false: --disable-system. */
+  systemDatapath?: boolean;
+  ssl?: TlsFiles;
+  /** After the first configuration is in force and in the database. */
+  onConfigured?: () => void;
+}
+
+export interface Vswitchd {
+  readonly engine: Engine;
+  readonly datapath: Datapath;
+  readonly reconciler: Reconciler;
+  /** memory/show. */
+  memory(): Record<string, number>;
+  /** `cleanup`: nothing survives; otherwise kernel devices of ours stay, as after the real daemon's exit. */
+  close(cleanup: boolean): Promise<void>;
+}
+
+class Daemon implements Vswitchd {
+  readonly engine: Engine;
+  readonly datapath: Datapath;
+  readonly reconciler: Reconciler;
+  readonly #options: VswitchdOptions;
+  readonly #client: OvsdbClient;
+  readonly #publisher: Publisher;
+  readonly #links: Disposable;
+  #dirty = false;
+  #working: Promise<void> | undefined;
+  #configured = false;
+  #closed = false;
+
+  constructor(options: VswitchdOptions) {
+    this.#options = options;
+    const { vlog, coverage, paths } = options;
+    coverage.declare('bridge_reconfigure', 'upcall_packets', 'upcall_not_installed');
+    const engineLog = vlog.module('dpif_netdev');
+    this.engine = createEngine({
+      onUpcall: (upcall) => this.datapath.onUpcall(upcall),
+      onBrokenQueue: (port, queue, reason) =>
+        this.datapath.ports.get(port)?.port.netdev.brokenQueue?.(queue, reason),
+      log: (level, text) => engineLog[level](text),
+    });
+    this.datapath = new Datapath({
+      engine: this.engine,
+      log: vlog.module('ofproto_dpif_upcall'),
+    });
+    this.reconciler = new Reconciler({
+      datapath: this.datapath,
+      runDir: paths.rundir,
+      context: {
+        engine: this.engine,
+        vhostSockDir: paths.rundir,
+        log: vlog.module('netdev'),
+      },
+      connmgrLog: vlog.module('connmgr'),
+      onStatus: () => this.#publisher.statusChanged(),
+    });
+    this.#client = new OvsdbClient({
+      remote: options.database,
+      onChange: (change) => {
+        if (change.config || change.initial) this.#wake();
+      },
+      onLock: (state) => this.#lockChanged(state),
+      onConnection: (connected) => {
+        if (connected) this.#publisher.statusChanged();
+      },
+      tls: options.ssl ?? {},
+      log: vlog.module('ovsdb_idl'),
+    });
+    this.#publisher = new Publisher({
+      client: this.#client,
+      collectStatus: () => this.reconciler.statusColumns(),
+      collectStatistics: () => this.reconciler.statisticsColumns(),
+      runDir: paths.rundir,
+      log: vlog.module('ovsdb_idl'),
+    });
+    const { monitor, ...shared } = useLinkMonitor(this.engine);
+    const names = monitor.watchNames(() => {
+      if (this.reconciler.incomplete) this.#wake();
+    });
+    this.#links = {
+      [Symbol.dispose]: () => {
+        names[Symbol.dispose]();
+        shared[Symbol.dispose]();
+      },
+    };
+    coverage.addSource(() => this.#events());
+    options.commands.add(...switchCommands(this));
+  }
+
+  start(): void {
+    this.#client.start();
+    this.#publisher.start();
+  }
+
+  *#events(): Iterable<[string, number]> {
+    yield ['upcall_packets', this.datapath.upcallCount];
+    yield ['upcall_not_installed', this.datapath.notInstalled];
+    for (const [reason, count] of this.reconciler.drops().entries()) {
+      const name = DROP_NAMES[reason];
+      if (reason > 0 && name !== undefined) yield [`drop_${name}`, count];
+    }
+  }
+
+  #lockChanged(state: 'held' | 'contended'): void {
+    if (state === 'contended') {
+      this.#options.vlog
+        .module('bridge')
+        .err(
+          `another ovs-vswitchd process is running, disabling this process (pid ${process.pid}) until it goes away`,
+        );
+    }
+    this.#wake();
+  }
+
+  /** Something may differ from what the database says. */
+  #wake(): void {
+    this.#dirty = true;
+    if (this.#working || this.#closed) return;
+    this.#working = this.#work().finally(() => {
+      this.#working = undefined;
+    });
+  }
+
+  async #work(): Promise<void> {
+    while (this.#dirty && !this.#closed) {
+      this.#dirty = false;
+      if (this.#client.lockState === 'contended') await this.reconciler.close(true);
+      else if (this.#client.lockState === 'held') await this.#configure();
+    }
+  }
+
+  async #configure(): Promise<void> {
+    const { snapshot } = this.#client;
+    const intent = intentFrom(snapshot);
+    if (!intent || !snapshot.root) return;
+    this.#options.coverage.hit('bridge_reconfigure');
+    await this.reconciler.apply(intent);
+    const identity: Wanted = {
+      Open_vSwitch: new Map([
+        [
+          snapshot.root.uuid,
+          daemonIdentity({
+            curCfg: intent.nextCfg,
+            datapathTypes:
+              this.#options.systemDatapath === false ? ['netdev'] : ['netdev', 'system'],
+            ifaceTypes: IFACE_TYPES,
+          }),
+        ],
+      ]),
+      Datapath: datapathColumns(snapshot),
+    };
+    const written = await this.#publisher.publish(
+      mergeWanted(this.reconciler.outcomeColumns(), identity),
+    );
+    if (written && !this.#configured) {
+      this.#configured = true;
+      this.#options.onConfigured?.();
+    }
+  }
+
+  memory(): Record<string, number> {
+    let ports = 0;
+    let rules = 0;
+    for (const { bridge } of this.reconciler.bridges.values()) {
+      ports += bridge.ports.size;
+      for (const table of bridge.tables) rules += table.size;
+    }
+    const usage: Record<string, number> = {
+      ports,
+      revalidators: 1,
+      rules,
+      'udpif keys': this.datapath.megaflows.size,
+      masks: this.engine.maskCount(),
+    };
+    return Object.fromEntries(Object.entries(usage).filter(([, value]) => value > 0));
+  }
+
+  async close(cleanup: boolean): Promise<void> {
+    if (this.#closed) return;
+    this.#closed = true;
+    await this.#working;
+    this.#publisher.close();
+    this.#client.close();
+    await this.reconciler.close(!cleanup);
+    this.datapath.close();
+    this.#links[Symbol.dispose]();
+    await this.engine.close();
+  }
+}
+
+/** Starts the switch; it follows the database from now on. Throws if the data plane cannot be loaded. */
+export function startVswitchd(options: VswitchdOptions): Promise<Vswitchd> {
+  const daemon = new Daemon(options);
+  daemon.start();
+  return Promise.resolve(daemon);
+}

@@ -148,7 +148,7 @@ export async function listenStream(
   };
   const server: Server =
     target.kind === 'pssl'
-      ? createTlsServer({ ...keys(context.ssl), requestCert: true }, onSocket)
+      ? createTlsServer({ ...withCa(keys(context.ssl)), requestCert: true }, onSocket)
       : createServer({ noDelay: true }, onSocket);
   server.on('tlsClientError', (error: Error) => context.log.warn(`SSL: ${error.message}`));
   await listening(server, () => {
@@ -229,13 +229,17 @@ function keys(ssl: SslConfig | undefined): { key: Buffer; cert: Buffer; ca: Buff
   };
 }
 
+/** Without a CA anybody would be let in. */
+function withCa(own: ReturnType<typeof keys>): ReturnType<typeof keys> {
+  if (own.ca === undefined) throw new Error('CA certificate must be configured to use SSL');
+  return own;
+}
+
 function connectSsl(target: { host: string; port: number }, context: StreamContext): Socket {
   const ssl = context.ssl;
-  const { key, cert, ca } = keys(ssl);
-  const bootstrap = ssl?.bootstrapCaCert === true && ca === undefined && ssl.caCert !== '';
-  if (ca === undefined && !bootstrap) {
-    throw new Error('CA certificate must be configured to use SSL');
-  }
+  const own = keys(ssl);
+  const bootstrap = ssl?.bootstrapCaCert === true && own.ca === undefined && ssl.caCert !== '';
+  const { key, cert, ca } = bootstrap ? own : withCa(own);
   const socket = tlsConnect({
     host: target.host,
     port: target.port,

@@ -245,18 +245,12 @@ function setField(r: Reader, ctx: CodecContext): Action {
   if (e.mask !== undefined && ctx.version < 6) throw new OfError('OFPBAC_BAD_SET_MASK');
   const mask = e.mask ?? new Uint8Array(f.bytes).fill(0xff);
   if (!r.restIsZero()) throw new OfError('OFPBAC_BAD_SET_ARGUMENT');
-  if (e.mask !== undefined && !f.maskable && !isWhole(e.mask))
-    throw new OfError('OFPBAC_BAD_SET_MASK');
   if (f.name === 'in_port_oxm' || !f.writable) throw new OfError('OFPBAC_BAD_SET_ARGUMENT');
   const value = fromBytes(e.value);
   if (!isValueValid(f, value)) throw new OfError('OFPBAC_BAD_SET_ARGUMENT');
   if (f.name === 'vlan_vid' && (fromBytes(mask) & value & 0x1000n) === 0n)
     throw new OfError('OFPBAC_BAD_SET_ARGUMENT');
   return { type: 'set_field', field: f.name, value: e.value, mask };
-}
-
-function isWhole(mask: Uint8Array): boolean {
-  return mask.every((b) => b === 0xff) || mask.every((b) => b === 0);
 }
 
 /** Three offsets, `pad` bytes, then the OXM headers of source and destination. */

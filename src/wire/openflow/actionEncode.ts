@@ -45,12 +45,12 @@ function encodeAction(w: Writer, a: Action, ctx: CodecContext): void {
       putNx(w, 5, () => undefined);
       return;
     case 'set_vlan_vid':
-      if (v > 1 && a.pushIfNeeded) putAction(w, 17, () => w.u16(0x8100));
+      if (v > 1 && a.pushIfNeeded && !a.flowHasVlan) putAction(w, 17, () => w.u16(0x8100));
       if (v < 3) putAction(w, 1, () => w.u16(a.vid));
       else setFieldExact(w, 'vlan_vid', BigInt(a.vid | 0x1000), v);
       return;
     case 'set_vlan_pcp':
-      if (v > 1 && a.pushIfNeeded) putAction(w, 17, () => w.u16(0x8100));
+      if (v > 1 && a.pushIfNeeded && !a.flowHasVlan) putAction(w, 17, () => w.u16(0x8100));
       if (v < 3) putAction(w, 2, () => w.u8(a.pcp));
       else setFieldExact(w, 'vlan_pcp', BigInt(a.pcp), v);
       return;

@@ -208,7 +208,10 @@ export function fieldIsMatched(match: Match, f: Field): boolean {
 /** Bytes of tunnel metadata, TLV table: options in the order of their index, each rounded up to 4 bytes. */
 export function tunMetadataOffset(tlvs: readonly TlvMapping[], index: number): number {
   let offset = 0;
-  for (const t of tlvs) if (t.index < index) offset += (t.optionLen + 3) & ~3;
+  for (const t of tlvs) {
+    if (t.index === index && t.offset !== undefined) return F_TUN_METADATA + t.offset;
+    if (t.index < index) offset += (t.optionLen + 3) & ~3;
+  }
   return F_TUN_METADATA + offset;
 }
 

@@ -177,6 +177,8 @@ export interface TlvMapping {
   optionType: number;
   optionLen: number;
   index: number;
+  /** Where the option lies in F_TUN_METADATA, in bytes; packed in order of index when the owner does not say. */
+  offset?: number;
 }
 
 export interface PortMod {
@@ -296,4 +298,6 @@ export interface Decoded {
 export interface DecodeOptions {
   /** NXT_FLOW_MOD_TABLE_ID is on: the upper 8 bits of an OpenFlow 1.0 flow-mod's command are the table. */
   tableId?: boolean;
+  /** The TLV table of the bridge: what tun_metadataN means. */
+  tlvs?: readonly TlvMapping[];
 }

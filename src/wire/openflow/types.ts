@@ -59,8 +59,8 @@ export type Action =
   | { type: 'strip_vlan'; legacy?: boolean }
   | { type: 'push_vlan'; ethertype: number; legacy?: boolean }
   /** OF1.0 mod_vlan_vid / mod_vlan_pcp: push a header when there is none. */
-  | { type: 'set_vlan_vid'; vid: number; pushIfNeeded: boolean }
-  | { type: 'set_vlan_pcp'; pcp: number; pushIfNeeded: boolean }
+  | { type: 'set_vlan_vid'; vid: number; pushIfNeeded: boolean; flowHasVlan?: boolean }
+  | { type: 'set_vlan_pcp'; pcp: number; pushIfNeeded: boolean; flowHasVlan?: boolean }
   /** `explicitIds`: written as dec_ttl(0) even if that is the default. */
   | { type: 'dec_ttl'; controllerIds: number[]; explicitIds?: boolean }
   | { type: 'resubmit'; inPort: number; table: number; withCt?: boolean }
@@ -303,4 +303,6 @@ export interface PacketIn {
   match: Match;
   data: Uint8Array;
   userdata?: Uint8Array;
+  /** State of a paused pipeline, opaque to the controller (NXT_PACKET_IN2, NXT_RESUME). */
+  continuation?: Uint8Array;
 }

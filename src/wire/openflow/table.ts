@@ -1,0 +1,207 @@
+// Tables: statistics, features, descriptions, table-mod; and the description of the switch. OpenFlow 1.0.1 §5.3.5,
+// 1.1 §A.3.5.3, 1.2 §A.3.5.3, 1.3 §7.3.5.4-5, 1.4.1 §7.3.5.6-7. What every table can do is in tableCapabilities.ts.
+
+import type { Reader, Writer } from './buffer.ts';
+import type { Codecs, MessageOf } from './codec.ts';
+import { empty, readList } from './codec.ts';
+import type { TableDesc, TableFeatures, TableStats } from './messages.ts';
+import { putProp, readProps } from './prop.ts';
+import { putTableProperties, putTableStats11, putTableStats12 } from './tableCapabilities.ts';
+import { OfError } from './types.ts';
+
+/** All fields of OpenFlow 1.0 may be wildcarded. */
+const WILDCARDS10 = 0x3fffff;
+
+const DESC_LEN = 256;
+const SERIAL_LEN = 32;
+const NAME_LEN = 32;
+
+function putStats(w: Writer, s: TableStats, version: number): void {
+  if (version >= 4) {
+    w.u8(s.table).zeros(3).u32(s.activeCount).u64(s.lookupCount).u64(s.matchedCount);
+    return;
+  }
+  if (version === 1) {
+    w.u8(s.table).zeros(3).text(s.name, NAME_LEN).u32(WILDCARDS10);
+    w.u32(s.maxEntries).u32(s.activeCount).u64(s.lookupCount).u64(s.matchedCount);
+    return;
+  }
+  w.u8(s.table).zeros(7).text(s.name, NAME_LEN);
+  if (version === 2) putTableStats11(w);
+  else putTableStats12(w);
+  w.u32(s.maxEntries).u32(s.activeCount).u64(s.lookupCount).u64(s.matchedCount);
+}
+
+/** Bytes between name and max_entries. */
+const STATS_SKIP = [0, 4, 24, 64] as const;
+
+function readStats(r: Reader, version: number): TableStats {
+  const table = r.u8();
+  if (version >= 4) {
+    r.skip(3);
+    const activeCount = r.u32();
+    const [lookupCount, matchedCount] = [r.u64(), r.u64()];
+    return { table, name: '', maxEntries: 0, activeCount, lookupCount, matchedCount };
+  }
+  r.skip(version === 1 ? 3 : 7);
+  const name = r.text(NAME_LEN);
+  r.skip(STATS_SKIP[version as 1 | 2 | 3]);
+  const [maxEntries, activeCount] = [r.u32(), r.u32()];
+  return { table, name, maxEntries, activeCount, lookupCount: r.u64(), matchedCount: r.u64() };
+}
+
+// ---- features
+
+const EVICTION = 4;
+const VACANCY = 8;
+
+function putFeatures(w: Writer, f: TableFeatures, version: number): void {
+  const start = w.length;
+  w.u16(0).u8(f.table).zeros(5).text(f.name, NAME_LEN);
+  w.u64(f.metadataMatch).u64(f.metadataWrite);
+  const caps = (f.eviction ? EVICTION : 0) | (f.vacancyEvents ? VACANCY : 0);
+  w.u32(version >= 5 ? caps : 0).u32(f.maxEntries);
+  putTableProperties(w, f, version);
+  w.patchLength(start, start);
+}
+
+const NEXT_TABLES = 2;
+
+function readFeatures(r: Reader, version: number): TableFeatures {
+  const start = r.offset;
+  const length = r.u16();
+  if (length < 64 || length % 8 !== 0 || length - 2 > r.left) throw new OfError('OFPBPC_BAD_LEN');
+  const table = r.u8();
+  if (version >= 6 && r.bytes[r.offset]! > 3) throw new OfError('OFPTFFC_BAD_COMMAND');
+  if (table === 0xff) throw new OfError('OFPTFFC_BAD_TABLE');
+  r.skip(5);
+  const name = r.text(NAME_LEN);
+  const [metadataMatch, metadataWrite] = [r.u64(), r.u64()];
+  const caps = r.u32();
+  const maxEntries = r.u32();
+  let last = table;
+  const seen = new Set<number>();
+  for (const p of readProps(r.sub(start + length - r.offset))) {
+    if (p.type < 32 && seen.has(p.type)) throw new OfError('OFPTFFC_BAD_FEATURES');
+    seen.add(p.type);
+    if (p.type === NEXT_TABLES) for (const t of p.body.rest()) last = Math.max(last, t);
+  }
+  return {
+    table,
+    name,
+    maxEntries,
+    metadataMatch,
+    metadataWrite,
+    nTables: last + 1,
+    eviction: version >= 5 && (caps & EVICTION) !== 0,
+    vacancyEvents: version >= 5 && (caps & VACANCY) !== 0,
+    missConfig: 0,
+  };
+}
+
+// ---- description
+
+const PROP_EVICTION = 2;
+const PROP_VACANCY = 3;
+
+function readTableDesc(all: Reader): TableDesc {
+  const length = all.u16();
+  if (length < 8 || length - 2 > all.left) throw new OfError('OFPBRC_BAD_LEN');
+  const r = all.sub(length - 2);
+  const table = r.u8();
+  r.skip(1);
+  const config = r.u32();
+  let evictionFlags = 0xffffffff;
+  for (const p of readProps(r)) if (p.type === PROP_EVICTION) evictionFlags = p.body.u32();
+  return {
+    table,
+    eviction: (config & EVICTION) !== 0,
+    evictionFlags,
+    vacancy: (config & VACANCY) !== 0,
+  };
+}
+
+function putTableDesc(w: Writer, d: TableDesc): void {
+  const start = w.length;
+  w.u16(0).u8(d.table).zeros(1);
+  w.u32((d.eviction ? EVICTION : 0) | (d.vacancy ? VACANCY : 0));
+  if (d.evictionFlags !== 0xffffffff) putProp(w, PROP_EVICTION, () => w.u32(d.evictionFlags));
+  // Thresholds of vacancy events: there are none to cross.
+  if (d.vacancy) putProp(w, PROP_VACANCY, () => w.zeros(4));
+  w.patchLength(start, start);
+}
+
+function readTableMod(r: Reader): MessageOf<'table_mod'> {
+  const table = r.u8();
+  r.skip(3);
+  const config = r.u32();
+  r.offset = r.end;
+  return { type: 'table_mod', table, config };
+}
+
+export const tableCodecs: Codecs = {
+  desc_request: empty({ type: 'desc_request' }),
+  desc_reply: {
+    decode: (r) => ({
+      type: 'desc_reply',
+      mfr: r.text(DESC_LEN),
+      hw: r.text(DESC_LEN),
+      sw: r.text(DESC_LEN),
+      serial: r.text(SERIAL_LEN),
+      dp: r.text(DESC_LEN),
+    }),
+    encode: (w, m) =>
+      void w
+        .text(m.mfr, DESC_LEN)
+        .text(m.hw, DESC_LEN)
+        .text(m.sw, DESC_LEN)
+        .text(m.serial, SERIAL_LEN)
+        .text(m.dp, DESC_LEN),
+  },
+  table_mod: {
+    decode: readTableMod,
+    encode: (w, m) => void w.u8(m.table).zeros(3).u32(m.config),
+  },
+  table_stats_request: empty({ type: 'table_stats_request' }),
+  table_stats_reply: {
+    decode: (r, ctx) => ({
+      type: 'table_stats_reply',
+      tables: readList(r, () => readStats(r, ctx.version)),
+    }),
+    encode: (w, m, ctx) => {
+      for (const s of m.tables) {
+        putStats(w, s, ctx.version);
+        ctx.mark();
+      }
+    },
+  },
+  table_features_request: {
+    decode: (r, ctx) => {
+      const tables = readList(r, () => readFeatures(r, ctx.version));
+      return { type: 'table_features_request', setsFeatures: tables.length > 0 };
+    },
+    encode: () => undefined,
+  },
+  table_features_reply: {
+    decode: (r, ctx) => ({
+      type: 'table_features_reply',
+      tables: readList(r, () => readFeatures(r, ctx.version)),
+    }),
+    encode: (w, m, ctx) => {
+      for (const f of m.tables) {
+        putFeatures(w, f, ctx.version);
+        ctx.mark();
+      }
+    },
+  },
+  table_desc_request: empty({ type: 'table_desc_request' }),
+  table_desc_reply: {
+    decode: (r) => ({ type: 'table_desc_reply', tables: readList(r, readTableDesc) }),
+    encode: (w, m, ctx) => {
+      for (const d of m.tables) {
+        putTableDesc(w, d);
+        ctx.mark();
+      }
+    },
+  },
+};

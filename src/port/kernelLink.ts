@@ -187,7 +187,7 @@ export function linkStatistics(
   };
   drops.forEach((count, reason) => {
     const name = DROP_NAMES[reason];
-    if (count > 0 && name !== undefined) result[`drop_${name}`] = count;
+    if (count > 0 && name !== undefined) result[`xvio_drop_${name}`] = count;
   });
   return result;
 }

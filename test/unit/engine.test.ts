@@ -1,0 +1,230 @@
+// The engine with real workers: injections, upcalls, megaflows, generations, sleeping, cores, crashes.
+
+import assert from 'node:assert/strict';
+import { after, before, test } from 'node:test';
+import { ACT_END, ACT_USERSPACE, UPCALL_CONTROLLER } from '../../contract/action.ts';
+import { DROP_UPCALL_NO_FLOW } from '../../contract/drop.ts';
+import { INJECT_BASE } from '../../contract/memory.ts';
+import { RING_DATA } from '../../contract/ring.ts';
+import { build } from '../../scripts/build.ts';
+import { createEngine, type DataPlaneEngine } from '../../src/engine/engine.ts';
+import type { Upcall } from '../../src/engine/types.ts';
+import { processCpuNs } from '../../src/sys/process.ts';
+import { ethernet, ipv4, udp } from '../oracle/frames.ts';
+import { Rig } from '../oracle/rig.ts';
+
+interface Seen {
+  reason: number;
+  cookie: number;
+  inPort: number;
+  worker: number;
+  data: string;
+}
+
+let engine: DataPlaneEngine;
+const seen: Seen[] = [];
+const logged: string[] = [];
+let onUpcall: (upcall: Upcall) => void = () => {};
+
+before(async () => {
+  await build();
+  engine = createEngine({
+    onUpcall: (upcall) => {
+      const { reason, cookie, inPort, worker, data } = upcall;
+      seen.push({ reason, cookie, inPort, worker, data: Buffer.from(data).toString('hex') });
+      onUpcall(upcall);
+    },
+    log: (level, text) => logged.push(`${level} ${text}`),
+    debug: true,
+  });
+});
+
+after(() => engine.close());
+
+const frame = ethernet(0x0800, ipv4(17, udp(1, 2, new Uint8Array(100))));
+
+async function until(what: string, condition: () => boolean, timeoutMs = 3000): Promise<void> {
+  const end = performance.now() + timeoutMs;
+  while (!condition()) {
+    if (performance.now() > end) assert.fail(`timeout: ${what}`);
+    await new Promise((resolve) => setTimeout(resolve, 2));
+  }
+}
+
+function toController(cookie: number): Uint32Array {
+  const header = ACT_USERSPACE | (4 << 16);
+  return Uint32Array.of(header, UPCALL_CONTROLLER, cookie, 0xffff, ACT_END | (1 << 16));
+}
+
+test('a program runs on an injected frame, and its upcall comes back with the frame', async () => {
+  const port = engine.addPort();
+  seen.length = 0;
+  assert.equal(engine.inject({ inPort: port, frame, actions: toController(77) }), true);
+  await until('upcall', () => seen.length === 1);
+  assert.deepEqual(seen[0], {
+    reason: UPCALL_CONTROLLER,
+    cookie: 77,
+    inPort: port,
+    worker: 0,
+    data: Buffer.from(frame).toString('hex'),
+  });
+  await engine.removePort(port);
+});
+
+test('look-up of an injected frame: named drop without a flow, counters with one', async () => {
+  const port = engine.addPort();
+  engine.inject({ inPort: port, frame });
+  await until('drop', () => engine.portCounters(port).drops[DROP_UPCALL_NO_FLOW] === 1);
+  const { key, mask } = Rig.matchPort(port);
+  const flow = engine.putFlow(key, mask, toController(5));
+  assert.equal(engine.flowCount(), 1);
+  assert.equal(engine.maskCount(), 1);
+  seen.length = 0;
+  for (let i = 0; i < 10; i++) engine.inject({ inPort: port, frame });
+  await until('upcalls', () => seen.length === 10);
+  const stats = engine.flowStats(flow);
+  assert.equal(stats.packets, 10);
+  assert.equal(stats.bytes, 10 * frame.length);
+  assert.ok(stats.usedMs > 0 && stats.usedMs <= engine.nowMs());
+  assert.equal((await engine.deleteFlow(flow)).packets, 10);
+  assert.equal(engine.flowCount(), 0);
+  engine.inject({ inPort: port, frame });
+  await until('drop', () => engine.portCounters(port).drops[DROP_UPCALL_NO_FLOW] === 2);
+  await engine.removePort(port);
+});
+
+test('a replaced program is what packets meet after quiesce()', async () => {
+  const port = engine.addPort();
+  const { key, mask } = Rig.matchPort(port);
+  const flow = engine.putFlow(key, mask, toController(1));
+  for (let cookie = 2; cookie < 40; cookie++) {
+    seen.length = 0;
+    engine.setFlowActions(flow, toController(cookie));
+    await engine.quiesce();
+    engine.inject({ inPort: port, frame });
+    await until('upcall', () => seen.length === 1);
+    assert.equal(seen[0]!.cookie, cookie);
+  }
+  assert.equal(engine.putFlow(key, mask, toController(100)), flow, 'same key and mask: same flow');
+  await engine.deleteFlow(flow);
+  await engine.removePort(port);
+});
+
+test('many upcalls reach the main thread in bounded turns, in order', async () => {
+  const port = engine.addPort();
+  seen.length = 0;
+  let turns = 0;
+  const count = (): void => {
+    turns++;
+    if (seen.length < 3000) setImmediate(count);
+  };
+  setImmediate(count);
+  let sent = 0;
+  while (sent < 3000) {
+    if (engine.inject({ inPort: port, frame, actions: toController(sent) })) sent++;
+    else await new Promise((resolve) => setImmediate(resolve));
+  }
+  await until('upcalls', () => seen.length === 3000, 10_000);
+  seen.forEach(({ cookie }, i) => {
+    assert.equal(cookie, i);
+  });
+  assert.ok(turns > 3, `the event loop turned ${turns} times meanwhile`);
+  await engine.removePort(port);
+});
+
+test('an idle engine sleeps, and wakes at once', async () => {
+  await new Promise((resolve) => setTimeout(resolve, 50));
+  const before = processCpuNs();
+  const start = performance.now();
+  await new Promise((resolve) => setTimeout(resolve, 1000));
+  const share = (processCpuNs() - before) / 1e6 / (performance.now() - start);
+  assert.ok(share < 0.02, `${(share * 100).toFixed(2)} % of a core`);
+  const port = engine.addPort();
+  seen.length = 0;
+  let latencyMs = Number.POSITIVE_INFINITY;
+  const injectedMs = performance.now();
+  onUpcall = () => {
+    latencyMs = performance.now() - injectedMs;
+  };
+  engine.inject({ inPort: port, frame, actions: toController(1) });
+  await until('upcall', () => seen.length === 1);
+  onUpcall = () => {};
+  assert.ok(latencyMs < 50, `${latencyMs} ms`);
+  await engine.removePort(port);
+});
+
+test('cores change at run time without losing flows', async () => {
+  const port = engine.addPort();
+  const { key, mask } = Rig.matchPort(port);
+  const flow = engine.putFlow(key, mask, toController(9));
+  engine.inject({ inPort: port, frame });
+  await until('packet', () => engine.flowStats(flow).packets === 1);
+  await engine.setCores([0, 1]);
+  assert.deepEqual(
+    engine.workerStats().map(({ core }) => core),
+    [0, 1],
+  );
+  for (const { worker } of engine.workerStats()) engine.inject({ inPort: port, frame, worker });
+  await until('packets', () => engine.flowStats(flow).packets === 3);
+  await engine.setCores([1]);
+  assert.deepEqual(
+    engine.workerStats().map(({ core }) => core),
+    [1],
+  );
+  engine.inject({ inPort: port, frame });
+  await until('packet', () => engine.flowStats(flow).packets === 4);
+  await engine.setCores([]);
+  await engine.deleteFlow(flow);
+  await engine.removePort(port);
+});
+
+test('a trap costs the packet, not the worker', async () => {
+  const port = engine.addPort();
+  logged.length = 0;
+  const worker = engine.workerStats()[0]!.worker;
+  // A length that leads out of the memory cannot be made through the interface: it is written into the ring by hand.
+  const words = new Uint32Array(engine.memory.buffer);
+  const actions = toController(1);
+  engine.inject({ inPort: port, frame, actions, worker });
+  await until('upcall', () => seen.some(({ inPort }) => inPort === port));
+  const ring = INJECT_BASE + worker * 0x400000;
+  const head = Atomics.load(words, ring / 4);
+  const record = (ring + RING_DATA + (head % 0x200000)) / 4;
+  words.fill(0, record, record + 128);
+  words[record] = 512; // length
+  words[record + 1] = 1; // INJECT_EXECUTE
+  words[record + 2] = 1;
+  words[record + 3] = port;
+  words[record + 4] = 0xfffffff0; // bytes of the frame: beyond the memory
+  words.set(actions, record + 96);
+  Atomics.store(words, ring / 4, head + 512);
+  engine.inject({ inPort: port, frame, actions: toController(2), worker });
+  await until('next packet', () => seen.some((u) => u.inPort === port && u.cookie === 2));
+  await until('log', () => logged.some((text) => text.includes('trapped on an injected packet')));
+  await engine.removePort(port);
+});
+
+test('ports and queues: numbers, limits, reuse', async () => {
+  const first = engine.addPort(40);
+  assert.equal(first, 40);
+  const second = engine.addPort(40);
+  assert.notEqual(second, 40);
+  const spec = { direction: 'rx', index: 0, kind: 0, waitFd: -1 } as const;
+  const queue = engine.addQueue(first, spec);
+  engine.attachQueue(queue);
+  assert.equal(engine.workerStats()[0]!.queues[0]!.port, 40);
+  assert.throws(() => engine.removeQueue(queue), /attached/);
+  await engine.detachQueue(queue);
+  engine.removeQueue(queue);
+  assert.deepEqual(engine.workerStats()[0]!.queues, []);
+  assert.throws(() => engine.addQueue(first, { ...spec, index: 32 }), /32/);
+  await engine.removePort(first);
+  assert.throws(() => engine.setPort(first, { mtu: 9000 }), /no datapath port 40/);
+  assert.equal(engine.addPort(40), 40);
+  await engine.removePort(40);
+  await engine.removePort(second);
+  const a = engine.allocArena(100, 4096);
+  assert.equal(a % 4096, 0);
+  engine.freeArena(a);
+  assert.throws(() => engine.allocArena(0x20000000, 64), /no room/);
+});

@@ -18,7 +18,6 @@ import {
   OFFERED_PROTOCOL_FEATURES,
   PROTOCOL_F_NET_MTU,
   PROTOCOL_F_STATUS,
-  VHOST_F_LOG_ALL,
   VHOST_USER_F_PROTOCOL_FEATURES,
   VIRTIO_F_IN_ORDER,
   VIRTIO_F_RING_PACKED,
@@ -53,7 +52,6 @@ const RETRY_MS = 100;
 const BASE_FEATURES = bits(
   VIRTIO_F_VERSION_1,
   VHOST_USER_F_PROTOCOL_FEATURES,
-  VHOST_F_LOG_ALL,
   28, // indirect descriptors
   22, // several queues
 );
@@ -260,23 +258,38 @@ export class Guest {
     return (half | (half << 16)) >>> 0;
   }
 
-  async startRing(frontend: Frontend, index: number): Promise<void> {
+  /** First address behind everything that is used. */
+  get end(): number {
+    const r = this.ringRecord(this.options.pairs * 2 - 1);
+    const { queueSize, bufferBytes } = this.options;
+    return this.view.getUint32(r + L.GR_BUFFERS, true) + queueSize * bufferBytes;
+  }
+
+  #ringAddresses(index: number, logged: boolean): Uint8Array {
     const r = this.ringRecord(index);
-    const at = (offset: number) => USER_BASE + BigInt(this.view.getUint32(r + offset, true));
+    const at = (offset: number) => BigInt(this.view.getUint32(r + offset, true));
+    return C.encodeVringAddr({
+      index,
+      flags: logged ? M.VRING_ADDR_LOG : 0,
+      desc: USER_BASE + at(L.GR_DESC),
+      avail: USER_BASE + at(L.GR_AVAIL),
+      used: USER_BASE + at(L.GR_USED),
+      logAddress: at(L.GR_USED),
+    });
+  }
+
+  /** Turns logging of the rings themselves on or off, as QEMU does at the beginning and end of a migration. */
+  async setLogging(on: boolean): Promise<void> {
+    for (let ring = 0; ring < this.options.pairs * 2; ring++) {
+      await this.frontend?.tell(M.SET_VRING_ADDR, this.#ringAddresses(ring, on));
+    }
+  }
+
+  async startRing(frontend: Frontend, index: number): Promise<void> {
     const { queueSize } = this.options;
     await frontend.tell(M.SET_VRING_NUM, C.encodeVringState({ index, num: queueSize }));
     await frontend.tell(M.SET_VRING_BASE, C.encodeVringState({ index, num: this.ringBase(index) }));
-    await frontend.tell(
-      M.SET_VRING_ADDR,
-      C.encodeVringAddr({
-        index,
-        flags: 0,
-        desc: at(L.GR_DESC),
-        avail: at(L.GR_AVAIL),
-        used: at(L.GR_USED),
-        logAddress: 0n,
-      }),
-    );
+    await frontend.tell(M.SET_VRING_ADDR, this.#ringAddresses(index, false));
     const word = C.encodeU64(BigInt(index));
     await frontend.tell(M.SET_VRING_CALL, word, [this.calls[index]!]);
     await frontend.tell(M.SET_VRING_KICK, word, [this.kicks[index]!]);

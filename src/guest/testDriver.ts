@@ -127,6 +127,24 @@ export class TestRing {
     return next % this.size;
   }
 
+  /** Chains that the device has given back and takeUsed() has not seen (exact for chains of one descriptor). */
+  pending(): number {
+    const { view } = this.guest;
+    const done = this.get(L.GR_DONE);
+    if (!this.packed) {
+      return (view.getUint16(this.get(L.GR_USED) + 2, true) - this.#taken) & 0xffff;
+    }
+    let n = 0;
+    while (n < this.get(L.GR_NEXT) - done) {
+      const at = this.get(L.GR_DESC) + ((done + n) % this.size) * 16;
+      const used = (view.getUint16(at + 14, true) & F_USED) !== 0;
+      const avail = (view.getUint16(at + 14, true) & F_AVAIL) !== 0;
+      if (used !== this.#wrap(done + n) || avail !== used) break;
+      n++;
+    }
+    return n;
+  }
+
   /** Chains that the device has given back: head slot and bytes written. */
   *takeUsed(): Generator<{ id: number; length: number; index: number }> {
     const { view } = this.guest;

@@ -60,6 +60,7 @@ export interface ThreadData {
   spin: boolean;
 }
 
+const DEFAULT_BATCH = 64;
 const MODULE = path.join(import.meta.dirname, '../../build/guest.wasm');
 
 function macBytes(mac: string): number[] {
@@ -105,6 +106,9 @@ export class GuestThread {
    */
   constructor(guest: Guest, options: { spin?: boolean } = {}) {
     this.#guest = guest;
+    for (let pair = 0; pair < guest.options.pairs; pair++) {
+      guest.view.setUint32(this.#record(pair) + L.GT_BATCH, DEFAULT_BATCH, true);
+    }
     const workerData: ThreadData = {
       memory: guest.memory,
       module: readFileSync(MODULE),
@@ -136,7 +140,11 @@ export class GuestThread {
     bytes.set(frameTemplate(traffic, frameBytes), at + L.GT_TEMPLATE);
     view.setUint32(at + L.GT_FRAME_LEN, frameBytes, true);
     view.setUint32(at + L.GT_FLOWS, Math.max(traffic.flows ?? 1, 1), true);
-    view.setUint32(at + L.GT_BATCH, Math.min(Math.max(traffic.batch ?? 64, 1), 256), true);
+    view.setUint32(
+      at + L.GT_BATCH,
+      Math.min(Math.max(traffic.batch ?? DEFAULT_BATCH, 1), 256),
+      true,
+    );
     view.setFloat64(at + L.GT_PER_MS, traffic.perMs ?? 0, true);
     view.setFloat64(at + L.GT_CREDIT, 0, true);
     const mode = (traffic.send ? L.TRAFFIC_SEND : 0) | (traffic.echo ? L.TRAFFIC_ECHO : 0);

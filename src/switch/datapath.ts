@@ -39,6 +39,8 @@ export interface DatapathLog {
 export interface DatapathOptions {
   engine: Engine;
   log?: DatapathLog;
+  /** Upcalls of a port that are handled at once in one turn of the event loop. */
+  upcallBudget?: number;
 }
 
 export class Datapath {
@@ -64,7 +66,7 @@ export class Datapath {
     this.#log = options.log;
     this.packetIns = new PacketIns(() => this.engine.nowMs());
     this.revalidator = new Revalidator(this);
-    this.upcalls = new UpcallQueue((upcall) => this.#handleUpcall(upcall));
+    this.upcalls = new UpcallQueue((upcall) => this.#handleUpcall(upcall), options.upcallBudget);
   }
 
   // ---- bridges and ports

@@ -13,6 +13,7 @@ const SLICE_MS = 5;
 
 export class UpcallQueue {
   readonly #handle: (upcall: Upcall) => void;
+  readonly #budget: number;
   readonly #waiting = new Map<number, Upcall[]>();
   readonly #spent = new Map<number, number>();
   /** Upcalls thrown away, by input port (DROP_UPCALL_FULL). */
@@ -20,8 +21,9 @@ export class UpcallQueue {
   #scheduled = false;
   #closed = false;
 
-  constructor(handle: (upcall: Upcall) => void) {
+  constructor(handle: (upcall: Upcall) => void, budget = BUDGET) {
     this.#handle = handle;
+    this.#budget = budget;
   }
 
   static readonly dropReason = DROP_UPCALL_FULL;
@@ -33,7 +35,7 @@ export class UpcallQueue {
     const spent = this.#spent.get(port) ?? 0;
     const queue = this.#waiting.get(port);
     this.#schedule();
-    if (spent < BUDGET && queue === undefined) {
+    if (spent < this.#budget && queue === undefined) {
       this.#spent.set(port, spent + 1);
       this.#handle(upcall);
       return;

@@ -270,12 +270,23 @@ describe('memory tables', () => {
     assert.deepEqual([plan(before, away).stop, plan(before, away).start], [[0], []]);
   });
 
+  it('takes a region as often as the queue pairs of QEMU announce it', () => {
+    const more = C.encodeMemReg(region(1n << 32n, MiB, USER * 2n));
+    const once = ok(running(), M.ADD_MEM_REG, more, [file(MiB)]);
+    const twice = ok(once, M.ADD_MEM_REG, more, [file(MiB)]);
+    assert.deepEqual([plan(once, twice).stop, plan(once, twice).memory], [[], false]);
+    const left = ok(twice, M.REM_MEM_REG, more);
+    assert.equal(left.regions.length, 2);
+    assert.equal(ok(left, M.REM_MEM_REG, more).regions.length, 1);
+  });
+
   it('adds and removes single regions; a running ring notices neither (F23)', () => {
     const before = running();
     const more = C.encodeMemReg(region(1n << 32n, MiB, USER * 2n));
     const after = ok(before, M.ADD_MEM_REG, more, [file(MiB)]);
     assert.deepEqual([plan(before, after).stop, plan(before, after).memory], [[], true]);
-    refused(after, M.ADD_MEM_REG, more, [file(MiB)], /overlap/);
+    const other = { ...file(MiB), id: 'another file' };
+    refused(after, M.ADD_MEM_REG, more, [other], /overlap/);
     assert.equal(ok(after, M.REM_MEM_REG, more, [file(1n)]).regions.length, 1);
     refused(before, M.REM_MEM_REG, more, [], /no such region/);
     const only = C.encodeMemReg(region(0n, 16n * MiB, USER));

@@ -227,23 +227,33 @@ const HANDLERS: Readonly<Record<number, Handler>> = {
     const merged = regions.map((r) => state.regions.find((old) => sameRegion(old, r)) ?? r);
     const same =
       merged.length === state.regions.length && merged.every((r, i) => r === state.regions[i]);
-    return same ? {} : { change: checkRegionChange(state, merged) };
+    return same ? {} : { change: { ...checkRegionChange(state, merged), repeated: [] } };
   },
 
   [M.ADD_MEM_REG]: (state, message) => {
-    const region = checkRegion(decodeMemReg(message.payload), message.fds[0]!, state.regions);
+    const wanted = decodeMemReg(message.payload);
+    const file = message.fds[0]!;
+    const known = state.regions.find((old) => sameRegion(old, { ...wanted, file }));
+    if (known) {
+      if (state.repeated.length >= state.options.maxPairs * state.options.maxRegions) {
+        throw new Refused('region announced too often');
+      }
+      return { change: { repeated: [...state.repeated, known] } };
+    }
+    const region = checkRegion(wanted, file, state.regions);
     if (typeof region === 'string') throw new Refused(region);
     return { change: checkRegionChange(state, [...state.regions, region]) };
   },
 
   [M.REM_MEM_REG]: (state, message) => {
     const gone = decodeMemReg(message.payload);
-    const left = state.regions.filter(
-      (region) =>
-        region.guestAddress !== gone.guestAddress ||
-        region.userAddress !== gone.userAddress ||
-        region.size !== gone.size,
-    );
+    const isGone = (region: Region): boolean =>
+      region.guestAddress === gone.guestAddress &&
+      region.userAddress === gone.userAddress &&
+      region.size === gone.size;
+    const repeated = state.repeated.findIndex(isGone);
+    if (repeated >= 0) return { change: { repeated: state.repeated.toSpliced(repeated, 1) } };
+    const left = state.regions.filter((region) => !isGone(region));
     if (left.length === state.regions.length) throw new Refused('no such region');
     return { change: { regions: left } };
   },

@@ -88,6 +88,11 @@ export interface BackendState {
   /** Device status, undefined until the front-end has sent one. */
   readonly status: number | undefined;
   readonly regions: readonly Region[];
+  /**
+   * Regions announced more than once by ADD_MEM_REG, once for each further time: QEMU 7.2 has a device per queue pair on
+   * one socket, and each adds and removes all memory.
+   */
+  readonly repeated: readonly Region[];
   /** 2 x maxPairs: even = guest receives, odd = guest transmits. */
   readonly rings: readonly Ring[];
   readonly log: DirtyLog | undefined;
@@ -123,6 +128,7 @@ export function initialState(options: BackendOptions = DEFAULT_OPTIONS): Backend
     protocolFeatures: 0n,
     status: undefined,
     regions: [],
+    repeated: [],
     rings: Array.from({ length: options.maxPairs * 2 }, () => RING_NONE),
     log: undefined,
     inflight: undefined,

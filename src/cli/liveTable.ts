@@ -1,6 +1,7 @@
 // The live table of `npm start`: rates per port, drops by reason, load of the workers. Pure: two samples in, text out.
 
 import { DROP_NAMES } from '../../contract/names.ts';
+import { OFPP_LOCAL } from '../wire/openflow/types.ts';
 
 export interface PortSample {
   bridge: string;
@@ -63,7 +64,7 @@ export function renderLiveTable(before: Sample, now: Sample): string[] {
     Math.max(0, (p[field] - (old.get(`${p.bridge}/${p.name}`)?.[field] ?? p[field])) / seconds);
   const rows = now.ports.map((p) => [
     p.bridge,
-    `${p.name} (${p.ofport})`,
+    `${p.name} (${p.ofport === OFPP_LOCAL ? 'LOCAL' : p.ofport})`,
     p.type,
     p.linkUp ? 'up' : 'down',
     `${si(rate(p, 'rxPackets'))}pps`,

@@ -175,7 +175,6 @@ async function runDaemon(options: VswitchdOptions, vlog: Vlog): Promise<void> {
     vlog,
     coverage,
     commands,
-    version: OVS_VERSION,
     systemDatapath: !options.disableSystem,
     ssl: {
       privateKey: options.privateKey,

@@ -26,6 +26,8 @@ export interface BridgePortsOptions {
   bridge: SwitchBridge;
   connmgr: Connmgr;
   context: NetdevContext;
+  /** Log of module bridge. */
+  log: NetdevContext['log'];
   /** A device's status changed. */
   onChange: () => void;
 }
@@ -203,8 +205,8 @@ export class BridgePorts {
     }
     unit.netdev = netdev;
     unit.error = undefined;
-    context.log.info(
-      `bridge ${bridge.name}: added interface ${unit.name} on port ${unit.port.ofport}`,
+    this.#options.log.info(
+      `bridge ${bridge.name}: added interface ${unit.name} on port ${unit.port.ofport & 0xffff}`,
     );
     netdev.onChange = () => {
       if (unit.port && bridge.refreshPort(unit.port)) connmgr.portsChanged();
@@ -213,14 +215,14 @@ export class BridgePorts {
   }
 
   async #remove(unit: InterfaceUnit, keep = false): Promise<void> {
-    const { bridge, context } = this.#options;
+    const { bridge } = this.#options;
     this.units.delete(unit.name);
     const { netdev, port } = unit;
     if (netdev) netdev.onChange = undefined;
     if (port) {
       bridge.removePort(port);
-      context.log.info(
-        `bridge ${bridge.name}: deleted interface ${unit.name} on port ${port.ofport}`,
+      this.#options.log.info(
+        `bridge ${bridge.name}: deleted interface ${unit.name} on port ${port.ofport & 0xffff}`,
       );
     }
     await netdev?.close(keep);

@@ -35,6 +35,8 @@ export interface ReconcilerOptions {
   datapath: Datapath;
   runDir: string;
   context: NetdevContext;
+  /** Log of module bridge. */
+  log: NetdevContext['log'];
   /** Log of the OpenFlow front-end. */
   connmgrLog: Log;
   /** Some status changed: soon write statusColumns(). */
@@ -100,7 +102,7 @@ export class Reconciler {
   }
 
   #addBridge(intent: BridgeIntent): BridgeUnit {
-    const { datapath, runDir, connmgrLog, context, onStatus } = this.#options;
+    const { datapath, runDir, connmgrLog, context, log, onStatus } = this.#options;
     const bridge = new SwitchBridge({
       name: intent.name,
       datapath,
@@ -108,7 +110,7 @@ export class Reconciler {
       failMode: intent.failMode,
     });
     const connmgr = new Connmgr({ bridge, runDir, log: connmgrLog, checkActions });
-    const ports = new BridgePorts({ bridge, connmgr, context, onChange: onStatus });
+    const ports = new BridgePorts({ bridge, connmgr, context, log, onChange: onStatus });
     const unit = { uuid: intent.uuid, bridge, connmgr, ports, controllers: new Map() };
     this.bridges.set(intent.name, unit);
     return unit;

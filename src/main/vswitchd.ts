@@ -79,6 +79,7 @@ class Daemon implements Vswitchd {
         vhostSockDir: paths.rundir,
         log: vlog.module('netdev'),
       },
+      log: vlog.module('bridge'),
       connmgrLog: vlog.module('connmgr'),
       onStatus: () => this.#publisher.statusChanged(),
     });

@@ -99,7 +99,8 @@ export function mergeWanted(a: Wanted, b: Wanted): Wanted {
 
 /** An interface that works: `ofport` as OpenFlow knows it, 65534 for the local port. */
 export function interfaceOpened(ofport: number): WantedRow<'Interface'> {
-  return { ofport, error: undefined };
+  // The column keeps the 16-bit numbers of OpenFlow 1.0: LOCAL is 65534.
+  return { ofport: ofport & 0xffff, error: undefined };
 }
 
 /** An interface that cannot be used: -1, the reason, and no trace of an earlier life. */

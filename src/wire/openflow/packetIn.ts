@@ -141,7 +141,7 @@ function decodeProps(r: Reader, ctx: BodyContext, resume: boolean): PacketIn {
     else if (type === FULL_LEN) fullLen = body.u32();
     else if (type === BUFFER_ID) p.bufferId = body.u32();
     else if (type === TABLE_ID) p.table = body.u8();
-    else if (type === COOKIE) p.cookie = body.u64();
+    else if (type === COOKIE) p.cookie = readCookie(body);
     else if (type === REASON) p.reason = decodeReason(body.u8());
     else if (type === METADATA) p.match = pullOxmList(body, ctx, LOOSE).match;
     else if (type === USERDATA) p.userdata = body.rest();
@@ -154,12 +154,18 @@ function decodeProps(r: Reader, ctx: BodyContext, resume: boolean): PacketIn {
   return p;
 }
 
+/** 64-bit values of properties are aligned. */
+function readCookie(body: Reader): bigint {
+  body.skip(4);
+  return body.u64();
+}
+
 function encodeProps(w: Writer, p: PacketIn, ctx: BodyContext): void {
   putProp(w, PACKET, () => w.put(p.data));
   if (p.totalLen !== p.data.length) putProp(w, FULL_LEN, () => w.u32(p.totalLen));
   if (p.bufferId !== 0xffffffff) putProp(w, BUFFER_ID, () => w.u32(p.bufferId));
   putProp(w, TABLE_ID, () => w.u8(p.table));
-  if (p.cookie !== NO_COOKIE) putProp(w, COOKIE, () => w.u64(p.cookie));
+  if (p.cookie !== NO_COOKIE) putProp(w, COOKIE, () => w.zeros(4).u64(p.cookie));
   putProp(w, REASON, () => w.u8(encodeReason(p.reason, ctx.version)));
   // Open vSwitch writes OXM here even in OpenFlow 1.0.
   putProp(w, METADATA, () => putOxmList(w, p.match, ctx, ctx.version < 3 ? 0 : ctx.version));

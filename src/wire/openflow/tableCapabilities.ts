@@ -40,6 +40,9 @@ function settable(f: Field): boolean {
   return f.writable;
 }
 
+/** OFPIT_GOTO_TABLE. */
+const GOTO_TABLE = 1;
+
 function instructions(version: number): number {
   return version === 4 || version === 5 ? INSTRUCTION_BITS | METER_BIT : INSTRUCTION_BITS;
 }
@@ -80,8 +83,11 @@ function putFields(
 }
 
 export function putTableProperties(w: Writer, f: TableFeatures, version: number): void {
+  // From the last table there is nowhere to go.
+  const last = f.table + 1 >= f.nTables;
+  const bits = last ? instructions(version) & ~(1 << GOTO_TABLE) : instructions(version);
   for (const miss of [0, 1]) {
-    putProp(w, INSTRUCTIONS + miss, () => putBits(w, instructions(version)));
+    putProp(w, INSTRUCTIONS + miss, () => putBits(w, bits));
     putProp(w, NEXT_TABLES + miss, () => {
       for (let t = f.table + 1; t < f.nTables; t++) w.u8(t);
     });

@@ -84,9 +84,9 @@ export function tableForCheck(table: number): number {
   return table === ALL_TABLES ? 0 : table;
 }
 
-/** Flags that belong to the rule; the others are about the flow-mod itself. */
+/** Flags that stay with the rule and are shown in statistics. */
 export function stateFlags(flags: FlowMod['flags']): FlowMod['flags'] {
-  return { ...flags, checkOverlap: false, emergency: false };
+  return { ...flags, emergency: false };
 }
 
 export function evictsBefore(a: Rule, b: Rule): boolean {

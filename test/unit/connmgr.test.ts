@@ -557,7 +557,7 @@ describe('flow monitors', () => {
 
   it('hear of others’ changes in full and of their own in short', async () => {
     connmgr.tables.apply(flowMod({ actions: [output(1)] }));
-    const peer = await client(1);
+    const peer = await client(5);
     const initial = await peer.request(monitor(3), 'flow_monitor_reply');
     assert.deepEqual(
       initial.updates.map(({ event }) => event),
@@ -570,6 +570,11 @@ describe('flow monitors', () => {
     const own = (await peer.expect('flow_monitor_reply')).updates;
     assert.deepEqual(own, [{ event: 'abbrev', xid }]);
     assert.equal(await peer.errorOf(monitor(3)), 'OFPMOFC_MONITOR_EXISTS');
+  });
+
+  it('can be cancelled', async () => {
+    const peer = await client(1);
+    await peer.request(monitor(3), 'flow_monitor_reply');
     assert.equal(await peer.errorOf({ type: 'flow_monitor_cancel', id: 3 }), 'no error');
     assert.equal(
       await peer.errorOf({ type: 'flow_monitor_cancel', id: 3 }),

@@ -68,10 +68,15 @@ export class FakeBridge implements Bridge {
   }
 
   addPort(ofport: number, name: string, statistics: Record<string, number> = {}): BridgePort {
+    const netdev = new FakeNetdev(name, statistics);
+    // As a device does: no carrier while it is down.
+    netdev.onChange = () => {
+      port.desc = { ...port.desc, state: netdev.adminUp ? 4 : 1 };
+    };
     const port: BridgePort = {
       ofport,
       name,
-      netdev: new FakeNetdev(name, statistics),
+      netdev,
       dpPort: ofport,
       peer: undefined,
       bundle: {
@@ -120,6 +125,7 @@ export class FakeNetdev implements Netdev {
 
   setAdminUp(up: boolean): void {
     this.adminUp = up;
+    this.onChange?.();
   }
 
   async close(): Promise<void> {}

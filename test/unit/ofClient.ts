@@ -55,7 +55,9 @@ export class OfClient implements Disposable {
 
   send(message: Message): number {
     const xid = ++this.#xid;
-    for (const part of encode(this.version, xid, message)) this.socket.write(part);
+    // What a bundle-add holds has the number of the message that holds it.
+    const numbered = message.type === 'bundle_add' ? { ...message, xid } : message;
+    for (const part of encode(this.version, xid, numbered)) this.socket.write(part);
     return xid;
   }
 

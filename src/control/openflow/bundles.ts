@@ -13,6 +13,7 @@ const OFPBF_ATOMIC = 1;
 const EXPIRY_INTERVAL_MS = 1000;
 /** A bundle holds the memory of its messages until it is committed. */
 const MAX_MESSAGES = 1_000_000;
+const QUOTE_BYTES = 512;
 
 type Bundlable = Extract<Message, { type: 'flow_mod' | 'port_mod' | 'packet_out' | 'group_mod' }>;
 
@@ -208,6 +209,7 @@ export function countFlowMod(conn: Ofconn, message: Message): void {
   else conn.flowMods.delete++;
 }
 
+/** Enough of the message for the error that may have to quote it. */
 function head(request: Request): Uint8Array {
-  return request.bytes.slice(0, 64);
+  return request.bytes.slice(0, QUOTE_BYTES);
 }

@@ -22,8 +22,8 @@ const SLICE_MS = 8;
 const OFPT_ERROR = 1;
 const OFPT_ECHO_REQUEST = 2;
 const OFPT_ECHO_REPLY = 3;
-/** Bytes of a request that go into the error that answers it. */
-const ERROR_DATA_BYTES = 64;
+/** Bytes of a request that fit into the error that answers it; the specification asks for at least 64. */
+const ERROR_DATA_BYTES = 0xffff - 32;
 
 /** One message on its way through a handler. */
 export interface Request {
@@ -113,6 +113,11 @@ export class Ofconn {
 
   reply(message: Message, request: Request): void {
     if (!this.#closed) this.rconn.sendMessage(message, request.xid);
+  }
+
+  /** Part of a reply that is encoded already. */
+  sendBytes(bytes: Uint8Array): void {
+    if (!this.#closed) this.rconn.send(bytes);
   }
 
   send(message: Message, done?: () => void): void {

@@ -435,7 +435,7 @@ export class Rconn {
     this.#socket = undefined;
     if (socket === undefined) return;
     if (flush) {
-      socket.end();
+      socket.destroySoon();
       socket.setTimeout(1000, () => socket.destroy());
     } else {
       socket.destroy();

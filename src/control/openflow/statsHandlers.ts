@@ -3,11 +3,13 @@
 
 import { HIDDEN_TABLE, isHidden } from '../../switch/flowModsRules.ts';
 import type { Bridge, Rule } from '../../switch/types.ts';
+import { encode } from '../../wire/openflow/message.ts';
 import type { TableFeatures } from '../../wire/openflow/messages.ts';
 import { type FlowStatsEntry, OfError } from '../../wire/openflow/types.ts';
 import type { OfSwitch } from './context.ts';
 import type { HandlerTable } from './handlers.ts';
 import { checkQueues, portStats, selectPorts } from './portHandlers.ts';
+import { flowStatsHeaderBytes, ReplyPacker } from './replyPacker.ts';
 
 /** Flows that are described before others get their turn. */
 const FLOWS_PER_SLICE = 256;
@@ -27,16 +29,23 @@ export const statsHandlers: HandlerTable = {
     const { bridge, tables } = ofSwitch;
     bridge.syncStats();
     const rules = tables.select(criteria);
-    const { conn } = request;
+    const { conn, xid, version } = request;
+    const packer = new ReplyPacker(flowStatsHeaderBytes(version, nxt), (bytes) => {
+      conn.sendBytes(bytes);
+    });
     let start = 0;
     do {
       const slice = rules.slice(start, start + FLOWS_PER_SLICE);
       start += FLOWS_PER_SLICE;
-      const more = start < rules.length;
       // Rules that went meanwhile are told as they were: the reply is one moment's state as far as it can be.
       const entries = slice.map((rule) => flowStats(rule, bridge.nowMs()));
-      conn.reply({ type: 'flow_stats_reply', nxt, entries, more }, request);
-      if (!more) return;
+      for (const part of encode(version, xid, { type: 'flow_stats_reply', nxt, entries })) {
+        packer.add(part);
+      }
+      if (start >= rules.length) {
+        packer.finish();
+        return;
+      }
       await new Promise((resolve) => setImmediate(resolve));
       await conn.rconn.writable();
     } while (!conn.closed);

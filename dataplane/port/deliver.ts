@@ -18,6 +18,7 @@ import {
   PKT_LEN,
   PKT_SEG_COUNT,
   PKT_SEGS,
+  PKT_VNET_FLAGS,
   PV_IO,
 } from '../../contract/packet.ts';
 import { IO_CHAINS, IO_PIECES, IO_PLAN } from '../../contract/virtqueue.ts';
@@ -126,6 +127,25 @@ export function destinationWaste(): void {
   }
 }
 
+/** The common case: the whole packet goes into one chain of one buffer, of which it takes `bytes`. */
+export function destinationSingle(packet: u32, at: u32, bytes: u32, gpa: u64, id: u32): void {
+  const piece = privateBase + (PV_IO + IO_PIECES) + pieceCount * 16;
+  store<u32>(piece, at);
+  store<u32>(piece, bytes, 4);
+  store<u64>(piece, gpa, 8);
+  const chain = privateBase + (PV_IO + IO_CHAINS) + chainCount * 8;
+  store<u32>(chain, id);
+  store<u32>(chain, bytes, 4);
+  const plan = privateBase + (PV_IO + IO_PLAN) + planCount * 16;
+  store<u32>(plan, packet);
+  store<u32>(plan, pieceCount, 4);
+  store<u32>(plan, 1, 8);
+  store<u32>(plan, 1, 12);
+  pieceCount++;
+  chainCount++;
+  planCount++;
+}
+
 /** The packet has its place. */
 export function destinationCommit(packet: u32): void {
   const plan = privateBase + (PV_IO + IO_PLAN) + planCount * 16;
@@ -150,6 +170,20 @@ export function deliverAll(header: u32, offloads: u32, log: u32): void {
     const length = load<u32>(packet, PKT_LEN);
     const pieceNumber = load<u32>(plan, 4);
     piece = privateBase + (PV_IO + IO_PIECES) + pieceNumber * 16;
+    if (load<u32>(plan, 8) === 1 && load<u32>(packet, PKT_HEAD_LEN) === length) {
+      // One buffer, all of the frame in the head.
+      const to = load<u32>(piece);
+      const from = load<u32>(packet, PKT_HEAD);
+      const words = load<u8>(packet, PKT_VNET_FLAGS) === 0 ? 0 : vnetWords(packet, offloads);
+      store<u64>(to, words);
+      const rest = words === 0 ? 0x10000 : vnetCsumOffset(packet, words) | 0x10000;
+      if (header === 12) store<u32>(to, rest, 8);
+      else store<u16>(to, <u16>rest, 8);
+      copyBytes(to + header, from, load<u32>(piece, 4) - header);
+      countFrame(from, length);
+      if (log !== 0) logBytes(log, load<u64>(piece, 8), load<u32>(piece, 4));
+      continue;
+    }
     lastPiece = piece + (load<u32>(plan, 8) - 1) * 16;
     target = load<u32>(piece);
     space = load<u32>(piece, 4);

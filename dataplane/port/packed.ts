@@ -54,6 +54,7 @@ import {
   destinationCommit,
   destinationComplete,
   destinationRollback,
+  destinationSingle,
   destinationWaste,
   isFirstChain,
   planBegin,
@@ -61,7 +62,20 @@ import {
 } from './deliver.ts';
 import { isLogging, logBytes } from './dirty.ts';
 import { packedAvailable, packedCall } from './notify.ts';
-import { finishPackets, keepTouched, piecesBegin, piecesEnd, touchPackets } from './receive.ts';
+import {
+  FRAME_MAX,
+  finishPackets,
+  keepTouched,
+  pieceSingle,
+  piecesBegin,
+  piecesEnd,
+  touchPackets,
+} from './receive.ts';
+import { wholeRun } from './window.ts';
+
+/** NEXT, WRITE and INDIRECT in the second half of a descriptor. */
+const CHAIN_FLAGS: u64 = 7 << 48;
+const WRITE_FLAG: u64 = 2 << 48;
 
 /** Is the record complete? Marks the queue broken if its areas cannot be used. */
 function usable(q: u32): bool {
@@ -150,6 +164,8 @@ export function packedReceive(q: u32, first: u32, max: u32): u32 {
   touchDescriptors(q, position, max);
   const port = load<u32>(q, Q_PORT);
   const header = load<u32>(q, VQ_HEADER);
+  const desc = load<u32>(q, VQ_DESC);
+  const shortest = header + 14;
   const chains = privateBase + (PV_IO + IO_BURST);
   let taken: u32 = 0;
   let budget = size;
@@ -157,6 +173,20 @@ export function packedReceive(q: u32, first: u32, max: u32): u32 {
   while (taken < max && budget !== 0) {
     word = loadWord(q, position);
     if (!packedAvailable(packedFlags(word), position)) break;
+    const length = <u32>word;
+    if ((word & CHAIN_FLAGS) === 0 && length - shortest <= FRAME_MAX - 14) {
+      // The common case: one buffer.
+      const at = wholeRun(load<u64>(desc + (position & 0x7fff) * 16), length);
+      if (at !== 0) {
+        pieceSingle(packet, at, length);
+        packet += PKT_SIZE;
+        store<u64>(chains + taken * 8, ((word >> 32) & 0xffff) | 0x10000);
+        taken++;
+        budget--;
+        position = advance(position, 1, size);
+        continue;
+      }
+    }
     piecesBegin(packet);
     let reason = walk(q, position, word, budget, false);
     if (chainDescriptors === 0) {
@@ -240,14 +270,31 @@ export function packedTransmit(q: u32, list: u32, n: u32, offloads: u32): void {
     countDrop(port, DROP_TX_BAD_DESC, n);
     return;
   }
+  const size = load<u32>(q, VQ_SIZE);
+  const desc = load<u32>(q, VQ_DESC);
   next = load<u32>(q, VQ_LAST_AVAIL);
-  left = load<u32>(q, VQ_SIZE);
+  left = size;
   touchDescriptors(q, next, n);
   planBegin();
   for (let i: u32 = 0; i < n; i++) {
     if (!planHasRoom()) flush(q, header, offloads);
     const packet = load<u32>(list + i * 4);
-    const reason = reserve(q, header, load<u32>(packet, PKT_LEN));
+    const length = load<u32>(packet, PKT_LEN);
+    const word = left === 0 ? 0 : loadWord(q, next);
+    const single = (word & CHAIN_FLAGS) === WRITE_FLAG && <u32>word >= header + length;
+    if (single && packedAvailable(packedFlags(word), next)) {
+      // The common case: one buffer that holds the packet.
+      const address = load<u64>(desc + (next & 0x7fff) * 16);
+      const at = wholeRun(address, header + length);
+      if (at !== 0) {
+        const id = (<u32>(word >> 32) & 0xffff) | 0x10000;
+        destinationSingle(packet, at, header + length, address, id);
+        next = advance(next, 1, size);
+        left--;
+        continue;
+      }
+    }
+    const reason = reserve(q, header, length);
     if (reason === DROP_NONE) destinationCommit(packet);
     else countDrop(port, reason);
   }

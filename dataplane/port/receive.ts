@@ -32,6 +32,7 @@ import {
   PKT_SEGS,
   PKT_SIZE,
   PKT_TRUNC,
+  PKT_VNET_FLAGS,
 } from '../../contract/packet.ts';
 import { Q_PORT, QUEUE_SIZE } from '../../contract/port.ts';
 import { VQ_FEATURES, VQ_HEADER } from '../../contract/virtqueue.ts';
@@ -85,6 +86,14 @@ export function pieceAdd(gpa: u64, length: u32): u32 {
   return DROP_NONE;
 }
 
+/** The common case, all of a packet in one buffer: `length` has been checked against the limits of piecesEnd(). */
+export function pieceSingle(record: u32, address: u32, length: u32): void {
+  store<u32>(record, address, PKT_SEGS);
+  store<u32>(record, length, PKT_SEGS + 4);
+  store<u32>(record, 1, PKT_SEG_COUNT);
+  store<u32>(record, length, PKT_LEN);
+}
+
 /** Ends the collection. Returns DROP_NONE or the reason why this is no packet. */
 export function piecesEnd(header: u32): u32 {
   if (total < header + 14) return DROP_RX_RUNT;
@@ -119,7 +128,10 @@ export function finishPackets(q: u32, first: u32, n: u32): u32 {
   countBegin();
   const end = first + n * PKT_SIZE;
   for (let from = first; from < end; from += PKT_SIZE) {
-    const reason = finishPacket(from, to, header, features);
+    const whole = load<u32>(from, PKT_SEG_COUNT) === 1;
+    const reason = whole
+      ? finishWhole(from, to, header, features)
+      : finishPieces(from, to, header, features);
     if (reason !== DROP_NONE) {
       countDrop(port, reason);
       continue;
@@ -137,8 +149,27 @@ export function finishPackets(q: u32, first: u32, n: u32): u32 {
   return (to - first) / PKT_SIZE;
 }
 
-/** Turns the pieces at `from` into a packet at `to` (the same record or an earlier one). */
-function finishPacket(from: u32, to: u32, header: u32, features: u32): u32 {
+/** Turns the one piece at `from` into a packet at `to` (the same record or an earlier one). */
+function finishWhole(from: u32, to: u32, header: u32, features: u32): u32 {
+  const address = load<u32>(from, PKT_SEGS);
+  const words = load<u64>(address);
+  const frame = address + header;
+  const length = load<u32>(from, PKT_LEN) - header;
+  const headBytes = min<u32>(length, PKT_HEAD_COPY);
+  const head = to + PKT_HEAD_START;
+  store<u32>(to, head, PKT_HEAD);
+  store<u32>(to, headBytes, PKT_HEAD_LEN);
+  store<u32>(to, length, PKT_LEN);
+  copyBytes(head, frame, headBytes);
+  store<u32>(to, length > headBytes ? 1 : 0, PKT_SEG_COUNT);
+  store<u32>(to, frame + headBytes, PKT_SEGS);
+  store<u32>(to, length - headBytes, PKT_SEGS + 4);
+  store<u64>(to, 0, PKT_VNET_FLAGS);
+  return <u16>words === 0 ? DROP_NONE : vnetReceive(to, words, load<u16>(address, 8), features);
+}
+
+/** The same for several pieces. */
+function finishPieces(from: u32, to: u32, header: u32, features: u32): u32 {
   const count = load<u32>(from, PKT_SEG_COUNT);
   const length = load<u32>(from, PKT_LEN) - header;
   const head = to + PKT_HEAD_START;

@@ -47,6 +47,7 @@ import {
   destinationCommit,
   destinationComplete,
   destinationRollback,
+  destinationSingle,
   destinationWaste,
   isFirstChain,
   planBegin,
@@ -56,12 +57,19 @@ import { isLogging, logUsed } from './dirty.ts';
 import { splitCall } from './notify.ts';
 import {
   CHAIN_STEPS,
+  FRAME_MAX,
   finishPackets,
   keepTouched,
+  pieceSingle,
   piecesBegin,
   piecesEnd,
   touchPackets,
 } from './receive.ts';
+import { wholeRun } from './window.ts';
+
+/** NEXT, WRITE and INDIRECT in the second half of a descriptor. */
+const CHAIN_FLAGS: u64 = 7 << 32;
+const WRITE_FLAG: u64 = 2 << 32;
 
 /** Entries that the driver has added since we looked, 0 if none or if the ring turns out to be invalid. */
 function pending(q: u32): u32 {
@@ -96,14 +104,13 @@ function touchDescriptors(q: u32, position: u32, n: u32): void {
   keepTouched(sum);
 }
 
-/** Adds the buffers of the chain that starts at descriptor `id` (checked by the caller). */
-function walk(q: u32, id: u32, write: bool): u32 {
+/** Adds the buffers of the chain whose first descriptor the caller has read. */
+function walk(q: u32, firstAddress: u64, firstWord: u64, write: bool): u32 {
   const desc = load<u32>(q, VQ_DESC);
   const size = load<u32>(q, VQ_SIZE);
-  let index = id;
+  let address = firstAddress;
+  let word = firstWord;
   for (let step: u32 = 0; step < CHAIN_STEPS; step++) {
-    const address = load<u64>(desc + index * 16);
-    const word = load<u64>(desc + index * 16, 8);
     const flags = splitFlags(word);
     if ((flags & DESC_F_INDIRECT) !== 0) {
       return addIndirect(q, write, false, address, <u32>word, flags);
@@ -111,8 +118,10 @@ function walk(q: u32, id: u32, write: bool): u32 {
     const reason = addBuffer(write, address, <u32>word, flags);
     if (reason !== DROP_NONE || (flags & DESC_F_NEXT) === 0) return reason;
     if (write && destinationComplete()) return DROP_NONE;
-    index = <u32>(word >> 48);
+    const index = <u32>(word >> 48);
     if (index >= size) return DROP_RX_BAD_DESC;
+    address = load<u64>(desc + index * 16);
+    word = load<u64>(desc + index * 16, 8);
   }
   return DROP_RX_BAD_DESC;
 }
@@ -126,6 +135,8 @@ export function splitReceive(q: u32, first: u32, max: u32): u32 {
   const position = load<u32>(q, VQ_LAST_AVAIL);
   const port = load<u32>(q, Q_PORT);
   const header = load<u32>(q, VQ_HEADER);
+  const desc = load<u32>(q, VQ_DESC);
+  const shortest = header + 14;
   touchDescriptors(q, position, n);
   const chains = privateBase + (PV_IO + IO_BURST);
   let taken: u32 = 0;
@@ -139,8 +150,19 @@ export function splitReceive(q: u32, first: u32, max: u32): u32 {
     }
     store<u64>(chains + taken * 8, id);
     taken++;
+    const address = load<u64>(desc + id * 16);
+    const word = load<u64>(desc + id * 16, 8);
+    const length = <u32>word;
+    if ((word & CHAIN_FLAGS) === 0 && length - shortest <= FRAME_MAX - 14) {
+      const at = wholeRun(address, length);
+      if (at !== 0) {
+        pieceSingle(packet, at, length);
+        packet += PKT_SIZE;
+        continue;
+      }
+    }
     piecesBegin(packet);
-    let reason = walk(q, id, false);
+    let reason = walk(q, address, word, false);
     if (reason === DROP_NONE) reason = piecesEnd(header);
     if (reason !== DROP_NONE) countDrop(port, reason);
     else packet += PKT_SIZE;
@@ -197,6 +219,9 @@ export function splitTransmit(q: u32, list: u32, n: u32, offloads: u32): void {
   const port = load<u32>(q, Q_PORT);
   const header = load<u32>(q, VQ_HEADER);
   const before = load<u32>(q, VQ_LAST_USED);
+  const mask = load<u32>(q, VQ_SIZE) - 1;
+  const avail = load<u32>(q, VQ_AVAIL) + 4;
+  const desc = load<u32>(q, VQ_DESC);
   left = pending(q);
   next = load<u32>(q, VQ_LAST_AVAIL);
   touchDescriptors(q, next, min(left, n));
@@ -204,7 +229,23 @@ export function splitTransmit(q: u32, list: u32, n: u32, offloads: u32): void {
   for (let i: u32 = 0; i < n; i++) {
     if (!planHasRoom()) flush(q, header, offloads);
     const packet = load<u32>(list + i * 4);
-    const reason = reserve(q, header, load<u32>(packet, PKT_LEN));
+    const length = load<u32>(packet, PKT_LEN);
+    if (left !== 0) {
+      // The common case: one buffer that holds the packet.
+      const id = <u32>load<u16>(avail + (next & mask) * 2);
+      const address = load<u64>(desc + (id & mask) * 16);
+      const word = load<u64>(desc + (id & mask) * 16, 8);
+      if ((word & CHAIN_FLAGS) === WRITE_FLAG && <u32>word >= header + length && id <= mask) {
+        const at = wholeRun(address, header + length);
+        if (at !== 0) {
+          destinationSingle(packet, at, header + length, address, id);
+          next = (next + 1) & 0xffff;
+          left--;
+          continue;
+        }
+      }
+    }
+    const reason = reserve(q, header, length);
     if (reason === DROP_NONE) destinationCommit(packet);
     else countDrop(port, reason);
   }
@@ -225,6 +266,7 @@ function flush(q: u32, header: u32, offloads: u32): void {
 function reserve(q: u32, header: u32, length: u32): u32 {
   const size = load<u32>(q, VQ_SIZE);
   const avail = load<u32>(q, VQ_AVAIL) + 4;
+  const desc = load<u32>(q, VQ_DESC);
   const mergeable = (load<u32>(q, VQ_FEATURES) & VF_MRG_RXBUF) !== 0;
   const firstEntry = next;
   const firstLeft = left;
@@ -242,7 +284,9 @@ function reserve(q: u32, header: u32, length: u32): u32 {
       destinationWaste();
       return DROP_TX_BAD_DESC;
     }
-    reason = walk(q, id, true);
+    const address = load<u64>(desc + id * 16);
+    const word = load<u64>(desc + id * 16, 8);
+    reason = walk(q, address, word, true);
     if (reason === DROP_NO_WINDOW) break;
     const bytes = chainEnd(id);
     if (reason !== DROP_NONE || (bytes < header && isFirstChain())) {

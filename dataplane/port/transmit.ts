@@ -110,7 +110,12 @@ export function txBurst(portNumber: u32, list: u32, n: i32): void {
   windowOpen(portNumber, record);
   const mtu = load<u32>(record, PT_MTU);
   const limit: u32 = mtu === 0 ? u32.MAX_VALUE : mtu + 14 + 8;
-  for (let i: u32 = 0; i < <u32>n; i++) send(load<u32>(list + i * 4), limit);
+  for (let i: u32 = 0; i < <u32>n; i++) {
+    const packet = load<u32>(list + i * 4);
+    const plain = load<u32>(packet, PKT_TRUNC) === 0 && load<u8>(packet, PKT_VNET_FLAGS) === 0;
+    if (plain && load<u32>(packet, PKT_LEN) <= limit) enlist(packet);
+    else send(packet, limit);
+  }
   flush();
   atomic.store<u32>(queue + Q_LOCK, 0);
 }

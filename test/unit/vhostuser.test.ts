@@ -272,8 +272,9 @@ describe('memory tables', () => {
 
   it('takes a region as often as the queue pairs of QEMU announce it', () => {
     const more = C.encodeMemReg(region(1n << 32n, MiB, USER * 2n));
-    const once = ok(running(), M.ADD_MEM_REG, more, [file(MiB)]);
-    const twice = ok(once, M.ADD_MEM_REG, more, [file(MiB)]);
+    const dimm = file(MiB);
+    const once = ok(running(), M.ADD_MEM_REG, more, [dimm]);
+    const twice = ok(once, M.ADD_MEM_REG, more, [dimm]);
     assert.deepEqual([plan(once, twice).stop, plan(once, twice).memory], [[], false]);
     const left = ok(twice, M.REM_MEM_REG, more);
     assert.equal(left.regions.length, 2);

@@ -134,6 +134,7 @@ function recirculateAll(list: u32, n: i32, id: u32, last: bool): void {
       continue;
     }
     store<u32>(load<u32>(copy + PKT_KEY) + K_RECIRC_ID, bswap<u32>(id));
+    store<u32>(copy + PKT_TRUNC, 0);
     store<u32>(privateBase + S_RECIRC + (recirculating << 2), copy);
     recirculating++;
   }

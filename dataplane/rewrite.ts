@@ -11,6 +11,7 @@ import {
   PKT_HEAD,
   PKT_HEAD_LEN,
   PKT_KEY,
+  PKT_L3,
   PKT_L4,
   PKT_VNET_FLAGS,
   VNET_NEEDS_CSUM,
@@ -62,11 +63,28 @@ export function isPartial(pkt: u32): bool {
   );
 }
 
-/** Address of the transport header if `bytes` of it are in the head and it belongs to this packet, else 0. */
+/** transport(): the header exists but lies beyond the head, out of reach. */
+export const TOO_FAR: u32 = 1;
+
+/** Offset from the start of the frame at which the IP packet ends; what follows is padding. Needs an L4 offset. */
+export function ipEnd(pkt: u32): u32 {
+  const l3: u32 = load<u16>(pkt + PKT_L3);
+  const ip = load<u32>(pkt + PKT_HEAD) + l3;
+  if (load<u8>(ip) >> 4 === 4) return l3 + bswap<u16>(load<u16>(ip + 2));
+  return l3 + 40 + bswap<u16>(load<u16>(ip + 4));
+}
+
+export function isIpv6(pkt: u32): bool {
+  return load<u8>(load<u32>(pkt + PKT_HEAD) + load<u16>(pkt + PKT_L3)) >> 4 === 6;
+}
+
+/** Address of the transport header if the packet has one of at least `bytes` bytes; 0 if not; TOO_FAR. */
 export function transport(pkt: u32, bytes: u32): u32 {
   const offset: u32 = load<u16>(pkt + PKT_L4);
-  if (offset === 0xffff || offset + bytes > load<u32>(pkt + PKT_HEAD_LEN)) return 0;
+  if (offset === 0xffff) return 0;
   if (load<u8>(load<u32>(pkt + PKT_KEY) + K_NW_FRAG) & FRAG_LATER) return 0;
+  if (offset + bytes > ipEnd(pkt)) return 0;
+  if (offset + bytes > load<u32>(pkt + PKT_HEAD_LEN)) return TOO_FAR;
   return load<u32>(pkt + PKT_HEAD) + offset;
 }
 
@@ -78,20 +96,24 @@ function checksumOffset(proto: u32): u32 {
   return 0;
 }
 
-/** Addresses of the IP header changed: corrects the transport checksum for its pseudo header. */
-export function fixPseudoHeader(pkt: u32, delta: u32): void {
+/**
+ * Addresses of the IP header changed: corrects the transport checksum for its pseudo header. False: it has one, but
+ * out of reach.
+ */
+export function fixPseudoHeader(pkt: u32, delta: u32): bool {
   const proto: u32 = load<u8>(load<u32>(pkt + PKT_KEY) + K_NW_PROTO);
-  const offset = checksumOffset(proto);
-  if (offset === 0) return;
+  const offset = proto === PROTO_ICMPV6 && !isIpv6(pkt) ? 0 : checksumOffset(proto);
+  if (offset === 0) return true;
   const l4 = transport(pkt, proto === PROTO_TCP ? 20 : 8);
-  if (l4 === 0) return;
+  if (l4 <= TOO_FAR) return l4 === 0;
   const at = l4 + offset;
   if (isPartial(pkt)) {
     store<u16>(at, <u16>fold(<u32>load<u16>(at) + delta));
-    return;
+    return true;
   }
   if (proto === PROTO_UDP) fixUdp(at, delta);
   else fixChecksum(at, delta);
+  return true;
 }
 
 /** Bytes of the transport header or its payload changed. */

@@ -23,6 +23,8 @@ import {
   fixChecksum,
   fixPseudoHeader,
   fixTransport,
+  ipEnd,
+  isIpv6,
   PROTO_ICMP,
   PROTO_ICMPV6,
   PROTO_SCTP,
@@ -30,6 +32,7 @@ import {
   PROTO_UDP,
   setPlain,
   setWord,
+  TOO_FAR,
   transport,
 } from './rewrite.ts';
 
@@ -65,7 +68,8 @@ export function setIpv4(pkt: u32, program: u32): bool {
   const addresses =
     setWord(ip + 12, load<u32>(program), load<u32>(program, 12)) +
     setWord(ip + 16, load<u32>(program, 4), load<u32>(program, 16));
-  if ((load<u32>(program, 12) | load<u32>(program, 16)) !== 0) fixPseudoHeader(pkt, addresses);
+  const touched = (load<u32>(program, 12) | load<u32>(program, 16)) !== 0;
+  if (touched && !fixPseudoHeader(pkt, addresses)) return false;
   // tos is byte 1 of the header, ttl byte 8
   const value = load<u32>(program, 8);
   const mask = load<u32>(program, 20);
@@ -87,7 +91,10 @@ export function setIpv6(pkt: u32, program: u32): bool {
     destination += setWord(ip + 24 + i, load<u32>(program + i, 16), load<u32>(program + i, 56));
     touched |= load<u32>(program + i, 40) | load<u32>(program + i, 56);
   }
-  if (touched !== 0) fixPseudoHeader(pkt, hasRouting(pkt, ip) ? source : source + destination);
+  if (touched !== 0) {
+    const covered = hasRouting(pkt, ip) ? source : source + destination;
+    if (!fixPseudoHeader(pkt, covered)) return false;
+  }
   // | version 4 | traffic class 8 | flow label 20 |
   const value = load<u32>(program, 36);
   const mask = load<u32>(program, 76);
@@ -122,22 +129,22 @@ export function setTransport(pkt: u32, program: u32): bool {
   const protocol = proto(pkt);
   if (protocol === PROTO_TCP) {
     const l4 = transport(pkt, 20);
-    if (l4 === 0) return false;
+    if (l4 <= TOO_FAR) return false;
     fixTransport(pkt, l4 + 16, protocol, setWord(l4, value, mask));
   } else if (protocol === PROTO_UDP) {
     const l4 = transport(pkt, 8);
-    if (l4 === 0) return false;
+    if (l4 <= TOO_FAR) return false;
     fixTransport(pkt, l4 + 6, protocol, setWord(l4, value, mask));
   } else if (protocol === PROTO_SCTP) {
     const l4 = transport(pkt, 12);
-    if (l4 === 0) return false;
+    if (l4 <= TOO_FAR) return false;
     const before = load<u32>(l4);
     setPlain(l4, value, mask);
-    const length = load<u32>(pkt + PKT_LEN) - load<u16>(pkt + PKT_L4) - padding(pkt);
+    const length = ipEnd(pkt) - load<u16>(pkt + PKT_L4);
     store<u32>(l4 + 8, load<u32>(l4 + 8) ^ crcChange(before ^ load<u32>(l4), length));
   } else if (protocol === PROTO_ICMP || protocol === PROTO_ICMPV6) {
     const l4 = transport(pkt, 8);
-    if (l4 === 0) return false;
+    if (l4 <= TOO_FAR || isIpv6(pkt) !== (protocol === PROTO_ICMPV6)) return false;
     // type and code are the low bytes of the two 16-bit fields of the key, adjacent bytes in the packet
     const typeCode = ((value >> 8) & 0xff) | ((value >> 16) & 0xff00);
     const typeCodeMask = ((mask >> 8) & 0xff) | ((mask >> 16) & 0xff00);
@@ -149,16 +156,6 @@ export function setTransport(pkt: u32, program: u32): bool {
     return false;
   }
   return true;
-}
-
-/** Bytes of the frame behind the end of the IP packet. */
-function padding(pkt: u32): u32 {
-  const l3 = load<u32>(pkt + PKT_HEAD) + load<u16>(pkt + PKT_L3);
-  const inFrame = load<u32>(pkt + PKT_LEN) - load<u16>(pkt + PKT_L3);
-  const type = load<u16>(load<u32>(pkt + PKT_KEY) + K_ETH_TYPE);
-  const length: u32 =
-    type === BE_IPV4 ? bswap<u16>(load<u16>(l3 + 2)) : <u32>bswap<u16>(load<u16>(l3 + 4)) + 40;
-  return inFrame - length;
 }
 
 export function setArp(pkt: u32, program: u32): bool {
@@ -188,8 +185,8 @@ function setHalf(at: u32, value: u32, mask: u32): u32 {
 export function setNeighbour(pkt: u32, program: u32): bool {
   if (proto(pkt) !== PROTO_ICMPV6) return false;
   const nd = transport(pkt, 24);
-  if (nd === 0) return false;
-  const end = load<u32>(pkt + PKT_HEAD) + load<u32>(pkt + PKT_HEAD_LEN);
+  if (nd <= TOO_FAR) return false;
+  const end = load<u32>(pkt + PKT_HEAD) + min<u32>(load<u32>(pkt + PKT_HEAD_LEN), ipEnd(pkt));
   let delta: u32 = 0;
   for (let i: u32 = 0; i < 16; i += 4) {
     delta += setWord(nd + 8 + i, load<u32>(program + i), load<u32>(program + i, 28));

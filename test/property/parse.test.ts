@@ -29,7 +29,7 @@ for (const debug of [true, false]) {
             assert.equal(hex(upcall.key), hex(parseFrame(frame, port, vlanLimit).key));
           });
         }),
-        { numRuns: 400 },
+        { numRuns: Number(process.env.FUZZ_RUNS ?? 400) },
       );
     });
   }

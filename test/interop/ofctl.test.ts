@@ -240,18 +240,20 @@ for (const version of VERSIONS) {
     }
 
     it('watches flows', async () => {
-      const change = (command: string) => `${ofctl} ${command}; sleep 0.1`;
+      // ofctl/barrier returns when the monitor has printed what the switch had to say.
+      const change = (command: string) =>
+        `${ofctl} ${command}; ovs-appctl -t ovs-ofctl ofctl/barrier`;
       const script = [
         `${ofctl} del-flows br0`,
         `${ofctl} add-flow br0 "in_port=1 actions=2"`,
-        `(timeout 2 ${ofctl} monitor br0 watch: > monitor.txt 2>&1; true) & sleep 0.5`,
+        `${ofctl} monitor br0 watch: --detach --no-chdir --pidfile > monitor.txt 2>&1`,
         change('add-flow br0 "in_port=2,cookie=5 actions=1"'),
         change('mod-flows br0 "in_port=2 actions=LOCAL"'),
         change('mod-flows br0 "in_port=2 actions=LOCAL"'),
         change('add-flow br0 "in_port=2,cookie=5 actions=1"'),
         change('del-flows br0 in_port=1'),
         change('del-flows br0'),
-        'wait; cat monitor.txt',
+        'ovs-appctl -t ovs-ofctl exit; cat monitor.txt',
       ].join('; ');
       await same([script]);
     });

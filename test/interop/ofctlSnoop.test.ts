@@ -2,8 +2,6 @@
 // what a snooper hears of it has to be the same.
 
 import assert from 'node:assert/strict';
-import { existsSync } from 'node:fs';
-import { join } from 'node:path';
 import { after, before, describe, it } from 'node:test';
 import { setTimeout as sleep } from 'node:timers/promises';
 import { Connmgr } from '../../src/control/openflow/connmgr.ts';
@@ -36,8 +34,8 @@ after(async () => {
 
 /** What `ovs-ofctl snoop` prints while the controller talks. */
 async function snoop(side: OvsSide, controller: OfClient): Promise<string> {
-  const snooping = side.run('timeout 3 ovs-ofctl snoop br0 2>&1');
-  await sleep(500);
+  await side.run('ovs-ofctl snoop br0 --detach --no-chdir --pidfile=snoop.pid > snoop.txt 2>&1');
+  await sleep(300);
   controller.send({ type: 'echo_request', data: new Uint8Array(0) });
   await controller.expect('echo_reply');
   await controller.errorOf({
@@ -50,8 +48,10 @@ async function snoop(side: OvsSide, controller: OfClient): Promise<string> {
     }),
   });
   await controller.request({ type: 'get_config_request' }, 'get_config_reply');
-  const { stdout } = await snooping;
-  return normalize(stdout, side.dir);
+  const printed = async () => (await side.run('cat snoop.txt')).stdout;
+  await side.waitFor('snooped messages', async () => /GET_CONFIG_REPLY/.test(await printed()));
+  await side.run('ovs-appctl -t "$PWD"/ovs-ofctl.$(cat snoop.pid).ctl exit');
+  return normalize(await printed(), side.dir);
 }
 
 describe('snoop', () => {
@@ -74,11 +74,11 @@ describe('snoop', () => {
 describe('monitor', () => {
   for (const format of ['nxt_packet_in', 'nxt_packet_in2', 'standard']) {
     it(`prints packet-ins in format ${format}`, async () => {
-      const running = ours.run(
-        `timeout 2 ovs-ofctl monitor br0 65534 -P ${format} --pidfile=monitor-${format}.pid 2>&1`,
+      await ours.run(
+        `ovs-ofctl monitor br0 65534 -P ${format} --detach --no-chdir --pidfile=monitor.pid ` +
+          '> monitor.txt 2>&1',
       );
-      await ours.waitFor('monitor', () => existsSync(join(ours.dir, `monitor-${format}.pid`)));
-      await sleep(300);
+      await ours.run('ovs-appctl -t "$PWD"/ovs-ofctl.$(cat monitor.pid).ctl ofctl/barrier');
       const frame =
         '50540000000150540000000208060001080006040001505400000002' + '0a0000010000000000000a000002';
       const data = Uint8Array.from(Buffer.from(frame, 'hex'));
@@ -94,7 +94,9 @@ describe('monitor', () => {
         },
         0,
       );
-      const { stdout } = await running;
+      await ours.run('ovs-appctl -t "$PWD"/ovs-ofctl.$(cat monitor.pid).ctl ofctl/barrier');
+      await ours.run('ovs-appctl -t "$PWD"/ovs-ofctl.$(cat monitor.pid).ctl exit');
+      const { stdout } = await ours.run('cat monitor.txt');
       assert.match(stdout, /PACKET_IN/);
       assert.match(stdout, /in_port=1/);
       assert.match(stdout, /arp_spa=10\.0\.0\.1|arp.*10\.0\.0\.1/);

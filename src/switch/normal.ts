@@ -193,6 +193,12 @@ function outputToBundle(x: Xlate, bundle: Bundle, tags: Tags): void {
     out[0].pcp = be16(flow, K_VLAN0_TCI) & PCP;
     if (out[0].tpid === 0 && bundle.priorityTags === 'always') out[0].tpid = tags[0].tpid;
   }
+  for (const { tpid, vid } of out) {
+    // Whether a header of VLAN 0 stays depends on its priority.
+    if (tpid === 0 || vid !== 0) continue;
+    or16(wildcards, K_VLAN0_TCI, PCP | VLAN_PRESENT);
+    or16(wildcards, K_VLAN1_TCI, PCP | VLAN_PRESENT);
+  }
   const before = flow.slice(K_VLAN0_TCI, K_VLAN1_TCI + 4);
   putTags(flow, out, bundle.priorityTags);
   outputToPort(x, port.ofport);

@@ -51,6 +51,7 @@ import {
   IPPROTO_TCP,
   IPPROTO_UDP,
   isIp,
+  isLaterFragment,
 } from '../flow.ts';
 import type { Xlate } from './context.ts';
 
@@ -171,7 +172,7 @@ function commitNetwork(x: Xlate): void {
 
 function commitTransport(x: Xlate): void {
   const protocol = x.flow[K_NW_PROTO];
-  if (protocol === 0 || !isIp(x.base)) return;
+  if (protocol === 0 || !isIp(x.base) || isLaterFragment(x.base)) return;
   const icmp = be16(x.base, K_ETH_TYPE) === ETH_TYPE_IP ? IPPROTO_ICMP : IPPROTO_ICMPV6;
   if (
     protocol === IPPROTO_TCP ||
@@ -194,6 +195,9 @@ export function countVlans(flow: Uint8Array): number {
 /** Pops what differs from the outermost header inwards, then pushes what the flow has instead. */
 function commitVlans(x: Xlate): void {
   const { flow, base, wildcards } = x;
+  if (equal(flow, base, K_VLAN0_TCI, 8)) return;
+  // What is popped and what stays depends on the headers as they came.
+  exact(wildcards, K_VLAN0_TCI, 8);
   let old = countVlans(base) - 1;
   let wanted = countVlans(flow) - 1;
   while (old >= 0 && wanted >= 0) {
@@ -203,10 +207,7 @@ function commitVlans(x: Xlate): void {
     old--;
     wanted--;
   }
-  for (; old >= 0; old--) {
-    x.program.push(ACT_POP_VLAN | (1 << 16));
-    exact(wildcards, VLAN_OFFSETS[old]!, 4);
-  }
+  for (; old >= 0; old--) x.program.push(ACT_POP_VLAN | (1 << 16));
   for (; wanted >= 0; wanted--) {
     const at = VLAN_OFFSETS[wanted]!;
     const tci = be16(flow, at) & ~VLAN_PRESENT;

@@ -86,6 +86,10 @@ function seal(
 ): Uint8Array {
   const offset = { 6: 16, 17: 6, 58: 2 }[proto];
   const out = segment.slice();
+  // A random payload may have anything where the checksum belongs.
+  if (proto === 132 && out.length >= 12) out.fill(0, 8, 12);
+  else if (proto === 1 || proto === 2) out.fill(0, 2, 4);
+  else if (offset !== undefined) out.fill(0, offset, offset + 2);
   if ((proto === 1 || proto === 2) && out.length >= 4) {
     out.set(be16(checksum(out)), 2);
   } else if (proto === 132 && out.length >= 12) {

@@ -3,7 +3,7 @@
 import { chdir } from 'node:process';
 import { baseCommands } from '../control/appctl/base.ts';
 import { CommandTable, listenUnixctl, type UnixctlServer } from '../control/appctl/server.ts';
-import { startVswitchd, type Vswitchd } from '../main/vswitchd.ts';
+import type { Vswitchd } from '../main/vswitchd.ts';
 import { Coverage } from '../observe/coverage.ts';
 import { syslogSender } from '../observe/syslog.ts';
 import { Vlog } from '../observe/vlog.ts';
@@ -169,6 +169,8 @@ async function runDaemon(options: VswitchdOptions, vlog: Vlog): Promise<void> {
   setInterval(() => coverage.sample(), 5000).unref();
 
   vlog.module('bridge').info(VERSION);
+  // Loaded only now: -V and --help, which scripts call often, need none of it.
+  const { startVswitchd } = await import('../main/vswitchd.ts');
   vswitchd = await startVswitchd({
     database: options.database ?? `unix:${paths.rundir}/db.sock`,
     paths,

@@ -142,7 +142,9 @@ export class Sandbox implements AsyncDisposable {
       ...(this.#options.args ?? []),
     ]);
     const daemon = this.#daemon;
-    const control = (): boolean => existsSync(this.path('ovs-vswitchd.pid'));
+    const control = (): boolean =>
+      existsSync(this.path('ovs-vswitchd.pid')) &&
+      existsSync(this.path(`ovs-vswitchd.${this.daemonPid}.ctl`));
     await this.until(() => control() || daemon.exitCode !== null, 20000, 'the daemon');
     if (!control()) throw new Error(`the daemon did not start\n${this.logTail()}`);
   }

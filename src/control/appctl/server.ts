@@ -64,7 +64,8 @@ export interface UnixctlServer {
 
 const line = (text: string): string => (text === '' || text.endsWith('\n') ? text : `${text}\n`);
 
-function serve(socket: Socket, table: CommandTable): void {
+/** Serves one connection; returns what ends it as soon as everything asked so far is answered. */
+function serve(socket: Socket, table: CommandTable): () => void {
   // Requests of one connection are answered in order, even when an early one takes long.
   let last: Promise<void> = Promise.resolve();
   const splitter = new JsonSplitter();
@@ -102,6 +103,7 @@ function serve(socket: Socket, table: CommandTable): void {
       socket.destroy();
     }
   });
+  return () => void last.then(() => socket.end());
 }
 
 /** Listens at `path` (mode 0750 as the real daemon's). Rejects with the system's error. */
@@ -112,11 +114,10 @@ export function listenUnixctl(path: string, table: CommandTable): Promise<Unixct
     } catch {
       // nothing there: the usual case
     }
-    const sockets = new Set<Socket>();
+    const connections = new Map<Socket, () => void>();
     const server: Server = createServer((socket) => {
-      sockets.add(socket);
-      socket.on('close', () => sockets.delete(socket));
-      serve(socket, table);
+      connections.set(socket, serve(socket, table));
+      socket.on('close', () => connections.delete(socket));
     });
     server.on('error', reject);
     server.listen(path, () => {
@@ -125,7 +126,7 @@ export function listenUnixctl(path: string, table: CommandTable): Promise<Unixct
         path,
         close: () => {
           server.close();
-          for (const socket of sockets) socket.end();
+          for (const end of connections.values()) end();
         },
       });
     });

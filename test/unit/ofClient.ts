@@ -125,7 +125,7 @@ export class OfClient implements Disposable {
   }
 }
 
-/** A controller that listens on 127.0.0.1 and says hello to each switch. */
+/** A controller that listens (on 127.0.0.1, or at a socket path) and says hello to each switch. */
 export class OfController implements Disposable {
   readonly server: Server;
   readonly switches: OfClient[] = [];
@@ -145,6 +145,13 @@ export class OfController implements Disposable {
     const controller = new OfController(version);
     await new Promise<void>((resolve) => controller.server.listen(port, '127.0.0.1', resolve));
     controller.port = (controller.server.address() as { port: number }).port;
+    return controller;
+  }
+
+  /** A controller at a Unix domain socket. */
+  static async listenAt(path: string, version: OfVersion): Promise<OfController> {
+    const controller = new OfController(version);
+    await new Promise<void>((resolve) => controller.server.listen({ path }, resolve));
     return controller;
   }
 

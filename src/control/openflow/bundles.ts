@@ -14,6 +14,7 @@ const EXPIRY_INTERVAL_MS = 1000;
 /** A bundle holds the memory of its messages until it is committed. */
 const MAX_MESSAGES = 1_000_000;
 const QUOTE_BYTES = 512;
+const LATE_ERRORS: ReadonlySet<string> = new Set(['OFPBAC_BAD_OUT_GROUP', 'OFPMMFC_INVALID_METER']);
 
 type Bundlable = Extract<Message, { type: 'flow_mod' | 'port_mod' | 'packet_out' | 'group_mod' }>;
 
@@ -87,7 +88,12 @@ export class BundleSet {
         checkFlowMod(inner.flowMod);
         const { command, actions, match, table } = inner.flowMod;
         if (!command.startsWith('delete')) {
-          this.#switch.checkActions(actions, match, table === 0xff ? 0 : table, request.version);
+          try {
+            this.#switch.checkActions(actions, match, table === 0xff ? 0 : table, request.version);
+          } catch (error) {
+            // Groups and meters may come with the bundle itself: commit looks again.
+            if (!(error instanceof OfError) || !LATE_ERRORS.has(error.code)) throw error;
+          }
         }
         break;
       }

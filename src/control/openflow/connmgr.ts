@@ -35,6 +35,8 @@ export interface ConnmgrOptions {
   /** OVS_RUNDIR: where BRIDGE.mgmt and BRIDGE.snoop are made. */
   runDir: string;
   log: Log;
+  /** For messages about the connections themselves (module rconn), by default `log`. */
+  rconnLog?: Log;
   /** Throws OfError for actions that the bridge cannot execute. */
   checkActions?: CheckActions;
 }
@@ -299,7 +301,7 @@ export class Connmgr implements OfSwitch {
     const context: StreamContext = {
       runDir: this.#options.runDir,
       ssl: this.#ssl,
-      log: this.log,
+      log: this.#options.rconnLog ?? this.log,
     };
     try {
       return new Service(this.bridge.name, config, versions, context, {

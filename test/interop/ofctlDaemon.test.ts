@@ -1,0 +1,189 @@
+// The whole daemon against the real one, through ovs-ofctl: errors of flows that cannot be, counters of flows that
+// packet-outs meet on their way through two bridges and a patch port, bundles and controllers configured by ovs-vsctl.
+// Needs root (a network namespace for the bridges' local ports) and the built data plane.
+
+import assert from 'node:assert/strict';
+import { existsSync } from 'node:fs';
+import { join, resolve } from 'node:path';
+import { after, before, describe, it } from 'node:test';
+import { OfController } from '../unit/ofClient.ts';
+import { OvsSide, sameOutput, startDatabase, startRealOvs } from './realOvs.ts';
+
+const DAEMON = resolve(import.meta.dirname, '../../bin/ovs-vswitchd');
+const IP = '505400000001505400000002080045000014000000004000f96d0a0000010a000002';
+
+let real: OvsSide;
+let ours: OvsSide;
+
+before(async () => {
+  real = await startRealOvs();
+  ours = await OvsSide.create('ours');
+  await startDatabase(ours);
+  ours.start('unshare', [
+    '-n',
+    DAEMON,
+    '--no-chdir',
+    '--pidfile=ovs-vswitchd.pid',
+    '--log-file=ovs-vswitchd.log',
+    '-vconsole:off',
+    'unix:db.sock',
+  ]);
+  await ours.waitFor('pid file', () => existsSync(join(ours.dir, 'ovs-vswitchd.pid')));
+  const made = await sameOutput(
+    [real, ours],
+    [
+      'ovs-vsctl --timeout=20 add-br br0 -- set-fail-mode br0 secure -- add-port br0 pa ' +
+        '-- set interface pa type=patch options:peer=pb ofport_request=1 ' +
+        '-- add-br br1 -- set-fail-mode br1 secure -- add-port br1 pb ' +
+        '-- set interface pb type=patch options:peer=pa ofport_request=7',
+      'ovs-vsctl get interface pa ofport error -- get interface pb ofport error',
+    ],
+  );
+  assert.deepEqual(made, []);
+});
+
+after(async () => {
+  await ours?.run('ovs-appctl -t ovs-vswitchd exit --cleanup');
+  await ours?.[Symbol.asyncDispose]();
+  await real?.[Symbol.asyncDispose]();
+});
+
+async function same(
+  commands: readonly string[],
+  options?: Parameters<typeof sameOutput>[2],
+): Promise<void> {
+  assert.deepEqual(await sameOutput([real, ours], commands, options), []);
+}
+
+/** The error's name; the message that it quotes is printed by ovs-ofctl from the same bytes. */
+const onlyErrors = (text: string) => (text.match(/[A-Z0-9]+_[A-Z_]+\b/g) ?? []).join(' ');
+
+describe('flows that cannot be', () => {
+  const flows: Record<string, string[]> = {
+    OpenFlow10: [
+      'in_port=1 actions=output:65280',
+      'in_port=1 actions=output:65534',
+      'in_port=1 actions=resubmit(,255)',
+      'in_port=1 actions=resubmit(,254)',
+      'actions=group:7',
+      'actions=mod_nw_src:1.2.3.4',
+      'actions=mod_tp_dst:5',
+      'actions=dec_ttl',
+      'tcp actions=mod_tp_dst:5,dec_ttl',
+      'table=255 actions=drop',
+      'table=254 actions=drop',
+      'actions=load:1->NXM_OF_VLAN_TCI[]',
+      'actions=move:NXM_OF_IP_SRC[]->NXM_OF_IP_DST[]',
+      'actions=load:7->NXM_NX_REG3[0..3],output:NXM_NX_REG3[]',
+      'actions=exit',
+      'actions=strip_vlan,strip_vlan',
+    ],
+    OpenFlow13: [
+      'actions=goto_table:0',
+      'table=5 actions=goto_table:4',
+      'actions=goto_table:254',
+      'actions=goto_table:253',
+      'actions=meter:3,drop',
+      'actions=write_actions(group:9)',
+      'actions=set_field:1.2.3.4->ip_src',
+      'tcp actions=set_field:1.2.3.4->ip_src,dec_ttl',
+      'actions=set_field:5->tcp_dst',
+      'actions=pop_vlan',
+      'dl_vlan=3 actions=pop_vlan',
+      'actions=push_vlan:0x8100,set_field:4099->vlan_vid',
+      'actions=set_field:7->vlan_vid',
+      'actions=write_metadata:5/0xff,clear_actions,write_actions(output:2),goto_table:1',
+      'ip,nw_src=1.2.3.4 actions=output:0',
+      'actions=output:ANY',
+    ],
+    OpenFlow15: [
+      'actions=set_field:0x5/0xf->reg0',
+      'actions=set_field:0x800->eth_type',
+      'actions=group:1',
+      'actions=meter:1',
+      'importance=3,idle_timeout=5 actions=1',
+      'actions=move:eth_src->eth_dst',
+    ],
+  };
+  for (const [version, list] of Object.entries(flows)) {
+    for (const flow of list) {
+      it(`${version}: ${flow}`, () =>
+        same([`ovs-ofctl -O ${version} add-flow br0 "${flow}"`], { normalize: onlyErrors }));
+    }
+    it(`${version}: the others are there`, () =>
+      same([`ovs-ofctl -O ${version} dump-flows br0`, `ovs-ofctl -O ${version} del-flows br0`], {
+        sortLines: true,
+      }));
+  }
+});
+
+describe('packets', () => {
+  const dump = ['ovs-ofctl dump-flows br0', 'ovs-ofctl dump-flows br1'];
+  const clean = { sortLines: true, normalize: (text: string) => text.replace(/\w+_age=T, ?/g, '') };
+
+  it('count in the flows of both bridges', async () => {
+    await same([
+      'ovs-ofctl add-flow br0 "table=0,in_port=LOCAL,ip actions=load:5->NXM_NX_REG1[],resubmit(,1)"',
+      'ovs-ofctl add-flow br0 "table=1,reg1=5 actions=mod_dl_dst:00:00:00:00:00:99,output:1"',
+      'ovs-ofctl add-flow br1 "in_port=7,dl_dst=00:00:00:00:00:99 actions=dec_ttl,IN_PORT"',
+      'ovs-ofctl add-flow br1 "priority=1 actions=drop"',
+      'ovs-ofctl add-flow br0 "in_port=1,dl_dst=00:00:00:00:00:99 actions=drop"',
+      `ovs-ofctl packet-out br0 "in_port=LOCAL packet=${IP} actions=TABLE"`,
+      `ovs-ofctl packet-out br0 "in_port=LOCAL packet=${IP} actions=TABLE"`,
+      `ovs-ofctl packet-out br0 "in_port=CONTROLLER packet=${IP} actions=1"`,
+    ]);
+    await same(dump, clean);
+    await same(['ovs-ofctl dump-aggregate br1']);
+  });
+
+  it('keep their counts through modifications, and lose them when told to', async () => {
+    await same(['ovs-ofctl mod-flows br1 "in_port=7 actions=drop"', ...dump], clean);
+    await same(['ovs-ofctl -O OpenFlow13 add-flow br1 "priority=1 actions=drop"', ...dump], clean);
+    await same(['ovs-ofctl add-flow br1 "priority=1 actions=drop"', ...dump], clean);
+  });
+});
+
+describe('bundles', () => {
+  it('change nothing when one of their flows is refused', async () => {
+    const input =
+      'add table=9,in_port=1 actions=2\ndelete table=1\nadd table=9,in_port=2 actions=group:5\n';
+    await same(['ovs-ofctl -O OpenFlow14 --bundle add-flows br0 -'], {
+      input,
+      normalize: onlyErrors,
+    });
+    await same(['ovs-ofctl dump-flows br0 table=9', 'ovs-ofctl dump-aggregate br0 table=1']);
+  });
+});
+
+describe('controllers', () => {
+  it('are shown in the database', async () => {
+    // Sockets in the run directories: the daemons' loopback interfaces are not ours.
+    using forReal = await OfController.listenAt(join(real.dir, 'controller.sock'), 4);
+    using forOurs = await OfController.listenAt(join(ours.dir, 'controller.sock'), 4);
+    await same(['ovs-vsctl set-controller br0 unix:$PWD/controller.sock']);
+    for (const [side, controller] of [
+      [real, forReal],
+      [ours, forOurs],
+    ] as const) {
+      const peer = await controller.connection();
+      await peer.request({ type: 'barrier_request' }, 'barrier_reply');
+      await side.waitFor('is_connected', async () => {
+        const { stdout } = await side.run(
+          'ovs-vsctl --bare --columns=is_connected list controller',
+        );
+        return stdout.trim() === 'true';
+      });
+    }
+    const columns = 'is_connected,role,connection_mode,max_backoff';
+    await same([`ovs-vsctl --columns=${columns} list controller`]);
+    await same(
+      ['ovs-vsctl --bare --columns=status list controller | grep -o state=.*', 'ovs-vsctl show'],
+      {
+        // Rows come in the order of their UUIDs.
+        sortLines: true,
+        normalize: (text) => text.replace(/^[0-9a-f-]{36}$/gm, 'UUID'),
+      },
+    );
+    await same(['ovs-vsctl del-controller br0']);
+  });
+});

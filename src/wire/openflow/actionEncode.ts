@@ -163,7 +163,7 @@ function encodeLoad(w: Writer, a: Action & { type: 'load' }, ctx: CodecContext):
   }
   const [value, mask] = place(a.dst, a.value, f);
   if (ctx.version >= 6) putAction(w, 25, () => writeOxmEntry(w, f, ctx.version, value, mask));
-  else putNx(w, 33, () => w.zeros(6) && writeOxmEntry(w, f, 0, value, mask));
+  else putNx(w, 33, () => writeOxmEntry(w, f, 0, value, mask));
 }
 
 function setFieldExact(w: Writer, name: string, value: bigint, version: number): void {
@@ -182,7 +182,7 @@ function encodeSetField(w: Writer, a: Action & { type: 'set_field' }, ctx: Codec
   }
   if (v < 3 && exact && !a.load2 && putOld(w, a, f, v)) return;
   if (a.load2 || !hasNxmHeader(f) || f.tlvIndex !== undefined) {
-    putNx(w, 33, () => w.zeros(6) && writeOxmEntry(w, f, 0, a.value, a.mask));
+    putNx(w, 33, () => writeOxmEntry(w, f, 0, a.value, a.mask));
     return;
   }
   loadSegments(w, f, fromBytes(a.value), fromBytes(a.mask));

@@ -55,8 +55,9 @@ interface Head {
 }
 
 function decode10(r: Reader, ctx: BodyContext): Head {
-  const wildcards = r.view.getUint32(r.offset) & ALL_WILDCARDS10;
+  const start = r.offset;
   const match = pullOfp10Match(r);
+  const wildcards = r.view.getUint32(start) & ALL_WILDCARDS10;
   normalizeMatch(match);
   const newCookie = r.u64();
   const { command, table } = splitCommand(r.u16(), ctx);

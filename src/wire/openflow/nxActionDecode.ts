@@ -227,7 +227,6 @@ function regLoad(r: Reader, ctx: CodecContext): Action {
 }
 
 function regLoad2(r: Reader, ctx: CodecContext): Action {
-  r.skip(0);
   const e = readOxmEntry(r, ctx);
   if (e.field === undefined) throw unknownActionField(e);
   if (!r.restIsZero() || !e.field.writable) throw new OfError('OFPBAC_BAD_SET_ARGUMENT');

@@ -41,13 +41,13 @@ import { FlowTable } from '../../src/engine/flowTable.ts';
 import { Grace } from '../../src/engine/grace.ts';
 import type { DataPlane } from '../../src/engine/hostLoop.ts';
 import { EngineMemory } from '../../src/engine/memory.ts';
-import { Ports } from '../../src/engine/ports.ts';
+import { type PortSettings, Ports } from '../../src/engine/ports.ts';
 import { InjectRing, UpcallRing } from '../../src/engine/rings.ts';
 import type { Injection, PortCounters, Upcall } from '../../src/engine/types.ts';
 
 const RX_ENTRIES = 512;
 const TX_ENTRIES = 1024;
-const TX_BYTES = 4 << 20;
+const TX_BYTES = 2 << 20;
 const SLOT = FRAME_SLOT_HEAD + FRAME_MAX;
 const VNET = 12;
 
@@ -105,36 +105,35 @@ export class Rig {
     this.memory.store(CONTROL_BASE + control, value);
   }
 
-  addPort(settings: { offloads?: number; mtu?: number; flags?: number } = {}): number {
+  /** `sends: false`: a port without a receive ring, which is large. */
+  addPort(settings: PortSettings & { sends?: boolean } = {}): number {
     const port = this.ports.add(undefined);
     this.ports.set(port, { offloads: 0x1f, mtu: 65535, ...settings });
-    const rx = this.ports.addQueue(port, {
-      direction: 'rx',
-      index: 0,
-      kind: QUEUE_FRAME,
-      waitFd: -1,
-    });
-    const tx = this.ports.addQueue(port, {
-      direction: 'tx',
-      index: 0,
-      kind: QUEUE_FRAME,
-      waitFd: -1,
-    });
-    this.layOut(rx, RX_ENTRIES, SLOT, RX_ENTRIES * SLOT);
+    const common = { index: 0, kind: QUEUE_FRAME, waitFd: -1 } as const;
+    const tx = this.ports.addQueue(port, { direction: 'tx', ...common });
     this.layOut(tx, TX_ENTRIES, TX_BYTES, TX_BYTES);
     this.ports.setTxQueue(port, tx, true);
+    let rx = -1;
+    if (settings.sends !== false) {
+      rx = this.ports.addQueue(port, { direction: 'rx', ...common });
+      this.layOut(rx, RX_ENTRIES, SLOT, RX_ENTRIES * SLOT);
+    }
     this.queues.set(port, { rx, tx });
-    const all = [...this.queues.values()];
-    all.forEach((queues, i) => {
+    const polled = [...this.queues.values()].filter((queues) => queues.rx >= 0);
+    polled.forEach((queues, i) => {
       this.memory.set(WORKER_BASE + WK_RXQ + i * 4, queues.rx);
     });
-    this.memory.store(WORKER_BASE + WK_RXQ_COUNT, all.length);
+    this.memory.store(WORKER_BASE + WK_RXQ_COUNT, polled.length);
     return port;
   }
 
   private layOut(queue: number, entries: number, dataSize: number, bytes: number): void {
     const q = queueAddress(queue);
-    const take = (size: number): number => this.arena.take(size, 64);
+    const take = (size: number): number => {
+      const address = this.arena.take(size, 64);
+      if (address < 0) throw new Error('arena full');
+      return address;
+    };
     this.memory.set(q + FQ_ENTRIES, entries);
     this.memory.set(q + FQ_MSGS, take(entries * MMSG_SIZE));
     this.memory.set(q + FQ_IOVS, take(entries * IOV_SIZE));

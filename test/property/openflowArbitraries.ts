@@ -68,8 +68,8 @@ export const match: fc.Arbitrary<Match> = fc
     const add = (f: Field, value: bigint, mask?: bigint): void => {
       if (!prereqOk(f.prereq, m.key, m.mask) || fieldIsMatched(m, f)) return;
       if (mask === 0n || !isValueValid(f, value)) return;
-      // A later fragment is a fragment.
-      if (f.name === 'ip_frag' && (value & 3n) === 2n) return;
+      // A later fragment is a fragment, and has no ports.
+      if (f.name === 'ip_frag' && ((value & 3n) === 2n || portsMatched(m))) return;
       // The original addresses of a connection are of the flow's IP version.
       const type = get16(m.key, K_ETH_TYPE);
       if (/^ct_nw_(src|dst)$/.test(f.name) && type !== 0x0800) return;
@@ -90,6 +90,10 @@ export const match: fc.Arbitrary<Match> = fc
     normalizeMatch(m);
     return m;
   });
+
+function portsMatched(m: Match): boolean {
+  return ['tcp_src', 'tcp_dst', 'tcp_flags'].some((name) => fieldIsMatched(m, fieldByName(name)));
+}
 
 /** Matches of OpenFlow 1.0 without extensions. */
 export const match10: fc.Arbitrary<Match> = fc

@@ -23,7 +23,7 @@ import {
   resolveField,
   toBytes,
 } from './fieldAccess.ts';
-import type { Field } from './fields.ts';
+import type { Field, Prereq } from './fields.ts';
 import { FIELDS, fieldByName, oxmIdFor } from './fields.ts';
 import { pullOfp11Match, putOfp11Match } from './legacyMatch.ts';
 import type { CodecContext } from './oxm.ts';
@@ -191,6 +191,8 @@ function transportFields(key: Uint8Array): string[] {
   }
 }
 
+const SHOWN_ANYWAY = new Set<Prereq>(['tcp', 'udp', 'sctp', 'ct']);
+
 /** Writes the match as a list of entries. Version 0 or 1: NXM, without a header. */
 export function putOxmList(w: Writer, match: Match, ctx: CodecContext, version: number): void {
   const oxm = version >= 3;
@@ -207,7 +209,8 @@ export function putOxmList(w: Writer, match: Match, ctx: CodecContext, version: 
     if ((f.name === 'nw_tos' || f.name === 'ip_dscp') && (match.mask[K_NW_TOS]! & 0xfc) === 0)
       continue;
     if (oxmIdFor(f, version) === undefined) continue;
-    if (!prereqOk(f.prereq, key, match.mask)) continue;
+    // Ports of later fragments are a contradiction, but what was asked for is shown.
+    if (!SHOWN_ANYWAY.has(f.prereq) && !prereqOk(f.prereq, key, match.mask)) continue;
     const value = f.name === 'nw_tos' ? getField(key, f) & 0xfcn : getField(key, f);
     const exact = !f.maskable || mask === (1n << BigInt(f.valueBits)) - 1n;
     writeOxmEntry(

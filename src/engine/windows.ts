@@ -61,6 +61,8 @@ interface Region extends WindowRegion {
 /** Window space that whole regions leave for chunks on demand. */
 const RESERVED_CHUNKS = 256;
 const POOL_FULL = 192;
+/** Most chunks on demand, so that whole regions find room even next to guests of any size. */
+const POOL_CHUNKS_MAX = 768;
 
 export class GuestWindows implements Windows {
   private readonly memory: EngineMemory;
@@ -174,8 +176,8 @@ export class GuestWindows implements Windows {
 
   /** Maps `bytes` of a file over taken space; gives the space back if the file does not map. */
   private mapSpace(window: number, fd: number, start: bigint, bytes: number): void {
-    const page = Math.max(blockSize(fd), PAGE_SIZE);
     try {
+      const page = Math.max(blockSize(fd), PAGE_SIZE);
       mapFixed(this.memory.base + BigInt(window), fd, start, Math.ceil(bytes / page) * page);
     } catch (error) {
       this.unmapSpace(window);
@@ -208,7 +210,7 @@ export class GuestWindows implements Windows {
   fillPool(): void {
     if (!this.needsPool()) return;
     const fresh: number[] = [];
-    while (this.poolSize() + fresh.length < POOL_FULL) {
+    while (this.poolSize() + fresh.length < POOL_FULL && this.poolChunks.size < POOL_CHUNKS_MAX) {
       const window = this.takeChunks(CHUNK_SIZE);
       if (window < 0) break;
       this.poolChunks.add(window);

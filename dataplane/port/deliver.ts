@@ -52,9 +52,7 @@ export function planBegin(): void {
 
 /** Is there room for one more packet, however it is cut up? */
 export function planHasRoom(): bool {
-  return (
-    planCount < 512 && pieceCount <= 4096 - PACKET_PIECES && chainCount <= 2048 - PACKET_CHAINS
-  );
+  return pieceCount <= 4096 - PACKET_PIECES && chainCount <= 2048 - PACKET_CHAINS;
 }
 
 /** Starts to reserve `bytes` (header and frame). */

@@ -264,6 +264,14 @@ describe('dirty log', () => {
       assert.ok(dirty(ring).has(packed ? page(ring.descGpa) : page(ring.usedGpa)));
     });
   }
+  test('split: the page of the used index, when the element is on another one', () => {
+    const ring = setUp(1, { size: 1024, base: 1000 });
+    startLog(ring, 0x80000 / 4 + 100);
+    ring.add([{ gpa: DATA, length: 2000 }]);
+    send(frame(60));
+    const first = page(ring.usedGpa);
+    assert.deepEqual(dirty(ring), new Set([first, first + 1n, page(DATA)]));
+  });
   test('G30 pages beyond the log are not logged; without LOG_ALL nothing is', () => {
     let ring = setUp(1, {});
     startLog(ring, 16);

@@ -393,6 +393,17 @@ for (const packed of [false, true]) {
 }
 
 describe('split only', () => {
+  test('G7 avail entry beyond the table, on the ring that we fill', () => {
+    for (const mergeable of [false, true]) {
+      const ring = setUp(1, { mergeable });
+      ring.add([{ gpa: DATA, length: 2000 }]);
+      ring.setEntry(0, 64); // 64 & 63 would be descriptor 0
+      ports.setPacket(0, FRAME);
+      ports.transmit(1, 1);
+      assert.deepEqual(ports.drops(1), { tx_bad_descriptor: 1 });
+      assert.equal(ring.usedIdx, 0);
+    }
+  });
   for (const [name, next] of [
     ['next beyond the table', 64],
     ['self-loop', 0],
@@ -476,6 +487,22 @@ describe('split only', () => {
 });
 
 describe('packed only', () => {
+  test('G23 a chain into descriptors that have been taken and not given back', () => {
+    for (const dir of [0, 1] as const) {
+      const ring = setUp(dir, { packed: true });
+      const flags = (dir ? DESC_F_WRITE : 0) | ring.availFlags();
+      ring.desc(0, DATA, 2000, 1, flags);
+      for (let i = 1; i < 64; i++) ring.desc(i, DATA, 0, 1, DESC_F_NEXT | flags);
+      if (dir === 0) {
+        assert.equal(receive(ring), 1);
+      } else {
+        for (let i = 0; i < 2; i++) ports.setPacket(i, FRAME);
+        ports.transmit(1, 2);
+        assert.deepEqual(ports.drops(1), { tx_bad_descriptor: 1 });
+      }
+      assert.notEqual(ring.broken, 0);
+    }
+  });
   test('G23 a chain as long as the ring without end', () => {
     for (const dir of [0, 1] as const) {
       const ring = setUp(dir, { packed: true });
@@ -509,4 +536,125 @@ describe('packed only', () => {
       assert.equal(ring.broken, 0);
     }
   });
+});
+
+test('G4 a buffer or table that wraps from the end of guest memory to its beginning', () => {
+  const top = [
+    { gpa: 0n, bytes: BYTES, base: BASE },
+    { gpa: 0x1_0000_0000_0000_0000n - 0x200000n, bytes: 0x200000, base: OTHER },
+  ];
+  const last = 0xffff_ffff_ffff_fff8n;
+  for (const packed of [false, true]) {
+    for (const [dir, indirect] of [
+      [0, false],
+      [0, true],
+      [1, false],
+      [1, true],
+    ] as const) {
+      ports.reset();
+      ports.port(1, { regions: top });
+      const guest = new GuestMemory(ports, top);
+      // The ring lies behind address 0, where the wrapped part of the table or buffer would be.
+      const ring = new Ring(ports, guest, 5, 1, dir, 0x1000n, { size: 64, packed, indirect });
+      const write = dir ? DESC_F_WRITE : 0;
+      // A table whose entry, read across the wrap, would be a good descriptor.
+      ports.view.setBigUint64(guest.at(last), 0x100000n, true);
+      ports.setU32(guest.at(0n), 2000);
+      ports.view.setUint16(guest.at(4n), packed ? 0 : write, true);
+      ports.view.setUint16(guest.at(6n), packed ? write : 0, true);
+      if (indirect) offer(ring, [{ gpa: last, length: 16, flags: DESC_F_INDIRECT }]);
+      else offer(ring, [{ gpa: last, length: 2000, flags: write }]);
+      if (dir === 0) {
+        assert.equal(receive(ring), 0);
+        assert.deepEqual(ports.drops(1), { rx_bad_descriptor: 1 });
+      } else {
+        ports.setPacket(0, FRAME);
+        ports.transmit(1, 1);
+        assert.deepEqual(ports.drops(1), { tx_bad_descriptor: 1 });
+      }
+    }
+  }
+});
+
+test('a translation is never used for another guest', () => {
+  const mine = [{ gpa: GPA, bytes: BYTES, base: BASE }];
+  const theirs = [{ gpa: GPA, bytes: BYTES, base: OTHER }];
+  for (const packed of [false, true]) {
+    ports.reset();
+    ports.port(1, { regions: mine });
+    ports.port(2, { regions: theirs });
+    const a = new Ring(ports, new GuestMemory(ports, mine), 5, 1, 0, GPA, { size: 64, packed });
+    const b = new Ring(ports, new GuestMemory(ports, theirs), 6, 2, 0, GPA, { size: 64, packed });
+    const other = Buffer.alloc(60, 0x77);
+    a.add(good(a));
+    b.add(good(b, other));
+    assert.equal(receive(a), 1);
+    assert.deepEqual(ports.packet(0).frame, FRAME);
+    assert.equal(receive(b), 1);
+    assert.deepEqual(ports.packet(0).frame, other);
+  }
+});
+
+describe('absurdly small receive buffers', () => {
+  /** Mergeable chains of `pieces` one-byte buffers after a first one of 12 bytes for the header. */
+  function crumbs(ring: Ring, chains: number, pieces: number): void {
+    let gpa = DATA;
+    for (let i = 0; i < chains; i++) {
+      const buffers: Buf[] = [];
+      for (let p = 0; p < pieces; p++, gpa += 16n) {
+        buffers.push({ gpa, length: i === 0 && p === 0 ? 12 : 1 });
+      }
+      assert.ok(ring.add(buffers));
+    }
+  }
+  for (const packed of [false, true]) {
+    const name = packed ? 'packed' : 'split';
+    test(`${name}: more pieces or chains than a packet may take`, () => {
+      let ring = setUp(1, { packed, mergeable: true, size: 16384 });
+      crumbs(ring, 20, 100);
+      ports.setPacket(0, Buffer.alloc(1500));
+      ports.transmit(1, 1);
+      assert.deepEqual(ports.drops(1), { tx_no_buffer: 1 });
+      assert.deepEqual(
+        ring.reap().map((used) => used.length),
+        Array(11).fill(0),
+      );
+      ring = setUp(1, { packed, mergeable: true, size: 16384 });
+      crumbs(ring, 2000, 1);
+      ports.setPacket(0, Buffer.alloc(1500));
+      ports.transmit(1, 1);
+      assert.deepEqual(ports.drops(1), { tx_bad_descriptor: 1 });
+    });
+    test(`${name}: many packets in many pieces, more than one plan holds`, () => {
+      for (const [packets, chains, pieces] of [
+        [12, 9, 100],
+        [20, 300, 1],
+      ] as const) {
+        const ring = setUp(1, { packed, mergeable: true, size: 16384 });
+        const length = chains * pieces - 1;
+        const frames: Buffer[] = [];
+        for (let i = 0; i < packets; i++) {
+          let gpa = DATA + BigInt(i * 0x10000);
+          for (let c = 0; c < chains; c++) {
+            const buffers: Buf[] = [];
+            for (let p = 0; p < pieces; p++, gpa += 16n) {
+              buffers.push({ gpa, length: c === 0 && p === 0 ? 12 : 1 });
+            }
+            assert.ok(ring.add(buffers));
+          }
+          frames.push(Buffer.from(Array.from({ length }, (_, n) => (n * 3 + i) & 0xff)));
+          ports.setPacket(i, frames[i]!);
+        }
+        ports.transmit(1, packets);
+        assert.deepEqual(ports.drops(1), {});
+        const used = ring.reap();
+        assert.equal(used.length, packets * chains);
+        for (const [i, frame] of frames.entries()) {
+          const buffers = used.slice(i * chains, (i + 1) * chains).flatMap((u) => u.buffers);
+          const data = Buffer.concat(buffers.map((x) => ring.guest.read(x.gpa, x.length)));
+          assert.deepEqual(data.subarray(12), frame);
+        }
+      }
+    });
+  }
 });

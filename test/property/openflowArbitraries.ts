@@ -2,7 +2,7 @@
 // wire version can say, so that decode(encode(x)) has to equal x.
 
 import fc from 'fast-check';
-import { FLOW_SIZE, K_ETH_TYPE, K_VLAN0_TCI } from '../../contract/key.ts';
+import { FLOW_SIZE, K_ETH_TYPE, K_TP_SRC, K_VLAN0_TCI } from '../../contract/key.ts';
 import {
   emptyMatch,
   fieldIsMatched,
@@ -70,6 +70,10 @@ export const match: fc.Arbitrary<Match> = fc
       if (mask === 0n || !isValueValid(f, value)) return;
       // A later fragment is a fragment, and has no ports.
       if (f.name === 'ip_frag' && ((value & 3n) === 2n || portsMatched(m))) return;
+      // Neighbour discovery has code 0.
+      const icmpType = get16(m.key, K_TP_SRC);
+      if (f.name === 'icmpv6_code' && value !== 0n && icmpType === 0x87) return;
+      if (f.name === 'icmpv6_code' && value !== 0n && icmpType === 0x88) return;
       // The original addresses of a connection are of the flow's IP version.
       const type = get16(m.key, K_ETH_TYPE);
       if (/^ct_nw_(src|dst)$/.test(f.name) && type !== 0x0800) return;

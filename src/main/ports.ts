@@ -11,6 +11,8 @@ import { bridgeMac, macToDatapathId } from './bridgeMac.ts';
 import { effectiveType, openDevice } from './devices.ts';
 import type { BridgeIntent, InterfaceIntent, PortIntent } from './intent.ts';
 
+const DEFAULT_MTU = 1500;
+
 export interface InterfaceUnit {
   uuid: string;
   name: string;
@@ -46,6 +48,8 @@ export class BridgePorts {
   readonly units = new Map<string, InterfaceUnit>();
   readonly #options: BridgePortsOptions;
   readonly #bundles = new Map<string, Bundle>();
+  /** Internal ports whose MTU follows the others'. */
+  #follow: NetdevConfig[] = [];
 
   constructor(options: BridgePortsOptions) {
     this.#options = options;
@@ -77,8 +81,31 @@ export class BridgePorts {
     // The bridge's own interface comes last: its address depends on the others.
     const local = wanted.get(intent.name);
     if (local) await this.#applyInterface(intent, local.port, local.iface);
+    this.#follow = [...wanted.values()]
+      .filter(({ iface }) => iface.mtuRequest === undefined)
+      .map(({ iface }) => this.#config(intent, iface))
+      .filter(({ type }) => type === 'internal');
+    this.#applyMtu();
     this.#dropEmptyBundles(intent);
     this.#options.connmgr.portsChanged();
+  }
+
+  /**
+   * Internal ports without mtu_request take the smallest MTU of the bridge's other ports, so that the host does not
+   * send what the others drop (ovs-vswitchd.conf.db(5), Interface.mtu_request).
+   */
+  #applyMtu(): void {
+    const follows = new Set(this.#follow.map(({ name }) => name));
+    const mtus = [...this.units.values()].flatMap(({ name, type, netdev }) =>
+      type === 'patch' || follows.has(name) ? [] : (netdev?.status().mtu ?? []),
+    );
+    const mtuRequest = mtus.length > 0 ? Math.min(...mtus) : DEFAULT_MTU;
+    for (const config of this.#follow) {
+      const netdev = this.units.get(config.name)?.netdev;
+      if (netdev && netdev.status().mtu !== mtuRequest) {
+        netdev.reconfigure({ ...config, mtuRequest });
+      }
+    }
   }
 
   #chooseMac(intent: BridgeIntent): void {
@@ -210,6 +237,7 @@ export class BridgePorts {
     );
     netdev.onChange = () => {
       if (unit.port && bridge.refreshPort(unit.port)) connmgr.portsChanged();
+      if (unit.type !== 'internal') this.#applyMtu();
       this.#options.onChange();
     };
   }

@@ -1,0 +1,396 @@
+// unixctl commands about the switch (ovs-vswitchd(8)): one table, registered by the composition root.
+
+import { K_IN_PORT } from '../../contract/key.ts';
+import type { SwitchBridge } from './bridge.ts';
+import { CommandFailure, type SwitchCommand } from './commandTypes.ts';
+import type { Datapath, DatapathBridge } from './datapath.ts';
+import { be32 } from './flow.ts';
+import { STATIC_AGE } from './macLearning.ts';
+import { macText } from './odpFields.ts';
+import { formatOdpActions, formatOdpFlow, formatOdpStats, type OdpNames } from './odpText.ts';
+import { showRxqs, showWorkers } from './pmdText.ts';
+import { parseMac } from './textAddress.ts';
+import { parseTraceArguments, TraceError, trace } from './trace.ts';
+import { portText } from './translate/output.ts';
+import type { BridgePort, Bundle } from './types.ts';
+
+function bridgeNamed(datapath: Datapath, name: string | undefined): SwitchBridge {
+  const bridge = name === undefined ? undefined : datapath.bridges.get(name);
+  if (bridge === undefined) throw new CommandFailure('no such bridge');
+  return bridge as SwitchBridge;
+}
+
+function portOfBundle(bundle: Bundle): string {
+  const port = bundle.ports[0];
+  return port === undefined ? '?' : portText(port.ofport);
+}
+
+// ---- fdb
+
+function fdbShow(bridge: SwitchBridge): string {
+  let text = ' port  VLAN  MAC                Age\n';
+  for (const entry of bridge.macs) {
+    const age = bridge.macs.ageSeconds(entry);
+    text +=
+      `${portOfBundle(entry.bundle).padStart(5)}  ${String(entry.vlan).padStart(4)}  ` +
+      `${macText(entry.mac)}  ${age === STATIC_AGE ? 'static' : String(age).padStart(3)}\n`;
+  }
+  return text;
+}
+
+function fdbStats(bridge: SwitchBridge): string {
+  const { macs } = bridge;
+  return (
+    `Statistics for bridge "${bridge.name}":\n` +
+    `  Current/maximum MAC entries in the table: ${macs.size}/${macs.maxEntries}\n` +
+    `  Current static MAC entries in the table : ${macs.staticCount}\n` +
+    `  Total number of learned MAC entries     : ${macs.totalLearned}\n` +
+    `  Total number of expired MAC entries     : ${macs.totalExpired}\n` +
+    `  Total number of evicted MAC entries     : ${macs.totalEvicted}\n` +
+    `  Total number of port moved MAC entries  : ${macs.totalMoved}\n`
+  );
+}
+
+function fdbAdd(datapath: Datapath, args: readonly string[]): string {
+  const bridge = bridgeNamed(datapath, args[0]);
+  const vlan = Number.parseInt(args[2]!, 10) || 0;
+  const mac = parseMac(args[3]!);
+  if (mac === undefined) throw new CommandFailure('bad MAC address');
+  const port = bridge.portByName(args[1]!);
+  if (port === undefined) {
+    throw new CommandFailure('software error, odp port is present but no ofp port');
+  }
+  const old = bridge.macs.lookup(mac, 0, vlan);
+  let text = '';
+  if (old !== undefined && (old.bundle !== port.bundle || !old.isStatic)) {
+    const kind = old.isStatic ? 'static' : 'dynamic';
+    text = `Overriding already existing ${kind} entry on ${portOfBundle(old.bundle)}\n`;
+  }
+  if (!bridge.macs.addStatic(mac, vlan, port.bundle)) {
+    throw new CommandFailure('could not add static mac entry\n');
+  }
+  return text;
+}
+
+function fdbDel(datapath: Datapath, args: readonly string[]): string {
+  const bridge = bridgeNamed(datapath, args[0]);
+  const mac = parseMac(args[2]!);
+  if (mac === undefined) throw new CommandFailure('bad MAC address');
+  if (!bridge.macs.removeStatic(mac, Number.parseInt(args[1]!, 10) || 0)) {
+    throw new CommandFailure('could not find static mac entry\n');
+  }
+  return '';
+}
+
+function allOrOne(datapath: Datapath, name: string | undefined): SwitchBridge[] {
+  if (name !== undefined) return [bridgeNamed(datapath, name)];
+  return [...datapath.bridges.values()] as SwitchBridge[];
+}
+
+// ---- datapath
+
+/** Lookups that found a megaflow, that found none, and what was lost. */
+function lookups(datapath: Datapath): {
+  hit: number;
+  missed: number;
+  lost: number;
+  cacheHits: number;
+  flowHits: number;
+  probes: number;
+} {
+  const total = { hit: 0, missed: 0, lost: 0, cacheHits: 0, flowHits: 0, probes: 0 };
+  for (const worker of datapath.engine.workerStats()) {
+    total.cacheHits += worker.cacheHits;
+    total.flowHits += worker.flowHits;
+    total.hit += worker.cacheHits + worker.flowHits;
+    total.missed += worker.misses;
+    total.lost += worker.lost;
+    total.probes += worker.flowProbes;
+  }
+  return total;
+}
+
+function sortedByName<T extends { name: string }>(list: Iterable<T>): T[] {
+  return [...list].sort((a, b) => (a.name < b.name ? -1 : a.name > b.name ? 1 : 0));
+}
+
+/** "(type: key=value, …)" as devices describe themselves. */
+function deviceText(port: BridgePort): string {
+  const type = port.netdev.type === '' ? 'system' : port.netdev.type;
+  const config: [string, string][] = port.peer === undefined ? [] : [['peer', port.peer]];
+  const text = config.map(([key, value]) => ` ${key}=${value}`).join(',');
+  return text === '' ? `(${type})` : `(${type}:${text})`;
+}
+
+function dpifShow(datapath: Datapath): string {
+  const { hit, missed } = lookups(datapath);
+  let text = `${datapath.name}: hit:${hit} missed:${missed}\n`;
+  for (const bridge of sortedByName(datapath.bridges.values())) {
+    text += `  ${bridge.name}:\n`;
+    for (const port of sortedByName(bridge.ports.values())) {
+      const dpPort = port.dpPort < 0 ? 'none' : String(port.dpPort);
+      const ofport = port.ofport >= 0xff00 ? port.ofport & 0xffff : port.ofport;
+      text += `    ${port.name} ${ofport}/${dpPort}: ${deviceText(port)}\n`;
+    }
+  }
+  return text;
+}
+
+function dpctlShow(datapath: Datapath, statistics: boolean): string {
+  const { hit, missed, lost, probes, cacheHits } = lookups(datapath);
+  const packets = hit + missed;
+  const perPacket = (packets === 0 ? 0 : probes / packets).toFixed(2);
+  const rate = (packets === 0 ? 0 : (cacheHits / packets) * 100).toFixed(2);
+  let text =
+    `${datapath.name}:\n  lookups: hit:${hit} missed:${missed} lost:${lost}\n` +
+    `  flows: ${datapath.megaflows.size}\n` +
+    `  masks: hit:${probes} total:${datapath.engine.maskCount()} hit/pkt:${perPacket}\n` +
+    `  cache: hit:${cacheHits} hit-rate:${rate}%\n`;
+  const ports = [...datapath.ports].sort(([a], [b]) => a - b);
+  for (const [number, { port }] of ports) {
+    const type = port.netdev.type;
+    text += `  port ${number}: ${port.name}${type === '' || type === 'system' ? '' : ` ${deviceText(port)}`}\n`;
+    if (statistics) text += statisticsText(port);
+  }
+  return text;
+}
+
+function humanSize(bytes: number): string {
+  const units = ['KiB', 'MiB', 'GiB', 'TiB'];
+  let value = bytes;
+  let unit = -1;
+  while (value >= 1024 && unit < units.length - 1) {
+    value /= 1024;
+    unit++;
+  }
+  return unit < 0 ? '' : ` (${value.toFixed(1)} ${units[unit]})`;
+}
+
+function statisticsText(port: BridgePort): string {
+  const stats = port.netdev.statistics();
+  const get = (name: string): string => String(stats[name] ?? 0);
+  return (
+    `    RX packets:${get('rx_packets')} errors:${get('rx_errors')} dropped:${get('rx_dropped')} ` +
+    `overruns:${get('rx_over_err')} frame:${get('rx_frame_err')}\n` +
+    `    TX packets:${get('tx_packets')} errors:${get('tx_errors')} dropped:${get('tx_dropped')} ` +
+    `aborted:0 carrier:0\n` +
+    `    collisions:${get('collisions')}\n` +
+    `    RX bytes:${get('rx_bytes')}${humanSize(stats.rx_bytes ?? 0)}  ` +
+    `TX bytes:${get('tx_bytes')}${humanSize(stats.tx_bytes ?? 0)}\n`
+  );
+}
+
+interface DumpOptions {
+  verbose: boolean;
+  names: boolean;
+  bridge?: DatapathBridge;
+}
+
+function dumpFlows(
+  datapath: Datapath,
+  options: DumpOptions,
+  prefix: (id: number) => string,
+): string {
+  const names: OdpNames = {
+    packetIn: (id) => datapath.packetIns.get(id),
+    ...(options.names ? { portName: (port) => datapath.ports.get(port)?.port.name } : {}),
+  };
+  let text = '';
+  for (const flow of datapath.megaflows) {
+    const owner = datapath.ports.get(be32(flow.key, K_IN_PORT))?.bridge;
+    if (options.bridge !== undefined && owner !== options.bridge) continue;
+    const stats = datapath.engine.flowStats(flow.id);
+    text +=
+      `${options.verbose ? prefix(flow.id) : ''}` +
+      `${formatOdpFlow(flow.key, flow.mask, options.verbose, names)}, ` +
+      `${formatOdpStats(stats, datapath.engine.nowMs())}, ` +
+      `actions:${formatOdpActions(flow.program, flow.key, names)}\n`;
+  }
+  return text;
+}
+
+function ufid(id: number): string {
+  const hex = id.toString(16).padStart(8, '0');
+  return `ufid:${hex}-0000-0000-0000-${'0'.repeat(12)}`;
+}
+
+/** Options of dpctl commands, and what is left. */
+function dpctlOptions(args: readonly string[]): {
+  verbose: boolean;
+  names: boolean;
+  statistics: boolean;
+  rest: string[];
+} {
+  const rest = [...args];
+  const out = { verbose: false, statistics: false, names: undefined as boolean | undefined };
+  while (rest[0]?.startsWith('-')) {
+    const option = rest.shift()!;
+    if (option === '-m' || option === '--more') out.verbose = true;
+    else if (option === '-s' || option === '--statistics') out.statistics = true;
+    else if (option === '--names') out.names = true;
+    else if (option === '--no-names') out.names = false;
+    else if (option !== '--clear' && option !== '--may-create') {
+      throw new CommandFailure(`Unrecognized option ${option}`);
+    }
+  }
+  return { ...out, names: out.names ?? out.verbose, rest };
+}
+
+function checkDatapath(name: string | undefined): void {
+  if (name === undefined || /^(netdev@)?(ovs-netdev)$|^netdev$/.test(name)) return;
+  throw new CommandFailure('ovs-vswitchd: opening datapath (No such device)');
+}
+
+function dpctlDumpFlows(datapath: Datapath, args: readonly string[]): string {
+  const { verbose, names, rest } = dpctlOptions(args);
+  const unknown = rest.filter((arg) => !/^(filter|type|pmd)=/.test(arg));
+  checkDatapath(unknown[0]);
+  const text = dumpFlows(datapath, { verbose, names }, (id) => `${ufid(id)}, `);
+  return text === '' ? '' : `flow-dump from the main thread:\n${text}`;
+}
+
+function dpifDumpFlows(datapath: Datapath, args: readonly string[]): string {
+  const bridge = bridgeNamed(datapath, args.at(-1));
+  const options = args.slice(0, -1);
+  const verbose = options.includes('-m');
+  const names = options.includes('--names') || (verbose && !options.includes('--no-names'));
+  return dumpFlows(datapath, { verbose, names, bridge }, (id) => `${ufid(id)} `);
+}
+
+function upcallShow(datapath: Datapath): string {
+  const { revalidator, megaflows } = datapath;
+  const { averageFlows, maxFlows, flowLimit, dumpDurationMs } = revalidator;
+  return (
+    `${datapath.name}:\n` +
+    `  flows         : (current ${megaflows.size}) (avg ${averageFlows}) ` +
+    `(max ${maxFlows}) (limit ${flowLimit})\n` +
+    `  dump duration : ${dumpDurationMs}ms\n` +
+    `  ufid enabled : true\n\n` +
+    `  1: (keys ${megaflows.size})\n`
+  );
+}
+
+/** What the datapath can do; the titles and their order are Open vSwitch's. */
+const FEATURES: readonly [string, string][] = [
+  ['Masked set action', 'Yes'],
+  ['Tunnel push pop', 'No'],
+  ['Ufid', 'Yes'],
+  ['Truncate action', 'Yes'],
+  ['Clone action', 'No'],
+  ['Sample nesting', '0'],
+  ['Conntrack eventmask', 'No'],
+  ['Conntrack clear', 'No'],
+  ['Max dp_hash algorithm', '0'],
+  ['Check pkt length action', 'No'],
+  ['Conntrack timeout policy', 'No'],
+  ['Explicit Drop action', 'Yes'],
+  ['Optimized Balance TCP mode', 'No'],
+  ['Conntrack all-zero IP SNAT', 'No'],
+  ['MPLS Label add', 'No'],
+  ['Max VLAN headers', '2'],
+  ['Max MPLS depth', '0'],
+  ['Recirc', 'Yes'],
+  ['CT state', 'No'],
+  ['CT zone', 'No'],
+  ['CT mark', 'No'],
+  ['CT label', 'No'],
+  ['CT state NAT', 'No'],
+  ['CT orig tuple', 'No'],
+  ['CT orig tuple for IPv6', 'No'],
+  ['IPv6 ND Extension', 'No'],
+];
+
+function ofprotoTrace(datapath: Datapath, args: readonly string[]): string {
+  try {
+    return trace(datapath, parseTraceArguments(datapath, args));
+  } catch (error) {
+    if (error instanceof TraceError) throw new CommandFailure(error.message);
+    throw error;
+  }
+}
+
+const MANY = Number.MAX_SAFE_INTEGER;
+
+/** The commands of a datapath. Handlers throw CommandFailure with the text that ovs-appctl shows. */
+export function switchCommandTable(datapath: Datapath): SwitchCommand[] {
+  const command = (
+    name: string,
+    usage: string,
+    minArgs: number,
+    maxArgs: number,
+    run: SwitchCommand['run'],
+  ): SwitchCommand => ({ name, usage, minArgs, maxArgs, run });
+  const bridges = (): DatapathBridge[] => [...datapath.bridges.values()];
+  return [
+    command('fdb/show', 'bridge', 1, 1, ([name]) => fdbShow(bridgeNamed(datapath, name))),
+    command('fdb/stats-show', 'bridge', 1, 1, ([name]) => fdbStats(bridgeNamed(datapath, name))),
+    command('fdb/stats-clear', '[bridge]', 0, 1, ([name]) => {
+      for (const bridge of allOrOne(datapath, name)) bridge.macs.clearStats();
+      return 'statistics successfully cleared';
+    }),
+    command('fdb/flush', '[bridge]', 0, 1, ([name]) => {
+      for (const bridge of allOrOne(datapath, name)) bridge.macs.flush();
+      return 'table successfully flushed';
+    }),
+    command('fdb/add', 'bridge port vlan mac', 4, 4, (args) => fdbAdd(datapath, args)),
+    command('fdb/del', 'bridge vlan mac', 3, 3, (args) => fdbDel(datapath, args)),
+    command('ofproto/list', '', 0, 0, () =>
+      bridges()
+        .map((bridge) => `${bridge.name}\n`)
+        .join(''),
+    ),
+    command(
+      'ofproto/trace',
+      '{[dp_name] odp_flow | bridge br_flow} [OPTIONS...] [-generate|packet]',
+      1,
+      MANY,
+      (args) => ofprotoTrace(datapath, args),
+    ),
+    command('dpif/dump-dps', '', 0, 0, () => `${datapath.name}\n`),
+    command('dpif/show', '', 0, 0, () => dpifShow(datapath)),
+    command('dpif/show-dp-features', 'bridge', 1, 1, ([name]) => {
+      bridgeNamed(datapath, name);
+      return FEATURES.map(([title, value]) => `${title}: ${value}\n`).join('');
+    }),
+    command('dpif/dump-flows', '[-m] [--names | --no-names] bridge', 1, MANY, (args) =>
+      dpifDumpFlows(datapath, args),
+    ),
+    command('dpctl/show', '[-s] [dp...]', 0, MANY, (args) => {
+      const { statistics, rest } = dpctlOptions(args);
+      checkDatapath(rest[0]);
+      return dpctlShow(datapath, statistics);
+    }),
+    command('dpctl/dump-dps', '', 0, 0, () => `${datapath.name}\n`),
+    command(
+      'dpctl/dump-flows',
+      '[-m] [--names] [dp] [filter=..] [type=..] [pmd=..]',
+      0,
+      6,
+      (args) => dpctlDumpFlows(datapath, args),
+    ),
+    command('dpctl/del-flows', '[dp]', 0, 1, async ([name]) => {
+      checkDatapath(name);
+      await datapath.purge();
+      return '';
+    }),
+    command('upcall/show', '', 0, 0, () => upcallShow(datapath)),
+    command('revalidator/wait', '', 0, 0, async () => {
+      await datapath.revalidator.wait();
+      return '';
+    }),
+    command('revalidator/purge', '', 0, 0, async () => {
+      await datapath.purge();
+      return '';
+    }),
+    command('dpif-netdev/pmd-rxq-show', '[-pmd core] [-secs secs] [dp]', 0, 5, (args) =>
+      showRxqs(datapath, args),
+    ),
+    command('dpif-netdev/pmd-stats-show', '[-pmd core] [dp]', 0, 3, (args) =>
+      showWorkers(datapath, args),
+    ),
+    command('dpif-netdev/pmd-stats-clear', '[-pmd core] [dp]', 0, 3, () => {
+      datapath.engine.clearWorkerStats();
+      return '';
+    }),
+  ];
+}

@@ -1,0 +1,396 @@
+// ofproto/trace: what would happen to this packet, and why (ovs-vswitchd(8), "ofproto/trace"). The text is that of the
+// real daemon, byte by byte, since people and test suites read it.
+
+import { ACT_END, ACT_OUTPUT, ACT_RECIRC, ACT_TRUNC } from '../../contract/action.ts';
+import {
+  F_ACTSET_OUTPUT,
+  F_IN_PORT,
+  F_METADATA,
+  F_REGS,
+  FLOW_SIZE,
+  FRAG_LATER,
+  K_ARP_SHA,
+  K_CT_MARK,
+  K_CT_STATE,
+  K_ETH_DST,
+  K_ETH_TYPE,
+  K_IN_PORT,
+  K_IPV6_SRC,
+  K_ND_TARGET,
+  K_NW_FRAG,
+  K_NW_PROTO,
+  K_NW_SRC,
+  K_NW_TOS,
+  K_NW_TTL,
+  K_PACKET_TYPE,
+  K_PKT_MARK,
+  K_PRIORITY,
+  K_RECIRC_ID,
+  K_TCP_FLAGS,
+  K_TP_DST,
+  K_TP_SRC,
+  K_TUN_DST,
+  K_TUN_ID,
+  K_VLAN0_TCI,
+  K_VLAN1_TCI,
+  KEY_SIZE,
+} from '../../contract/key.ts';
+import { formatActions } from '../wire/openflow/actionText.ts';
+import { getFieldBytes, getSubfield } from '../wire/openflow/fieldAccess.ts';
+import { fieldByName } from '../wire/openflow/fields.ts';
+import {
+  formatField,
+  formatSubfield,
+  type PortMap,
+  TextError,
+} from '../wire/openflow/fieldText.ts';
+import { parseExactFlow } from '../wire/openflow/matchParse.ts';
+import { formatMatch } from '../wire/openflow/matchText.ts';
+import { type Action, OFPP_UNSET } from '../wire/openflow/types.ts';
+import { composeFrame, countingPayload } from './composeFrame.ts';
+import type { Datapath, DatapathBridge } from './datapath.ts';
+import {
+  be16,
+  be32,
+  ETH_TYPE_ARP,
+  ETH_TYPE_IP,
+  ETH_TYPE_IPV6,
+  ETH_TYPE_RARP,
+  IPPROTO_ICMP,
+  IPPROTO_ICMPV6,
+  IPPROTO_SCTP,
+  IPPROTO_TCP,
+  IPPROTO_UDP,
+  isZero,
+  neighborDiscoveryType,
+  newRecord,
+  putBe32,
+} from './flow.ts';
+import { extractFlow } from './flowExtract.ts';
+import { parseOdpFlow } from './odpParse.ts';
+import { formatOdpActions } from './odpText.ts';
+import { translate } from './translate/translate.ts';
+import type { TraceNode, XlateText } from './translate/types.ts';
+
+/** A request that cannot be traced; the text is what ovs-appctl shows. */
+export class TraceError extends Error {}
+
+/** What to trace. */
+export interface TraceRequest {
+  bridge: DatapathBridge;
+  /** FLOW_SIZE bytes. */
+  flow: Uint8Array;
+  packet: Uint8Array | undefined;
+  /** --names: ports by name. */
+  names: boolean;
+}
+
+const TRANSPORTS = [IPPROTO_TCP, IPPROTO_UDP, IPPROTO_SCTP, IPPROTO_ICMP, IPPROTO_ICMPV6, 2];
+
+/** Mask of the fields that a packet with these headers has; metadata that is zero is left out. */
+function packetMask(flow: Uint8Array): Uint8Array {
+  const mask = new Uint8Array(FLOW_SIZE);
+  const cover = (offset: number, bytes: number): void =>
+    void mask.fill(0xff, offset, offset + bytes);
+  for (const offset of [K_RECIRC_ID, K_PKT_MARK, K_PRIORITY, K_CT_STATE, K_CT_MARK, F_IN_PORT]) {
+    if (be32(flow, offset) !== 0) cover(offset, 4);
+  }
+  for (let i = 0; i < 16; i++) if (be32(flow, F_REGS + 4 * i) !== 0) cover(F_REGS + 4 * i, 4);
+  if (!isZero(flow, F_METADATA, 8)) cover(F_METADATA, 8);
+  if (!isZero(flow, K_TUN_ID, 8)) cover(K_TUN_ID, 8);
+  if (be32(flow, K_TUN_DST) !== 0) cover(K_TUN_ID, 16);
+  cover(K_PACKET_TYPE, 4);
+  cover(K_ETH_DST, 14);
+  cover(K_VLAN0_TCI, 2);
+  if (be16(flow, K_VLAN0_TCI) !== 0) cover(K_VLAN1_TCI, 2);
+  const type = be16(flow, K_ETH_TYPE);
+  const protocol = flow[K_NW_PROTO]!;
+  if (type === ETH_TYPE_ARP || type === ETH_TYPE_RARP) {
+    cover(K_NW_SRC, 8);
+    cover(K_NW_PROTO, 1);
+    cover(K_ARP_SHA, 12);
+    return mask;
+  }
+  if (type === ETH_TYPE_IP) {
+    cover(K_NW_SRC, 8);
+  } else if (type === ETH_TYPE_IPV6) {
+    cover(K_IPV6_SRC, 36);
+    if (neighborDiscoveryType(flow, new Uint8Array(FLOW_SIZE)) !== 0) {
+      cover(K_ARP_SHA, 12);
+      cover(K_ND_TARGET, 16);
+    }
+  } else {
+    return mask;
+  }
+  mask[K_NW_FRAG] = 3;
+  cover(K_NW_TOS, 1);
+  cover(K_NW_TTL, 1);
+  cover(K_NW_PROTO, 1);
+  if ((flow[K_NW_FRAG]! & FRAG_LATER) === 0 && TRANSPORTS.includes(protocol)) {
+    cover(K_TP_SRC, 2);
+    cover(K_TP_DST, 2);
+    if (protocol === IPPROTO_TCP) mask.set([0x0f, 0xff], K_TCP_FLAGS);
+  }
+  return mask;
+}
+
+function flowText(flow: Uint8Array, ports: PortMap | undefined): string {
+  const mask = packetMask(flow);
+  const key = flow.map((byte, i) => byte & mask[i]!);
+  return formatMatch({ key, mask }, ports === undefined ? {} : { ports });
+}
+
+function megaflowText(flow: Uint8Array, wildcards: Uint8Array, ports: PortMap | undefined): string {
+  const mask = wildcards.slice();
+  mask.fill(0, K_IN_PORT, K_IN_PORT + 4);
+  mask.fill(0xff, F_IN_PORT, F_IN_PORT + 4);
+  const key = flow.map((byte, i) => byte & mask[i]!);
+  return formatMatch({ key, mask }, ports === undefined ? {} : { ports });
+}
+
+/** Texts inside the trace: actions, matches, fields. */
+function xlateText(ports: PortMap | undefined): XlateText {
+  const options = ports === undefined ? {} : { ports };
+  return {
+    actions: (actions: readonly Action[]) => formatActions(actions, options),
+    match: (rule) => formatMatch(rule.match, options),
+    subfield: (s, flow) => {
+      const f = fieldByName(s.field);
+      const whole = s.offset === 0 && s.bits >= f.bits;
+      const value = whole
+        ? formatField(f, getFieldBytes(flow, f))
+        : `0x${getSubfield(flow, s, f).toString(16)}`;
+      return `${formatSubfield(s)} is now ${value}`;
+    },
+  };
+}
+
+function printNodes(nodes: readonly TraceNode[], level: number, out: string[]): void {
+  nodes.forEach((node, i) => {
+    if (node.type === 'bridge') out.push('');
+    const terminal = node.type === 'detail' || node.type === 'warn' || node.type === 'error';
+    const more = i < nodes.length - 1 || terminal || node.type === 'action' ? 1 : 0;
+    const indent = ' '.repeat((level + more) * 4);
+    switch (node.type) {
+      case 'detail':
+        out.push(`${indent} -> ${node.text}`);
+        break;
+      case 'warn':
+        out.push(`${indent} >> ${node.text}`);
+        break;
+      case 'error':
+        out.push(`${indent} >>>> ${node.text} <<<<`);
+        break;
+      case 'bridge':
+        out.push(`${indent}${node.text}`, `${indent}${'-'.repeat(node.text.length)}`);
+        break;
+      default:
+        out.push(`${indent}${node.text}`);
+    }
+    printNodes(node.subs, level + more + more, out);
+  });
+}
+
+/** The program without its outputs: a traced packet goes nowhere but to controllers. */
+function withoutOutputs(program: Uint32Array): Uint32Array {
+  const words: number[] = [];
+  for (let at = 0; (program[at]! & 0xffff) !== ACT_END; at += program[at]! >>> 16) {
+    const op = program[at]! & 0xffff;
+    if (op === ACT_OUTPUT || op === ACT_RECIRC || op === ACT_TRUNC) continue;
+    words.push(...program.subarray(at, at + (program[at]! >>> 16)));
+  }
+  return Uint32Array.of(...words, ACT_END | (1 << 16));
+}
+
+function portMap(bridge: DatapathBridge): PortMap {
+  return { byNumber: (port) => bridge.ports.get(port)?.name };
+}
+
+/** Traces one flow; with a packet, controllers get what the flow sends them and addresses are learned. */
+export function trace(datapath: Datapath, request: TraceRequest): string {
+  const { bridge, packet } = request;
+  const ports = request.names ? portMap(bridge) : undefined;
+  const initial = request.flow.slice();
+  putBe32(initial, F_ACTSET_OUTPUT, OFPP_UNSET);
+  const flow = initial.slice();
+  const key = flow.slice(0, KEY_SIZE);
+  const nodes: TraceNode[] = [];
+  const out = translate({
+    bridge,
+    flow,
+    packetIns: datapath.packetIns,
+    learn: packet !== undefined,
+    trace: nodes,
+    text: xlateText(ports),
+  });
+  const lines = [`Flow: ${flowText(initial, ports)}`];
+  printNodes(nodes, 0, lines);
+  const unchanged = initial.every((byte, i) => byte === flow[i]);
+  lines.push('', `Final flow: ${unchanged ? 'unchanged' : flowText(flow, ports)}`);
+  lines.push(`Megaflow: ${megaflowText(initial, out.wildcards, ports)}`);
+  const actions = formatOdpActions(out.program, key, {
+    packetIn: (id) => datapath.packetIns.get(id),
+    dontSend: packet === undefined,
+    ...(request.names ? { portName: (port) => datapath.ports.get(port)?.port.name } : {}),
+  });
+  let text = `${lines.join('\n')}\nDatapath actions: ${actions}`;
+  if (out.error !== undefined) {
+    text += `\nTranslation failed (${out.error}), packet is dropped.\n`;
+  } else if (out.slow) {
+    text +=
+      '\nThis flow is handled by the userspace slow path because it:' +
+      '\n  - Uses action(s) not supported by datapath.';
+  }
+  if (packet !== undefined && out.error === undefined) {
+    datapath.engine.inject({
+      inPort: be32(key, K_IN_PORT),
+      frame: packet,
+      key,
+      actions: withoutOutputs(out.program),
+    });
+  }
+  datapath.packetIns.release(out.effects.packetIns);
+  return text;
+}
+
+/** A frame in hexadecimal; undefined when it is none. */
+function parseHexFrame(text: string): Uint8Array | undefined {
+  const digits = text.replace(/\s/g, '');
+  if (digits.length < 28 || digits.length % 2 !== 0 || !/^[0-9a-f]+$/i.test(digits)) {
+    return undefined;
+  }
+  return Uint8Array.from(digits.match(/../g)!, (pair) => Number.parseInt(pair, 16));
+}
+
+interface Options {
+  generate: boolean;
+  names: boolean;
+  payload: Uint8Array;
+  args: string[];
+}
+
+/** Splits options from arguments; throws TraceError. */
+function parseOptions(argv: readonly string[]): Options {
+  const options: Options = {
+    generate: false,
+    names: false,
+    payload: countingPayload(64),
+    args: [],
+  };
+  const rest = [...argv];
+  const value = (option: string): string => {
+    const next = rest.shift();
+    if (next === undefined) throw new TraceError(`Missing argument for option ${option}`);
+    return next;
+  };
+  for (let arg = rest.shift(); arg !== undefined; arg = rest.shift()) {
+    if (arg === '-generate' || arg === '--generate') {
+      options.generate = true;
+    } else if (arg === '--l7') {
+      const bytes = value(arg).replace(/\s/g, '');
+      if (!/^([0-9a-f]{2})*$/i.test(bytes)) throw new TraceError('Trailing garbage in packet data');
+      options.payload = Uint8Array.from(bytes.match(/../g) ?? [], (p) => Number.parseInt(p, 16));
+    } else if (arg === '--l7-len') {
+      const length = value(arg);
+      if (Number(length) > 64000) throw new TraceError(`${length}: too much L7 data`);
+      options.payload = countingPayload(Number.parseInt(length, 10) || 0);
+    } else if (arg === '-names' || arg === '--names') {
+      options.names = true;
+    } else if (arg === '--ct-next') {
+      value(arg); // nothing recirculates through connection tracking yet
+    } else if (arg.startsWith('-')) {
+      throw new TraceError(`${arg}: unknown option`);
+    } else if (options.args.length >= 3) {
+      throw new TraceError('too many arguments');
+    } else {
+      options.args.push(arg);
+    }
+  }
+  return options;
+}
+
+/** Arguments of ofproto/trace: [dpname] odp_flow | bridge br_flow, options, packet. Throws TraceError. */
+export function parseTraceArguments(datapath: Datapath, argv: readonly string[]): TraceRequest {
+  const { generate, names, payload, args } = parseOptions(argv);
+  let packet: Uint8Array | undefined;
+  if (!generate && args.length > 1) {
+    packet = parseHexFrame(args.at(-1)!);
+    if (packet !== undefined) args.pop();
+    else if (args.length > 2) throw new TraceError('Trailing garbage in packet data');
+  }
+  if (args.length !== 1 && args.length !== 2) throw new TraceError('Syntax error');
+  const text = args.at(-1)!;
+  const located = parseFlow(datapath, args, text);
+  const { bridge } = located;
+  let { flow } = located;
+  if (generate) {
+    packet = composeFrame(flow, payload);
+  } else if (packet !== undefined) {
+    const metadata = flow;
+    flow = newRecord();
+    extractFlow(flow, packet, vlanLimitOf(bridge));
+    for (const [offset, bytes] of [
+      [K_IN_PORT, 8],
+      [K_PKT_MARK, 8],
+      [F_METADATA, FLOW_SIZE - F_METADATA],
+    ] as const) {
+      flow.set(metadata.subarray(offset, offset + bytes), offset);
+    }
+  }
+  return { bridge, flow, packet, names };
+}
+
+function vlanLimitOf(bridge: DatapathBridge): number {
+  return (bridge as { vlanLimit?: number }).vlanLimit ?? 1;
+}
+
+function parseFlow(
+  datapath: Datapath,
+  args: readonly string[],
+  text: string,
+): { bridge: DatapathBridge; flow: Uint8Array } {
+  const portByName = (name: string): number | undefined => {
+    for (const [number, { port }] of datapath.ports) if (port.name === name) return number;
+    return undefined;
+  };
+  let key: Uint8Array;
+  try {
+    key = parseOdpFlow(text, portByName);
+  } catch (error) {
+    if (!(error instanceof SyntaxError)) throw error;
+    if (args.length !== 2) {
+      throw new TraceError(`${error.message} (or the bridge name was omitted)`);
+    }
+    return parseBridgeFlow(datapath, args[0]!, text);
+  }
+  if (args.length === 2 && !/^(ovs-)?netdev$|^netdev@ovs-netdev$/.test(args[0]!)) {
+    throw new TraceError('Cannot find the datapath');
+  }
+  const located = datapath.flowOf(key);
+  if (located === undefined) {
+    throw new TraceError(`no OpenFlow port for datapath port ${be32(key, K_IN_PORT)}`);
+  }
+  return located;
+}
+
+function parseBridgeFlow(
+  datapath: Datapath,
+  name: string,
+  text: string,
+): { bridge: DatapathBridge; flow: Uint8Array } {
+  const bridge = datapath.bridges.get(name);
+  if (bridge === undefined) throw new TraceError(`${name}: unknown bridge`);
+  let flow: Uint8Array;
+  try {
+    flow = parseExactFlow(text, {
+      byName: (port) => [...bridge.ports.values()].find((p) => p.name === port)?.ofport,
+    });
+  } catch (error) {
+    if (!(error instanceof TextError)) throw error;
+    throw new TraceError(`Bad openflow flow syntax: ${error.message}`);
+  }
+  const port = bridge.ports.get(be32(flow, F_IN_PORT));
+  const dpPort = port !== undefined && port.dpPort >= 0 ? port.dpPort : datapath.controllerPort();
+  putBe32(flow, K_IN_PORT, dpPort);
+  return { bridge, flow };
+}

@@ -48,7 +48,9 @@ export class RxScheduler {
     if (worker === undefined) return;
     this.assigned.delete(queue);
     this.publishPort(queue);
-    if (worker >= 0) this.publish(worker);
+    if (worker < 0) return;
+    this.publish(worker);
+    this.wake(worker); // or it would hold the queue's descriptor open in poll(2)
   }
 
   isAttached(queue: number): boolean {

@@ -47,7 +47,7 @@ import {
   type XskRing,
   xskStatistics,
 } from '../sys/xsk.ts';
-import { type KernelLink, linkStatistics, openError } from './kernelLink.ts';
+import { type KernelLink, linkStatistics, openBusy, openError } from './kernelLink.ts';
 import { existingLink, setLinkUp } from './system.ts';
 import {
   type Netdev,
@@ -387,7 +387,8 @@ class AfxdpDevice implements Netdev {
 export async function openAfxdp(config: NetdevConfig, context: NetdevContext): Promise<Netdev> {
   const link = existingLink(config, context);
   try {
-    return new AfxdpDevice(config, context, link, parseOptions(config));
+    const options = parseOptions(config);
+    return await openBusy(() => new AfxdpDevice(config, context, link, options));
   } catch (thrown) {
     link[Symbol.dispose]();
     throw thrown instanceof NetdevError ? thrown : openError(config.name, thrown);

@@ -4,10 +4,11 @@
 // (same ofport) with admin_state and link_state down, ifindex 0 and no mac, mtu, status; it revives when a device of that
 // name appears again.
 
+import { setTimeout as sleep } from 'node:timers/promises';
 import { DROP_NAMES } from '../../contract/names.ts';
 import type { Engine } from '../engine/types.ts';
 import { type DriverInfo, driverInfo, type LinkSettings, linkSettings } from '../sys/ethtool.ts';
-import { SysError } from '../sys/ffi.ts';
+import { EBUSY, SysError } from '../sys/ffi.ts';
 import { LinkMonitor } from '../sys/netlink.ts';
 import { IFF_UP, type Link, type LinkStats, parseMac } from '../wire/rtnetlink.ts';
 import { NetdevError, type NetdevStatus } from './types.ts';
@@ -40,6 +41,21 @@ export function useLinkMonitor(engine: Engine): { monitor: LinkMonitor } & Dispo
 export function openError(name: string, thrown: unknown): NetdevError {
   const text = thrown instanceof SysError ? thrown.text : (thrown as Error).message;
   return new NetdevError(`could not open network device ${name} (${text})`);
+}
+
+/**
+ * Opens what another descriptor may still hold for a moment: a worker that sleeps in poll(2) keeps a closed descriptor's
+ * device alive until it has woken. EBUSY is believed after a third of a second.
+ */
+export async function openBusy<T>(open: () => T): Promise<T> {
+  for (let attempt = 0; ; attempt++) {
+    try {
+      return open();
+    } catch (thrown) {
+      if (attempt === 10 || !(thrown instanceof SysError) || thrown.errno !== EBUSY) throw thrown;
+      await sleep(30);
+    }
+  }
 }
 
 /** A device followed by name. */

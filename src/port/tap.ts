@@ -9,7 +9,7 @@ import { closeFd } from '../sys/fd.ts';
 import { SysError } from '../sys/ffi.ts';
 import { forgetTap, openTap as openTun, tapAlive } from '../sys/tun.ts';
 import { addFrameQueues, type FrameQueues } from './frameQueues.ts';
-import { KernelLink, linkStatistics, openError } from './kernelLink.ts';
+import { KernelLink, linkStatistics, openBusy, openError } from './kernelLink.ts';
 import { KERNEL_OFFLOADS, setLinkUp } from './system.ts';
 import type { Netdev, NetdevConfig, NetdevContext, NetdevStatus } from './types.ts';
 
@@ -118,7 +118,7 @@ async function open(config: NetdevConfig, context: NetdevContext): Promise<Netde
   const existed = link.link !== undefined;
   let fd = -1;
   try {
-    fd = openTun(config.name);
+    fd = await openBusy(() => openTun(config.name));
     link.refresh();
     return new TapDevice(config, context, fd, link);
   } catch (thrown) {

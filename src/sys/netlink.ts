@@ -129,6 +129,7 @@ export class LinkMonitor implements Disposable {
   constructor() {
     for (const link of this.route.links()) this.names.set(link.index, link.name);
     this.watcher = watchFd(this.fd, { read: true }, () => this.read());
+    this.watcher.unref(); // to hear of devices is no reason to live on
   }
 
   /** Calls `listener` at each change of the device called `name`, until disposed. */

@@ -1,0 +1,104 @@
+// Kernel ports on the real engine: a worker thread polls them, sleeps when they are silent, and survives their removal.
+// Needs root, iproute2, ping. Network namespaces of its own.
+
+import assert from 'node:assert/strict';
+import { execFileSync, spawn } from 'node:child_process';
+import { after, before, test } from 'node:test';
+import { setTimeout as sleep } from 'node:timers/promises';
+import { ACT_END, ACT_OUTPUT } from '../../contract/action.ts';
+import { build } from '../../scripts/build.ts';
+import { createEngine, type DataPlaneEngine } from '../../src/engine/engine.ts';
+import { openAfxdp } from '../../src/port/afxdp.ts';
+import { openSystem } from '../../src/port/system.ts';
+import { openInternal } from '../../src/port/tap.ts';
+import type { Netdev, NetdevContext, NetdevOpener } from '../../src/port/types.ts';
+import { newNetworkNamespace, processCpuNs } from '../../src/sys/process.ts';
+import { Rig } from '../oracle/rig.ts';
+
+const PEER = `xvio-ke-${process.pid}`;
+const ip = (...args: string[]): string => execFileSync('ip', args, { encoding: 'utf8' });
+const logged: string[] = [];
+let engine: DataPlaneEngine;
+let context: NetdevContext;
+
+before(async () => {
+  await build();
+  newNetworkNamespace();
+  ip('netns', 'add', PEER);
+  const note = (text: string): void => {
+    logged.push(text);
+  };
+  engine = createEngine({ onUpcall: () => {}, log: (level, text) => note(`${level} ${text}`) });
+  context = {
+    engine,
+    vhostSockDir: '/nonexistent',
+    log: { info: note, warn: note, err: note, dbg: note },
+  };
+});
+after(async () => {
+  await engine.close();
+  ip('netns', 'del', PEER);
+});
+
+function connect(a: Netdev, b: Netdev): void {
+  for (const [from, to] of [
+    [a, b],
+    [b, a],
+  ] as const) {
+    const { key, mask } = Rig.matchPort(from.port);
+    engine.putFlow(key, mask, Uint32Array.of(ACT_OUTPUT | (2 << 16), to.port, ACT_END | (1 << 16)));
+  }
+}
+
+function addVeth(): void {
+  ip('link', 'add', 'v0', 'type', 'veth', 'peer', 'name', 'v1', 'netns', PEER);
+  ip('link', 'set', 'v0', 'up');
+  ip('-n', PEER, 'addr', 'add', '10.9.0.2/24', 'dev', 'v1');
+  ip('-n', PEER, 'link', 'set', 'v1', 'up');
+}
+
+async function ping(): Promise<void> {
+  const child = spawn('timeout', ['20', 'ping', '-c', '5', '-i', '0.1', '-W', '2', '10.9.0.2']);
+  let output = '';
+  child.stdout.on('data', (data) => (output += data));
+  const status = await new Promise((resolve) => child.on('exit', resolve));
+  assert.equal(status, 0, output);
+}
+
+const openers: [name: string, open: NetdevOpener][] = [
+  ['system', openSystem],
+  ['afxdp', openAfxdp],
+];
+for (const [type, open] of openers) {
+  test(`${type}: traffic, an idle worker sleeps, the device comes and goes under it`, async () => {
+    addVeth();
+    const config = { type, options: {}, otherConfig: {} };
+    const device = await open({ ...config, name: 'v0' }, context);
+    const tap = await openInternal({ ...config, name: 'br0' }, context);
+    connect(device, tap);
+    ip('addr', 'add', '10.9.0.1/24', 'dev', 'br0');
+    ip('link', 'set', 'br0', 'up');
+    await ping();
+
+    await sleep(300);
+    const before = processCpuNs();
+    await sleep(1000);
+    assert.ok((processCpuNs() - before) / 1e9 < 0.05, 'idle');
+
+    ip('link', 'del', 'v0');
+    await sleep(100);
+    assert.equal(device.status().ifindex, 0);
+    addVeth();
+    for (let i = 0; i < 100 && !device.status().linkUp; i++) await sleep(20);
+    ip('neigh', 'flush', 'all');
+    await sleep(100);
+    await ping();
+    await device.close();
+    await tap.close();
+    ip('link', 'del', 'v0');
+    assert.deepEqual(
+      logged.filter((line) => /crash|trap|error/i.test(line)),
+      [],
+    );
+  });
+}

@@ -4,6 +4,7 @@
 import assert from 'node:assert/strict';
 import { spawn } from 'node:child_process';
 import { mkdirSync, writeFileSync } from 'node:fs';
+import { createServer } from 'node:net';
 import { join } from 'node:path';
 import { after, before, test } from 'node:test';
 import { setTimeout as sleep } from 'node:timers/promises';
@@ -157,6 +158,108 @@ test('our session serves ovs-vsctl on the real and on the embedded database', as
     } finally {
       client.close();
     }
+  }
+});
+
+test('managers: waiting and connecting, in clear and with TLS', async () => {
+  const { directory, ours } = peers;
+  const vsctl = (...args: string[]) =>
+    run('ovs-vsctl', [`--db=${ours.remote}`, '--no-wait', ...args]);
+  const pki = join(directory, 'pki');
+  mkdirSync(pki);
+  const openssl = (...args: string[]) => run('openssl', args);
+  const [key, cert] = [join(pki, 'key.pem'), join(pki, 'cert.pem')];
+  const made = await openssl(
+    'req',
+    '-x509',
+    '-newkey',
+    'ec',
+    '-pkeyopt',
+    'ec_paramgen_curve:prime256v1',
+    '-nodes',
+    '-subj',
+    '/CN=test',
+    '-days',
+    '2',
+    '-keyout',
+    key,
+    '-out',
+    cert,
+  );
+  assert.equal(made.code, 0, made.stderr);
+  const received: string[] = [];
+  const controller = createServer((socket) => {
+    socket.on('data', (chunk) => received.push(String(chunk)));
+    socket.on('error', () => {});
+    socket.write('{"id":7,"method":"list_dbs","params":[]}');
+  }).listen(0, '127.0.0.1');
+  await new Promise((resolve) => controller.once('listening', resolve));
+  const { port } = controller.address() as { port: number };
+  const targets = [
+    `tcp:127.0.0.1:${port}`,
+    'ptcp:0:127.0.0.1',
+    'pssl:0:127.0.0.1',
+    'tcp:127.0.0.1:1',
+  ];
+  try {
+    assert.equal((await vsctl('set-ssl', key, cert, cert)).code, 0);
+    assert.equal((await vsctl('set-manager', ...targets)).code, 0);
+    await until(
+      () => received.join('').includes('["_Server","Open_vSwitch"]'),
+      'active connection',
+    );
+    const status = async (target: string, column: string) =>
+      (await vsctl('get', 'Manager', target, column)).stdout;
+    await until(
+      async () => (await status('ptcp:0:127.0.0.1', 'status')).includes('bound_port'),
+      'status',
+    );
+    const portOf = async (target: string) =>
+      /bound_port="(\d+)"/.exec(await status(target, 'status'))![1];
+    const plain = await run('ovsdb-client', [
+      'list-dbs',
+      `tcp:127.0.0.1:${await portOf('ptcp:0:127.0.0.1')}`,
+    ]);
+    assert.equal(plain.stdout.trim(), 'Open_vSwitch\n_Server');
+    const secure = `ssl:127.0.0.1:${await portOf('pssl:0:127.0.0.1')}`;
+    const tls = ['-p', key, '-c', cert, '-C', cert];
+    const encrypted = await run('ovsdb-client', [...tls, 'list-dbs', secure]);
+    assert.equal(encrypted.stdout.trim(), 'Open_vSwitch\n_Server', encrypted.stderr);
+    const refused = await run('ovsdb-client', [
+      '-p',
+      'none',
+      '-c',
+      'none',
+      '-C',
+      cert,
+      '--timeout=3',
+      'list-dbs',
+      secure,
+    ]);
+    assert.notEqual(refused.code, 0);
+    const client = new OvsdbClient({
+      remote: secure,
+      tls: { privateKey: key, certificate: cert, caCert: cert },
+      onChange: () => {},
+      lock: 'somebody',
+    });
+    client.start();
+    await until(() => client.lockState === 'held', 'our session over TLS');
+    client.close();
+    assert.equal(await status(targets[0]!, 'is_connected'), 'true\n');
+    assert.match(await status(targets[0]!, 'status'), /state=ACTIVE/);
+    assert.match(
+      await status('tcp:127.0.0.1:1', 'status'),
+      /last_error="Connection refused".*state=(BACKOFF|CONNECTING)/,
+    );
+    await vsctl('del-manager');
+    await until(
+      async () =>
+        (await run('ovsdb-client', ['--timeout=3', ...tls, 'list-dbs', secure])).code !== 0,
+      'end',
+    );
+  } finally {
+    controller.close();
   }
 });
 

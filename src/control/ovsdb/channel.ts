@@ -7,6 +7,7 @@ import type { Duplex } from 'node:stream';
 import { type Json, JsonError, jsonEqual, parseJson } from '../../wire/ovsdb/json.ts';
 import { formatRpc, parseRpc, type RpcMessage } from '../../wire/ovsdb/rpc.ts';
 import { JsonSplitter } from '../../wire/ovsdb/splitter.ts';
+import { errorText } from './log.ts';
 
 export interface ChannelOptions {
   /** Milliseconds of silence before a probe; 0 = never. */
@@ -37,7 +38,7 @@ export class Channel {
     stream.on('data', (chunk: Buffer) => this.#receive(chunk));
     stream.on('end', () => this.close('connection closed by peer'));
     stream.on('close', () => this.close('connection closed'));
-    stream.on('error', (error) => this.close(error.message));
+    stream.on('error', (error) => this.close(errorText(error)));
     stream.on('drain', () => {
       if (this.#closed) return;
       this.#options.onDrain?.();

@@ -10,13 +10,17 @@ import { type DatabaseSchema, parseSchema } from '../../wire/ovsdb/schema.ts';
 import { Transaction } from '../../wire/ovsdb/transaction.ts';
 import { type Listener, listenOvsdb } from './listen.ts';
 import { type Log, silentLog } from './log.ts';
-import { OvsdbServer } from './server.ts';
+import { Managers } from './managers.ts';
+import { OvsdbServer, type ServedDatabase } from './server.ts';
 import { Storage } from './storage.ts';
 
 export interface EmbeddedOptions {
   /** Database file, for example /etc/openvswitch/conf.db; made if it is not there. */
   file: string;
-  /** Passive remotes: 'punix:/run/openvswitch/db.sock', 'ptcp:6640:127.0.0.1'. */
+  /**
+   * Passive remotes, 'punix:/run/openvswitch/db.sock' or 'ptcp:6640:127.0.0.1'; the managers of table Manager are
+   * connected without being asked for, as ovs-ctl starts ovsdb-server.
+   */
   sockets: readonly string[];
   log?: Log;
   /** Default: the vswitch schema that comes with xvio. */
@@ -91,18 +95,24 @@ export async function startEmbedded(options: EmbeddedOptions): Promise<Embedded>
   const storage = new Storage({ file: options.file, schema, log });
   const server = new OvsdbServer(log);
   const listeners: Listener[] = [];
+  const served: ServedDatabase = {
+    database: storage.database,
+    append: (changes, comments, durable) => storage.append(changes, comments, durable),
+    applied: (changes) => {
+      storage.compactIfWorthwhile();
+      managers.changed(changes);
+    },
+  };
+  const managers = new Managers(server, served, log);
   const close = async () => {
+    managers.close();
     for (const listener of listeners) listener.close();
     server.close();
     storage.close();
   };
   try {
     ensureRoot(storage);
-    server.addDatabase({
-      database: storage.database,
-      append: (changes, comments, durable) => storage.append(changes, comments, durable),
-      applied: () => storage.compactIfWorthwhile(),
-    });
+    server.addDatabase(served);
     for (const remote of options.sockets) {
       const accept = ({
         stream,
@@ -114,6 +124,7 @@ export async function startEmbedded(options: EmbeddedOptions): Promise<Embedded>
       }) => server.accept(stream, rest);
       listeners.push(await listenOvsdb(remote, accept, log));
     }
+    managers.start();
   } catch (error) {
     await close();
     throw error;

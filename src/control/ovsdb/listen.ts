@@ -1,10 +1,12 @@
-// Sockets of the OVSDB server: punix:PATH and ptcp:PORT[:HOST] (ovsdb(7), "Passive Connection Methods").
+// Sockets of the OVSDB server: punix:PATH, ptcp:PORT[:HOST], pssl:PORT[:HOST] (ovsdb(7), "Passive Connection Methods").
 
 import { chmodSync, mkdirSync, rmSync } from 'node:fs';
 import { createServer, type Server, type Socket } from 'node:net';
 import { dirname } from 'node:path';
+import { createServer as createTlsServer } from 'node:tls';
 import { unixListen } from '../../sys/unix.ts';
 import type { Log } from './log.ts';
+import { readTls, type TlsFiles } from './remote.ts';
 
 export interface Listener {
   readonly remote: string;
@@ -69,18 +71,23 @@ async function listenTcp(
   remote: string,
   rest: string,
   onAccept: (accepted: Accepted) => void,
+  tls: TlsFiles | undefined,
 ): Promise<Listener> {
   const match = /^(\d*)(?::(?:\[(.*)\]|(.*)))?$/.exec(rest);
   if (!match) throw new Error(`${remote}: bad port or address`);
   const host = match[2] ?? match[3] ?? '0.0.0.0';
-  const server = createServer((stream) => {
+  const accept = (stream: Socket) => {
     stream.setNoDelay(true);
     onAccept({
       stream,
-      name: `tcp:${stream.remoteAddress}:${stream.remotePort}`,
+      name: `${tls ? 'ssl' : 'tcp'}:${stream.remoteAddress}:${stream.remotePort}`,
       probeIntervalMs: TCP_PROBE_INTERVAL_MS,
     });
-  });
+  };
+  // As everywhere in Open vSwitch, both sides show a certificate of the same authority.
+  const server = tls
+    ? createTlsServer({ ...readTls(tls), requestCert: true, rejectUnauthorized: true }, accept)
+    : createServer(accept);
   await started(server, () => server.listen(Number(match[1] || 6640), host));
   const address = server.address();
   return {
@@ -95,11 +102,13 @@ export async function listenOvsdb(
   remote: string,
   onAccept: (accepted: Accepted) => void,
   log: Log,
+  tls: TlsFiles = {},
 ): Promise<Listener> {
   const [, method, rest] = /^(\w+):(.*)$/.exec(remote) ?? [];
   try {
     if (method === 'punix') return await listenUnix(remote, rest!, onAccept);
-    if (method === 'ptcp') return await listenTcp(remote, rest!, onAccept);
+    if (method === 'ptcp') return await listenTcp(remote, rest!, onAccept, undefined);
+    if (method === 'pssl') return await listenTcp(remote, rest!, onAccept, tls);
   } catch (error) {
     log.err(`${remote}: listen failed: ${(error as Error).message}`);
     throw error;

@@ -12,6 +12,15 @@ export interface TlsFiles {
   caCert?: string | undefined;
 }
 
+/** The files' contents as node:tls takes them. Throws if one cannot be read. */
+export function readTls(files: TlsFiles): { key?: Buffer; cert?: Buffer; ca?: Buffer } {
+  return {
+    ...(files.privateKey ? { key: readFileSync(files.privateKey) } : {}),
+    ...(files.certificate ? { cert: readFileSync(files.certificate) } : {}),
+    ...(files.caCert ? { ca: readFileSync(files.caCert) } : {}),
+  };
+}
+
 /** sockaddr_un has room for 108 bytes; a longer path goes through a descriptor of its directory. */
 const SUN_PATH_BYTES = 107;
 
@@ -45,18 +54,13 @@ export function openRemote(remote: string, tls: TlsFiles = {}): Duplex {
       return connectUnix(rest!);
     case 'tcp':
       return connect(parseAddress(rest!)).setNoDelay(true);
-    case 'ssl': {
-      const read = (file: string | undefined) =>
-        file === undefined ? undefined : readFileSync(file);
+    case 'ssl':
       return connectTls({
         ...parseAddress(rest!),
-        key: read(tls.privateKey),
-        cert: read(tls.certificate),
-        ca: read(tls.caCert),
+        ...readTls(tls),
         // Certificates of Open vSwitch's PKI name no hosts; the certificate authority is what is trusted.
         checkServerIdentity: () => undefined,
       });
-    }
     default:
       throw new Error(`${remote}: Address family not supported by protocol`);
   }

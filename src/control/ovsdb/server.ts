@@ -27,7 +27,7 @@ export interface ServedDatabase {
   /** Makes changes permanent before they are applied. Throws OvsdbError, and the transaction fails with it. */
   readonly append?: (changes: ChangeSet, comments: readonly string[], durable: boolean) => void;
   /** After a commit. */
-  readonly applied?: () => void;
+  readonly applied?: (changes: ChangeSet) => void;
 }
 
 /** A "transact" request that has not been answered. */
@@ -151,21 +151,37 @@ export class OvsdbServer implements SessionHost {
     const { transaction, results, durable } = execution;
     let changes: ChangeSet;
     try {
-      changes = transaction.prepare();
-      if (changes.length > 0) served.append?.(changes, transaction.comments, durable);
+      changes = this.#commit(served, transaction, durable);
     } catch (error) {
       if (!(error instanceof OvsdbError)) throw error;
       session.finished(pending, [...results, error.toJson()]);
       return false;
     }
-    transaction.apply();
-    if (changes.length > 0) {
-      for (const other of this.#sessions) other.changed(served, changes);
-      served.applied?.();
-    }
     session.finished(pending, results);
     if (changes.length > 0) for (const other of this.#sessions) other.flushIfIdle();
     return changes.length > 0;
+  }
+
+  /** Makes a transaction permanent, applies it and has the monitors remember it. Throws OvsdbError. */
+  #commit(served: ServedDatabase, transaction: Transaction, durable: boolean): ChangeSet {
+    const changes = transaction.prepare();
+    if (changes.length > 0) served.append?.(changes, transaction.comments, durable);
+    transaction.apply();
+    if (changes.length > 0) {
+      for (const session of this.#sessions) session.changed(served, changes);
+      served.applied?.(changes);
+    }
+    return changes;
+  }
+
+  /** Executes operations of the server itself. Throws OvsdbError. */
+  update(served: ServedDatabase, operations: readonly Json[]): void {
+    const params = [served.database.schema.name, ...operations];
+    const execution = execute(served.database, params, { elapsedMs: 0 });
+    if (execution.kind !== 'done') throw new OvsdbError('ovsdb error', stringifyJson(operations));
+    if (this.#commit(served, execution.transaction, false).length === 0) return;
+    for (const session of this.#sessions) session.flushIfIdle();
+    this.#retryBlocked();
   }
 
   #announce(served: ServedDatabase, changes: ChangeSet): void {

@@ -36,6 +36,8 @@ const MONITOR_VERSIONS: Readonly<Record<string, MonitorVersion>> = {
 
 export class Session implements LockClient {
   readonly name: string;
+  /** Called once, when the connection has ended. */
+  onClose: ((reason: string) => void) | undefined;
   readonly #host: SessionHost;
   readonly #channel: Channel;
   readonly #monitors: Monitor[] = [];
@@ -292,5 +294,6 @@ export class Session implements LockClient {
     this.#monitors.length = 0;
     this.#host.locks.releaseAll(this);
     this.#host.sessionClosed(this, reason);
+    this.onClose?.(reason);
   }
 }

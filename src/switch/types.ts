@@ -109,6 +109,8 @@ export interface Bridge {
   wantsPacketInOnMiss?: boolean;
   /** OFPTC11_TABLE_MISS_* of a table: 0 default, 1 continue, 2 drop. Set by the OpenFlow front-end. */
   tableMissConfig?: ((table: number) => number) | undefined;
+  /** Forgets the tracked connections of a zone. Absent while there is no connection tracking: nothing to forget. */
+  ctFlush?(zone: number): void;
   /** Milliseconds, the engine's clock. */
   nowMs(): number;
 }

@@ -4,8 +4,10 @@
 import assert from 'node:assert/strict';
 import { describe, it } from 'node:test';
 import { changeAsync, defaultAsync, packetInBit } from '../../src/control/openflow/asyncConfig.ts';
+import { FlowModLog } from '../../src/control/openflow/flowModLog.ts';
 import { FramingError, MessageSplitter } from '../../src/control/openflow/framing.ts';
 import { Pinsched } from '../../src/control/openflow/pinsched.ts';
+import { ReplyPacker } from '../../src/control/openflow/replyPacker.ts';
 import { TlvTable } from '../../src/control/openflow/tlvTable.ts';
 import { parseTarget } from '../../src/control/openflow/vconn.ts';
 import {
@@ -151,6 +153,62 @@ describe('masks of asynchronous messages', () => {
     assert.equal(changed[1].portStatus, 0);
     const old = changeAsync(defaultAsync(4), [{ packetIn: 2 }, {}], 4);
     assert.equal(old[0].packetIn & packetInBit('packet_out'), packetInBit('packet_out'));
+  });
+});
+
+describe('log of flow-mods', () => {
+  it('comes ten seconds after the first, then not for a minute', () => {
+    let nowMs = 0;
+    const lines: string[] = [];
+    const log = new FlowModLog(
+      (text) => lines.push(text),
+      () => nowMs,
+    );
+    log.note('add');
+    nowMs = 3000;
+    log.note('add');
+    log.note('delete');
+    log.run();
+    assert.deepEqual(lines, []);
+    nowMs = 10_000;
+    log.run();
+    assert.deepEqual(lines, ['3 flow_mods in the 3 s starting 10 s ago (2 adds, 1 deletes)']);
+    nowMs = 20_000;
+    log.note('modify');
+    nowMs = 69_000;
+    log.run();
+    assert.equal(lines.length, 1);
+    nowMs = 70_000;
+    log.run();
+    assert.equal(lines[1], '1 flow_mods 50 s ago (1 modifications)');
+  });
+});
+
+describe('packing of replies', () => {
+  it('fills each message', () => {
+    const sent: Uint8Array[] = [];
+    const packer = new ReplyPacker(16, (bytes) => sent.push(bytes));
+    const message = (sizes: number[]) => {
+      const bytes = Buffer.alloc(16 + sizes.reduce((sum, size) => sum + size, 0));
+      bytes[0] = 4;
+      let at = 16;
+      for (const size of sizes) {
+        bytes.writeUInt16BE(size, at);
+        at += size;
+      }
+      return bytes;
+    };
+    packer.add(message([30_000, 30_000]));
+    packer.add(message([6000, 5519]));
+    packer.add(message([]));
+    packer.finish();
+    assert.deepEqual(
+      sent.map((bytes) => [bytes.length, (bytes[2] << 8) | bytes[3], bytes[11]]),
+      [
+        [60_016, 60_016, 1],
+        [11_535, 11_535, 0],
+      ],
+    );
   });
 });
 

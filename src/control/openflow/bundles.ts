@@ -11,8 +11,8 @@ import { applyPortMod, checkPortMod } from './portHandlers.ts';
 
 const OFPBF_ATOMIC = 1;
 const EXPIRY_INTERVAL_MS = 1000;
-/** A bundle holds the memory of its messages until it is committed. */
-const MAX_MESSAGES = 1_000_000;
+/** A bundle holds the memory of its messages until it is committed: about a million flows. */
+const MAX_BYTES = 256 << 20;
 const QUOTE_BYTES = 512;
 const LATE_ERRORS: ReadonlySet<string> = new Set(['OFPBAC_BAD_OUT_GROUP', 'OFPMMFC_INVALID_METER']);
 
@@ -32,6 +32,8 @@ interface Bundle {
   /** Start of the message that made it. */
   head: Uint8Array;
   entries: Entry[];
+  /** Of all messages, as received. */
+  bytes: number;
 }
 
 /** The bundles of one connection. */
@@ -106,7 +108,11 @@ export class BundleSet {
     }
     if (!this.#bundles.has(message.bundleId)) this.#open(message.bundleId, message.flags, request);
     const bundle = this.#writable(message.bundleId, message.flags);
-    if (bundle.entries.length >= MAX_MESSAGES) throw new OfError('OFPBFC_MSG_TOO_MANY');
+    bundle.bytes += request.bytes.length;
+    if (bundle.bytes > MAX_BYTES) {
+      this.#bundles.delete(message.bundleId);
+      throw new OfError('OFPBFC_MSG_TOO_MANY');
+    }
     bundle.usedMs = performance.now();
     bundle.entries.push({ message: inner, xid: request.xid, head: head(request) });
   }
@@ -118,6 +124,7 @@ export class BundleSet {
       usedMs: performance.now(),
       head: head(request),
       entries: [],
+      bytes: 0,
     });
     if (this.#timer === undefined) {
       this.#timer = setInterval(() => this.#expire(), EXPIRY_INTERVAL_MS);
@@ -210,9 +217,8 @@ export function groupError(command: number): OfError {
 export function countFlowMod(conn: Ofconn, message: Message): void {
   if (message.type !== 'flow_mod') return;
   const { command } = message.flowMod;
-  if (command === 'add') conn.flowMods.add++;
-  else if (command.startsWith('modify')) conn.flowMods.modify++;
-  else conn.flowMods.delete++;
+  const kind = command === 'add' ? 'add' : command.startsWith('modify') ? 'modify' : 'delete';
+  conn.flowMods.note(kind);
 }
 
 /** Enough of the message for the error that may have to quote it. */

@@ -28,7 +28,7 @@ import { ALL_VERSIONS } from './versions.ts';
 /** ovs-ofctl may stay silent while its user reads. */
 const MGMT_PROBE_MS = 60_000;
 const DEFAULT_BUNDLE_IDLE_TIMEOUT_MS = 10_000;
-const LOG_FLOW_MODS_MS = 10_000;
+const LOG_FLOW_MODS_MS = 1000;
 
 export interface ConnmgrOptions {
   bridge: Bridge;
@@ -100,7 +100,7 @@ export class Connmgr implements OfSwitch {
     bridge.onPacketIn = (packet, controllerId) => this.#announcer.packetIn(packet, controllerId);
     this.#expiry = startExpiry(this.tables);
     this.#flowModLog = setInterval(() => {
-      for (const { conn } of this.#peers.values()) conn.logFlowMods();
+      for (const { conn } of this.#peers.values()) conn.flowMods.run();
     }, LOG_FLOW_MODS_MS);
     this.#flowModLog.unref();
   }
@@ -324,6 +324,7 @@ export class Connmgr implements OfSwitch {
       bundles: (of) => new BundleSet(this, of),
       monitors: (of) => new FlowMonitors(this, of, this.#changes),
       log: this.log,
+      nowMs: () => this.bridge.nowMs(),
     });
     const onDrop = () => {
       this.#packetInsDropped++;

@@ -174,6 +174,19 @@ const handlers: HandlerTable = {
     );
   },
 
+  resume() {
+    // No packet waits to be resumed: nothing in this switch pauses yet, so nobody has a continuation of ours.
+    throw new OfError('NXR_NOT_SUPPORTED');
+  },
+
+  ct_flush_zone(ofSwitch, _request, { zone }) {
+    ofSwitch.bridge.ctFlush?.(zone);
+  },
+
+  ct_flush(ofSwitch, _request, { zone }) {
+    ofSwitch.bridge.ctFlush?.(zone);
+  },
+
   // ---- the connection's own settings
 
   role_request(ofSwitch, request, { role, generationId, nxt }) {

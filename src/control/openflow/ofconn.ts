@@ -4,10 +4,17 @@
 // that one still gets its echo requests answered.
 
 import { decode, encode } from '../../wire/openflow/message.ts';
-import type { AsyncMasks, Message, PacketInFormat, Role } from '../../wire/openflow/messages.ts';
+import type {
+  AsyncMasks,
+  Message,
+  MessageType,
+  PacketInFormat,
+  Role,
+} from '../../wire/openflow/messages.ts';
 import { OfError, type OfVersion } from '../../wire/openflow/types.ts';
 import { type AsyncConfig, defaultAsync, noAsync } from './asyncConfig.ts';
 import type { BundleSet } from './bundles.ts';
+import { FlowModLog } from './flowModLog.ts';
 import type { FlowMonitors } from './monitors.ts';
 import type { Rconn } from './rconn.ts';
 import type { Log } from './vconn.ts';
@@ -45,6 +52,7 @@ export interface OfconnOptions {
   bundles: (conn: Ofconn) => BundleSet;
   monitors: (conn: Ofconn) => FlowMonitors;
   log: Log;
+  nowMs: () => number;
 }
 
 export class Ofconn {
@@ -62,7 +70,7 @@ export class Ofconn {
   /** NXT_FLOW_MOD_TABLE_ID. */
   tableId = false;
   async: AsyncConfig;
-  readonly flowMods = { add: 0, delete: 0, modify: 0 };
+  readonly flowMods: FlowModLog;
   readonly #options: OfconnOptions;
   #queue: Uint8Array[] = [];
   #queueBytes = 0;
@@ -78,6 +86,10 @@ export class Ofconn {
     this.missSendLen = options.type === 'primary' ? DEFAULT_MISS_SEND_LEN : 0;
     this.async = options.enableAsync ? defaultAsync(this.version) : noAsync();
     this.#options = options;
+    this.flowMods = new FlowModLog(
+      (text) => options.log.info(`${rconn.name}: ${text}`),
+      options.nowMs,
+    );
     this.bundles = options.bundles(this);
     this.monitors = options.monitors(this);
   }
@@ -125,11 +137,11 @@ export class Ofconn {
   }
 
   /** OFPT_ERROR about `request`, which it quotes. */
-  sendError(code: string, request: Uint8Array): void {
+  sendError(code: string, request: Uint8Array, type?: MessageType): void {
     const view = new DataView(request.buffer, request.byteOffset, request.byteLength);
     const data = request.subarray(0, ERROR_DATA_BYTES);
     this.#options.log.info(
-      `${this.rconn.name}: sending ${code} error reply to message of type ${request[1]}`,
+      `${this.rconn.name}: sending ${code} error reply to ${messageName(type)} message`,
     );
     for (const part of encode(this.version, view.getUint32(4), { type: 'error', code, data })) {
       this.rconn.send(part);
@@ -155,22 +167,7 @@ export class Ofconn {
     this.#queueBytes = 0;
     this.bundles.close();
     this.monitors.close();
-    this.logFlowMods();
-  }
-
-  /** Says how many flow-mods there were since the last time. */
-  logFlowMods(): void {
-    const { add, delete: deletes, modify } = this.flowMods;
-    const total = add + deletes + modify;
-    if (total === 0) return;
-    const parts: string[] = [];
-    if (add > 0) parts.push(`${add} adds`);
-    if (deletes > 0) parts.push(`${deletes} deletes`);
-    if (modify > 0) parts.push(`${modify} modifications`);
-    this.#options.log.info(`${this.rconn.name}: ${total} flow_mods (${parts.join(', ')})`);
-    this.flowMods.add = 0;
-    this.flowMods.delete = 0;
-    this.flowMods.modify = 0;
+    this.flowMods.flush();
   }
 
   async #run(): Promise<void> {
@@ -203,30 +200,32 @@ export class Ofconn {
 
   /** A promise only if the handler has to wait. */
   #handle(bytes: Uint8Array): Promise<void> | undefined {
+    let type: MessageType | undefined;
     try {
       if (bytes[1] === OFPT_ECHO_REQUEST) {
         this.#echo(bytes);
         return undefined;
       }
       const { xid, version, message } = decode(bytes, { tableId: this.tableId });
+      type = message.type;
       const request: Request = { conn: this, xid, version, bytes };
       const waiting = this.#options.handle(request, message);
-      return waiting?.catch((error) => this.#failed(error, bytes));
+      return waiting?.catch((error) => this.#failed(error, bytes, type));
     } catch (error) {
-      this.#failed(error, bytes);
+      this.#failed(error, bytes, type);
       return undefined;
     }
   }
 
-  #failed(error: unknown, bytes: Uint8Array): void {
+  #failed(error: unknown, bytes: Uint8Array, type: MessageType | undefined): void {
     if (this.#closed) return;
     if (error instanceof OfError) {
-      this.sendError(error.code, bytes);
+      this.sendError(error.code, bytes, type);
       return;
     }
     // A fault of ours, provoked by this message: its sender hears of it, nobody else does.
     this.#options.log.err(`${this.rconn.name}: ${(error as Error)?.stack ?? error}`);
-    this.sendError('OFPBRC_EPERM', bytes);
+    this.sendError('OFPBRC_EPERM', bytes, type);
   }
 
   #echo(bytes: Uint8Array): void {
@@ -234,4 +233,11 @@ export class Ofconn {
     reply[1] = OFPT_ECHO_REPLY;
     this.rconn.send(reply);
   }
+}
+
+/** OFPT_FLOW_MOD, OFPST_PORT_STATS_REQUEST …: names for people. */
+function messageName(type: MessageType | undefined): string {
+  if (type === undefined) return 'invalid';
+  const prefix = /_(stats|desc|features)_request$|^aggregate|^desc/.test(type) ? 'OFPST' : 'OFPT';
+  return `${prefix}_${type.toUpperCase()}`;
 }

@@ -95,36 +95,51 @@ function isServed(path: string): Promise<boolean> {
   });
 }
 
+interface DemoGuest {
+  guest: Guest;
+  thread: GuestThread | undefined;
+  own: number;
+  other: number;
+}
+
 function startGuests(options: DemoOptions): { close(): Promise<void> } {
-  const threads: GuestThread[] = [];
-  const make = (path: string, mode: 'server' | 'client', own: number, other: number): Guest => {
-    const guest = new Guest({ path, mode, memoryBytes: 16 << 20 });
-    guest.onChange = () => {
-      if (guest.connections !== 1 || guest.frontend === undefined) return;
-      const thread = new GuestThread(guest);
-      threads.push(thread);
-      thread.setTraffic(0, {
-        send: true,
-        sourceMac: `52:54:00:00:00:0${own}`,
-        destinationMac: `52:54:00:00:00:0${other}`,
-        sourceIp: `192.0.2.${own}`,
-        destinationIp: `192.0.2.${other}`,
-        flows: 16,
-        perMs: options.rate / 1000,
-        batch: 16,
-      });
+  const traffic = ({ own, other }: DemoGuest) => ({
+    send: true,
+    sourceMac: `52:54:00:00:00:0${own}`,
+    destinationMac: `52:54:00:00:00:0${other}`,
+    sourceIp: `192.0.2.${own}`,
+    destinationIp: `192.0.2.${other}`,
+    flows: 16,
+    perMs: options.rate / 1000,
+    batch: 16,
+  });
+  const make = (path: string, mode: 'server' | 'client', own: number, other: number): DemoGuest => {
+    const demo: DemoGuest = {
+      guest: new Guest({ path, mode, memoryBytes: 16 << 20 }),
+      thread: undefined,
+      own,
+      other,
     };
-    guest.open();
-    return guest;
+    demo.guest.onChange = () => {
+      if (demo.thread || demo.guest.connections === 0) return;
+      demo.thread = new GuestThread(demo.guest);
+      // Both have to listen before anybody talks, or the first packets find full rings.
+      if (guests.every(({ thread }) => thread)) setTimeout(talk, 500);
+    };
+    return demo;
+  };
+  const talk = (): void => {
+    for (const demo of guests) demo.thread?.setTraffic(0, traffic(demo));
   };
   const guests = [
     make(join(options.rundir, 'vm1.sock'), 'server', 1, 2),
     make(join(options.rundir, DEMO_SERVER_PORT), 'client', 2, 1),
   ];
+  for (const { guest } of guests) guest.open();
   return {
     close: async () => {
-      await Promise.allSettled(threads.map((thread) => thread.close()));
-      for (const guest of guests) guest.close();
+      await Promise.allSettled(guests.map(({ thread }) => thread?.close()));
+      for (const { guest } of guests) guest.close();
     },
   };
 }

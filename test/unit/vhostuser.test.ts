@@ -4,6 +4,7 @@
 import assert from 'node:assert/strict';
 import { describe, it } from 'node:test';
 import { step } from '../../src/port/vhostuser/backend.ts';
+import { packedPosition } from '../../src/port/vhostuser/packedPosition.ts';
 import { plan } from '../../src/port/vhostuser/plan.ts';
 import { isRunning } from '../../src/port/vhostuser/regions.ts';
 import {
@@ -418,5 +419,39 @@ describe('log and inflight', () => {
     refused(state, M.SET_INFLIGHT_FD, set(8320n, 256, MiB), [file(MiB)], /beyond/);
     refused(state, M.SET_INFLIGHT_FD, set(8320n, 128), [file(MiB)], /ring 0 has 256/);
     assert.ok(ok(state, M.SET_INFLIGHT_FD, set(8320n), [file(MiB)]).inflight);
+  });
+});
+
+describe('position of a packed ring', () => {
+  /** A device and a driver that both go round a ring of `size` one-descriptor chains. */
+  function ringAfter(size: number, given: number, returned: number): DataView {
+    const view = new DataView(new ArrayBuffer(size * 16));
+    const wrap = (at: number) => (Math.floor(at / size) & 1) === 0;
+    for (let at = 0; at < given; at++) {
+      const flags = wrap(at) ? 0x80 : 0x8000;
+      view.setUint16((at % size) * 16 + 14, flags, true);
+      // The device gives back at once what the driver will need again.
+      if (at < returned) view.setUint16((at % size) * 16 + 14, wrap(at) ? 0x8080 : 0, true);
+    }
+    return view;
+  }
+
+  it('is found in every state of rings of up to 5 descriptors', () => {
+    for (let size = 1; size <= 5; size++) {
+      for (let returned = 0; returned <= size * 5; returned++) {
+        for (let given = returned; given <= returned + size; given++) {
+          const expected =
+            (returned % size) | ((Math.floor(returned / size) & 1) === 0 ? 0x8000 : 0);
+          const found = packedPosition(ringAfter(size, given, returned), 0, size);
+          assert.equal(found, expected, `size ${size}, ${given} given, ${returned} returned`);
+        }
+      }
+    }
+  });
+
+  it('is unknown with chains of several descriptors', () => {
+    const view = ringAfter(4, 2, 0);
+    view.setUint16(14, view.getUint16(14, true) | 1, true);
+    assert.equal(packedPosition(view, 0, 4), undefined);
   });
 });

@@ -19,6 +19,7 @@ import type { Engine } from '../../engine/types.ts';
 import {
   has,
   VHOST_F_LOG_ALL,
+  VIRTIO_F_IN_ORDER,
   VIRTIO_F_VERSION_1,
   VIRTIO_NET_F_GUEST_CSUM,
   VIRTIO_NET_F_GUEST_ECN,
@@ -30,6 +31,7 @@ import {
 import { withBases } from './backend.ts';
 import { GuestMemory } from './guestMemory.ts';
 import { writeInflightHeader } from './inflight.ts';
+import { packedPosition } from './packedPosition.ts';
 import { isAttached, plan } from './plan.ts';
 import { locateRing } from './regions.ts';
 import { type BackendState, initialState, isEnabled, isPacked } from './state.ts';
@@ -166,7 +168,7 @@ export class VhostDevice {
       const features = state.features ?? 0n;
       const long = has(features, VIRTIO_F_VERSION_1) || has(features, VIRTIO_NET_F_MRG_RXBUF);
       set(VQ.VQ_HEADER, long ? 12 : 10);
-      const [lastAvail, lastUsed] = this.#position(state, index, used);
+      const [lastAvail, lastUsed] = this.#position(state, index, desc, used);
       set(VQ.VQ_LAST_AVAIL, lastAvail);
       set(VQ.VQ_LAST_USED, lastUsed);
       set(VQ.VQ_NOTIFY, VQ.NOTIFY_UNKNOWN);
@@ -188,11 +190,21 @@ export class VhostDevice {
   /**
    * Where the ring goes on. We give chains back in the order in which we take them, so the used index of the ring says
    * where to go on, too; if it differs from what the front-end says (its back-end died with packets in hand), it is right.
-   * Packed rings: the used half of the base is the avail half (DPDK does not send it at all).
+   * Packed rings: the used half of the base is the avail half (DPDK does not send it at all), and the flags of the
+   * descriptors say where to go on.
    */
-  #position(state: BackendState, index: number, used: number): [number, number] {
-    const { base } = state.rings[index]!;
-    if (isPacked(state)) return [base & 0xffff, base & 0xffff];
+  #position(state: BackendState, index: number, desc: number, used: number): [number, number] {
+    const { base, num } = state.rings[index]!;
+    if (isPacked(state)) {
+      const told = base & 0xffff;
+      // In order, skipped descriptors keep the flags of available ones.
+      const inOrder = has(state.features ?? 0n, VIRTIO_F_IN_ORDER);
+      const found = inOrder ? told : (packedPosition(this.#view, desc, num) ?? told);
+      if (found !== told) {
+        this.#log(`ring ${index}: base ${told}, but the ring stands at ${found}: going on there`);
+      }
+      return [found, found];
+    }
     const usedIndex = this.#view.getUint16(used + 2, true);
     if (usedIndex !== base) {
       this.#log(`ring ${index}: base ${base}, but the used index is ${usedIndex}: going on there`);

@@ -39,6 +39,7 @@ import {
   PORT_UP,
   PT_FLAGS,
   portAddress,
+  Q_BROKEN,
   Q_BUSY_NS,
   Q_PORT,
   queueAddress,
@@ -98,6 +99,7 @@ export function poll(nowNs: f64): i32 {
 
 function receive(queue: u32): i32 {
   const q = queueAddress(queue);
+  if (load<u32>(q + Q_BROKEN) !== 0) return 0;
   const packets = privateBase + PV_PACKETS;
   store<u32>(workerRecord + WK_CURRENT_RXQ, queue);
   const n = rxBurst(q, packets, BURST_MAX);
@@ -159,7 +161,8 @@ export function sleep(): bool {
   let quiet = true;
   let i: u32 = 0;
   while (i < queues && quiet) {
-    quiet = prepareSleep(queueAddress(load<u32>(workerRecord + WK_RXQ + i * 4)));
+    const q = queueAddress(load<u32>(workerRecord + WK_RXQ + i * 4));
+    quiet = load<u32>(q + Q_BROKEN) !== 0 || prepareSleep(q);
     i++;
   }
   if (quiet) {

@@ -24,6 +24,7 @@ import {
   WORKER_SIZE,
 } from '../../contract/memory.ts';
 import {
+  Q_BROKEN,
   Q_KIND,
   Q_WAIT_FD,
   QUEUE_FRAME,
@@ -164,7 +165,9 @@ export class HostLoop {
     for (let i = 0; i < queues; i++) {
       const queue = words[record + (WK_RXQ >> 2) + i]!;
       const fd = words[(queueAddress(queue) + Q_WAIT_FD) >> 2]!;
-      this.setPollfd(view, i + 1, this.faulty.has(fd) ? -1 : fd);
+      // A broken queue is not served: its descriptor would stay readable.
+      const isBroken = words[(queueAddress(queue) + Q_BROKEN) >> 2] !== 0;
+      this.setPollfd(view, i + 1, isBroken || this.faulty.has(fd) ? -1 : fd);
     }
     const timeoutMs = this.faulty.size > 0 ? FAULTY_FD_MS : SLEEP_MAX_MS;
     const ready = pollRaw(this.pollfds.address, queues + 1, timeoutMs);

@@ -3,8 +3,10 @@
 import assert from 'node:assert/strict';
 import { after, before, test } from 'node:test';
 import { ACT_END, ACT_USERSPACE, UPCALL_CONTROLLER } from '../../contract/action.ts';
-import { DROP_UPCALL_NO_FLOW } from '../../contract/drop.ts';
+import { DROP_RX_BAD_DESC, DROP_UPCALL_NO_FLOW } from '../../contract/drop.ts';
+import { FQ_ENTRIES, FQ_HEAD, FQ_MSGS } from '../../contract/frame.ts';
 import { INJECT_BASE } from '../../contract/memory.ts';
+import { QUEUE_FRAME, queueAddress } from '../../contract/port.ts';
 import { RING_DATA } from '../../contract/ring.ts';
 import { build } from '../../scripts/build.ts';
 import { createEngine, type DataPlaneEngine } from '../../src/engine/engine.ts';
@@ -24,6 +26,7 @@ interface Seen {
 let engine: DataPlaneEngine;
 const seen: Seen[] = [];
 const logged: string[] = [];
+const broken: { port: number; queue: number; reason: number }[] = [];
 let onUpcall: (upcall: Upcall) => void = () => {};
 
 before(async () => {
@@ -35,6 +38,7 @@ before(async () => {
       onUpcall(upcall);
     },
     log: (level, text) => logged.push(`${level} ${text}`),
+    onBrokenQueue: (port, queue, reason) => broken.push({ port, queue, reason }),
     debug: true,
   });
 });
@@ -227,4 +231,32 @@ test('ports and queues: numbers, limits, reuse', async () => {
   assert.equal(a % 4096, 0);
   engine.freeArena(a);
   assert.throws(() => engine.allocArena(0x20000000, 64), /no room/);
+});
+
+test('a queue on which the data plane traps again and again is reported broken; others go on', async () => {
+  const port = engine.addPort();
+  const queue = engine.addQueue(port, { direction: 'rx', index: 0, kind: QUEUE_FRAME, waitFd: -1 });
+  const q = queueAddress(queue) / 4;
+  const words = new Uint32Array(engine.memory.buffer);
+  words[q + FQ_ENTRIES / 4] = 16;
+  words[q + FQ_MSGS / 4] = 0xf0000000; // a window where nothing is mapped
+  words[q + FQ_HEAD / 4] = 1; // one frame is there
+  broken.length = 0;
+  logged.length = 0;
+  engine.attachQueue(queue);
+  await until('report', () => broken.length === 1, 5000);
+  assert.deepEqual(broken[0], { port, queue, reason: DROP_RX_BAD_DESC });
+  assert.ok(logged.every((text) => text.includes(`trapped on receive queue ${queue}`)));
+  assert.ok(logged.length >= 1 && logged.length <= 3, `${logged.length} traps`);
+  seen.length = 0;
+  engine.inject({ inPort: port, frame, actions: toController(3) });
+  await until('upcall', () => seen.length === 1);
+  await engine.removePort(port);
+  assert.equal(broken.length, 1, 'told once');
+});
+
+test('an injected packet without an input port is counted somewhere harmless', async () => {
+  const before = engine.portCounters(0).drops[DROP_UPCALL_NO_FLOW]!;
+  engine.inject({ inPort: 0xffffffff, frame });
+  await until('drop', () => engine.portCounters(0).drops[DROP_UPCALL_NO_FLOW] === before + 1);
 });

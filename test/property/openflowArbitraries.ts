@@ -328,7 +328,6 @@ const common: fc.Arbitrary<Action> = fc.oneof(
     { type: 'push_mpls', ethertype: 0x8847 },
     { type: 'pop_mpls', ethertype: 0x0800 },
     { type: 'clone', actions: [{ type: 'output', port: 3, maxLen: 0 }, { type: 'ct_clear' }] },
-    { type: 'delete_field', field: 'reg4' },
     { type: 'check_pkt_larger', pktLen: 1500, dst: { field: 'reg0', offset: 7, bits: 1 } },
     { type: 'stack_push', subfield: { field: 'reg2', offset: 3, bits: 10 } },
     { type: 'stack_pop', subfield: { field: 'metadata', offset: 3, bits: 40 } },

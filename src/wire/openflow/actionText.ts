@@ -235,7 +235,7 @@ function formatLearn(a: Action & { type: 'learn' }, options: ActionTextOptions):
 }
 
 function formatSpec(s: LearnSpec, options: ActionTextOptions): string {
-  const src = typeof s.src === 'bigint' ? `0x${s.src.toString(16)}` : formatSubfield(s.src);
+  const src = typeof s.src === 'bigint' ? hex(s.src) : formatSubfield(s.src);
   if (s.dst === undefined) return `output:${src}`;
   if (s.kind === 'load') return `load:${src}->${formatSubfield(s.dst)}`;
   const f = resolveField(fieldByName(s.dst.field), options.tlvs);

@@ -151,8 +151,8 @@ export function formatFrag(value: number, mask: number): string {
   return FRAGS.find(([, v, m]) => v === (value & mask) && m === mask)?.[0] ?? '<error>';
 }
 
-/** "0x" and digits, at least one. */
-const hex = (value: bigint): string => `0x${value.toString(16)}`;
+/** Zero has no prefix. */
+const hex = (value: bigint): string => (value === 0n ? '0' : `0x${value.toString(16)}`);
 
 /** Text of a value (bytes as in a TLV); `mask` undefined or all ones: exact. */
 export function formatField(f: Field, value: Uint8Array, mask?: Uint8Array, map?: PortMap): string {

@@ -72,6 +72,8 @@ export function formatMatch(match: Match, options: MatchTextOptions = {}): strin
     out.push(
       `packet_type=(${get16(key, K.K_PACKET_TYPE)},${hex(get16(key, K.K_PACKET_TYPE + 2))})`,
     );
+  // Only megaflows match on recirc_id, and they always know that the packet is an Ethernet frame.
+  else if (get32(mask, K.K_RECIRC_ID)) out.push('eth');
   const { skipType, skipProto } = formatProtocol(match, type, out);
   for (let i = 0; i < 16; i++) shown.hex32(`reg${i}`, F_REGS + 4 * i);
   formatTunnel(shown, match, options, out);
@@ -155,9 +157,9 @@ function formatCt(shown: Printer, { key, mask }: Match, out: string[]): void {
   shown.hex32('ct_mark', K.K_CT_MARK);
   const label = fromBytes(mask.subarray(K.K_CT_LABEL, K.K_CT_LABEL + 16));
   if (label !== 0n) {
-    const value = fromBytes(key.subarray(K.K_CT_LABEL, K.K_CT_LABEL + 16));
+    const value = hex(fromBytes(key.subarray(K.K_CT_LABEL, K.K_CT_LABEL + 16)));
     const whole = label === (1n << 128n) - 1n;
-    out.push(`ct_label=0x${value.toString(16)}${whole ? '' : `/0x${label.toString(16)}`}`);
+    out.push(`ct_label=${value}${whole ? '' : `/${hex(label)}`}`);
   }
   shown.ipv4('ct_nw_src', K.K_CT_NW_SRC);
   shown.ipv6('ct_ipv6_src', K.K_CT_IPV6_SRC);
@@ -214,9 +216,8 @@ function formatTunnel(
     const f = resolveField(FIELDS.find((x) => x.tlvIndex === t.index)!, options.tlvs);
     const m = matchMask(match, f);
     if (m === 0n) continue;
-    const value = `0x${getField(key, f).toString(16)}`;
     const whole = m === (1n << BigInt(f.bits)) - 1n;
-    out.push(`${f.name}=${value}${whole ? '' : `/0x${m.toString(16)}`}`);
+    out.push(`${f.name}=${hex(getField(key, f))}${whole ? '' : `/${hex(m)}`}`);
   }
 }
 

@@ -213,8 +213,15 @@ export function decodeNxAction(
       return { type: 'check_pkt_larger', pktLen, dst: checkDst(f, offset, 1) };
     }
     default:
-      return { type: 'delete_field', field: readActionField(r, ctx).name };
+      return deleteField(r, ctx);
   }
+}
+
+/** Only options of a tunnel can be taken away. */
+function deleteField(r: Reader, ctx: CodecContext): Action {
+  const f = readActionField(r, ctx);
+  if (f.tlvIndex === undefined) throw new OfError('OFPBAC_BAD_ARGUMENT');
+  return { type: 'delete_field', field: f.name };
 }
 
 function regLoad(r: Reader, ctx: CodecContext): Action {

@@ -47,6 +47,7 @@ export const VNET_DATA_VALID = 2;
 export const VNET_GSO_TCPV4 = 1;
 export const VNET_GSO_UDP = 3;
 export const VNET_GSO_TCPV6 = 4;
+export const VNET_GSO_UDP_L4 = 5; // datagrams of gso_size bytes with the same headers; from kernel devices only
 export const VNET_GSO_ECN = 0x80;
 
 /** Packets of one receive burst; records BURST_MAX .. POOL_MAX-1 are for clones. */

@@ -44,6 +44,7 @@ export const OFFLOAD_TSO4 = 2;
 export const OFFLOAD_TSO6 = 4;
 export const OFFLOAD_ECN = 8;
 export const OFFLOAD_UFO = 16;
+export const OFFLOAD_USO = 32;
 
 // Kinds of queue
 export const QUEUE_FREE = 0;

@@ -63,6 +63,7 @@ import {
   VNET_GSO_TCPV4,
   VNET_GSO_TCPV6,
   VNET_GSO_UDP,
+  VNET_GSO_UDP_L4,
   VNET_NEEDS_CSUM,
 } from '../../contract/packet.ts';
 import { Q_ENABLED, Q_PORT, QUEUE_SIZE } from '../../contract/port.ts';
@@ -140,14 +141,17 @@ function takeVnet(record: u32, vnet: u32, length: u32): bool {
   const start = load<u16>(vnet + 6);
   const offset = load<u16>(vnet + 8);
   if (flags & VNET_NEEDS_CSUM) {
-    if (start < ETH_HEADER || <u32>start + <u32>offset + 2 > length) return false;
+    // in the head: every later stage can complete it there
+    const head = min<u32>(length, PKT_HEAD_COPY);
+    if (start < ETH_HEADER || <u32>start + <u32>offset + 2 > head) return false;
     store<u16>(record + PKT_CSUM_START, start);
     store<u16>(record + PKT_CSUM_OFFSET, offset);
   }
   store<u8>(record + PKT_VNET_FLAGS, flags & (VNET_NEEDS_CSUM | VNET_DATA_VALID));
   if (gsoType === 0) return true;
-  const kind = gsoType & ~(<u8>VNET_GSO_ECN);
-  if (kind !== VNET_GSO_TCPV4 && kind !== VNET_GSO_TCPV6 && kind !== VNET_GSO_UDP) return false;
+  const kind = <u32>gsoType & ~VNET_GSO_ECN;
+  const tcp = kind === VNET_GSO_TCPV4 || kind === VNET_GSO_TCPV6;
+  if (!tcp && gsoType !== VNET_GSO_UDP && gsoType !== VNET_GSO_UDP_L4) return false;
   if (gsoSize === 0 || !(flags & VNET_NEEDS_CSUM)) return false;
   store<u8>(record + PKT_GSO_TYPE, gsoType);
   store<u16>(record + PKT_GSO_SIZE, gsoSize);
@@ -271,7 +275,8 @@ function putVnet(at: u32, size: u32, packet: u32): void {
   store<u8>(at + 1, gsoType);
   store<u16>(at + 4, load<u16>(packet + PKT_GSO_SIZE));
   let l4: u32 = 8;
-  if (gsoType !== VNET_GSO_UDP && <u32>start + 13 <= load<u32>(packet + PKT_HEAD_LEN)) {
+  const udp = gsoType === VNET_GSO_UDP || gsoType === VNET_GSO_UDP_L4;
+  if (!udp && <u32>start + 13 <= load<u32>(packet + PKT_HEAD_LEN)) {
     l4 = <u32>(load<u8>(load<u32>(packet + PKT_HEAD) + start + 12) >> 4) * 4;
   }
   store<u16>(at + 2, <u16>(<u32>start + l4));

@@ -2,7 +2,8 @@
 //
 //   TCP    each segment repeats the headers; sequence number, IP length and identification advance; FIN and PSH only
 //          on the last, CWR only on the first (RFC 3168, 6.1.2)
-//   UDP    ("UFO") the datagram becomes IP fragments (RFC 791, 3.2; RFC 8200, 4.5), its checksum is completed first
+//   UDP    ("USO") each segment is a datagram with headers of its own; length and checksum are set
+//          ("UFO") the datagram becomes IP fragments (RFC 791, 3.2; RFC 8200, 4.5), its checksum is completed first
 //
 // gsoBegin() reads the headers, then each gsoNext() writes the next segment into a record of its own: headers copied,
 // payload as segments that point to where the original's payload is.
@@ -23,6 +24,7 @@ import {
   VNET_GSO_TCPV4,
   VNET_GSO_TCPV6,
   VNET_GSO_UDP,
+  VNET_GSO_UDP_L4,
   VNET_NEEDS_CSUM,
 } from '../../contract/packet.ts';
 import { worker } from '../worker.ts';
@@ -51,7 +53,8 @@ const FRAGMENT_HEADER: u32 = 8;
 
 // The packet being segmented.
 let packet: u32 = 0;
-let udp: bool = false;
+let udp: bool = false; // one datagram in fragments
+let datagrams: bool = false; // many datagrams
 let partial: bool = false; // leave checksums to the peer
 let version: u32 = 0;
 let ip: u32 = 0; // offsets in the frame
@@ -76,7 +79,9 @@ let lastIdentification: u32 = 0;
 /** Offset of the payload of a GSO packet, as the header lengths say (UFO: of the UDP header). */
 export function gsoHeaderBytes(record: u32): u32 {
   const start = <u32>load<u16>(record, PKT_CSUM_START);
-  if (load<u8>(record, PKT_GSO_TYPE) === VNET_GSO_UDP) return start;
+  const type = <u32>load<u8>(record, PKT_GSO_TYPE);
+  if (type === VNET_GSO_UDP) return start;
+  if (type === VNET_GSO_UDP_L4) return start + 8;
   if (start + 20 > load<u32>(record, PKT_HEAD_LEN)) return start;
   return start + <u32>(load<u8>(load<u32>(record, PKT_HEAD) + start, 12) >> 4) * 4;
 }
@@ -90,6 +95,7 @@ export function gsoBegin(record: u32, partialOk: bool): bool {
   if (!locate(frame, headBytes) || l4 !== start) return false;
   packet = record;
   udp = type === VNET_GSO_UDP;
+  datagrams = type === VNET_GSO_UDP_L4;
   partial = partialOk;
   version = ipVersion;
   ip = l3;
@@ -105,6 +111,9 @@ export function gsoBegin(record: u32, partialOk: bool): bool {
     // Distinct for each datagram of this worker, and between workers.
     lastIdentification++;
     identification = (lastIdentification << 4) | (worker & 15);
+  } else if (datagrams) {
+    if (protocol !== PROTOCOL_UDP || l4 + 8 > headBytes) return false;
+    headerBytes = l4 + 8;
   } else {
     if (protocol !== PROTOCOL_TCP || l4 + 20 > headBytes) return false;
     if (version !== <u32>(type === VNET_GSO_TCPV4 ? 4 : type === VNET_GSO_TCPV6 ? 6 : 0))
@@ -139,6 +148,7 @@ export function gsoNext(record: u32): bool {
   takePayload(record, head + header, header, bytes);
   rest -= bytes;
   if (udp) fragment(head, bytes);
+  else if (datagrams) datagram(record, head, bytes);
   else tcpSegment(record, head, bytes);
   done += bytes;
   number++;
@@ -177,6 +187,13 @@ function takePayload(record: u32, to: u32, header: u32, bytes: u32): void {
   store<u32>(record, (entry - record - PKT_SEGS) >> 3, PKT_SEG_COUNT);
 }
 
+function datagram(record: u32, head: u32, bytes: u32): void {
+  const at = head + transport;
+  ipLength(head, headerBytes + bytes, number);
+  store16(at + 4, 8 + bytes);
+  finishSum(record, at, 6, 8 + bytes);
+}
+
 function tcpSegment(record: u32, head: u32, bytes: u32): void {
   const at = head + transport;
   const l4Bytes = headerBytes - transport + bytes;
@@ -186,13 +203,18 @@ function tcpSegment(record: u32, head: u32, bytes: u32): void {
   if (rest !== 0) flags &= ~FIN_PSH;
   if (number !== 0) flags &= ~CWR;
   store<u8>(at, <u8>flags, 13);
-  // The partial checksum covers the length of the TCP segment, as a 16-bit word of the pseudo-header.
+  finishSum(record, at, 16, l4Bytes);
+}
+
+/** Corrects the checksum `offset` bytes into the L4 header for a segment of `l4Bytes`; completes it unless the peer does. */
+function finishSum(record: u32, at: u32, offset: u32, l4Bytes: u32): void {
+  // The partial checksum covers the length of the segment, as a 16-bit word of the pseudo-header.
   const whole = load<u32>(packet, PKT_LEN) - transport;
-  const sum = adjustSum(load<u16>(at, 16), bswap<u16>(<u16>whole), bswap<u16>(<u16>l4Bytes));
-  store<u16>(at, <u16>sum, 16);
+  const sum = adjustSum(load<u16>(at + offset), bswap<u16>(<u16>whole), bswap<u16>(<u16>l4Bytes));
+  store<u16>(at + offset, <u16>sum);
   store<u8>(record, VNET_NEEDS_CSUM, PKT_VNET_FLAGS);
   store<u16>(record, <u16>transport, PKT_CSUM_START);
-  store<u16>(record, 16, PKT_CSUM_OFFSET);
+  store<u16>(record, <u16>offset, PKT_CSUM_OFFSET);
   if (!partial) completeChecksum(record);
 }
 

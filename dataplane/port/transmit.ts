@@ -30,6 +30,7 @@ import {
   VNET_GSO_ECN,
   VNET_GSO_TCPV4,
   VNET_GSO_TCPV6,
+  VNET_GSO_UDP_L4,
   VNET_NEEDS_CSUM,
 } from '../../contract/packet.ts';
 import {
@@ -38,6 +39,7 @@ import {
   OFFLOAD_TSO4,
   OFFLOAD_TSO6,
   OFFLOAD_UFO,
+  OFFLOAD_USO,
   PORT_NO_TX,
   PORT_UP,
   PT_FLAGS,
@@ -174,6 +176,7 @@ function offloadFor(gso: u32): u32 {
   const type = gso & ~VNET_GSO_ECN;
   if (type === VNET_GSO_TCPV4) return OFFLOAD_CSUM | OFFLOAD_TSO4 | ecn;
   if (type === VNET_GSO_TCPV6) return OFFLOAD_CSUM | OFFLOAD_TSO6 | ecn;
+  if (type === VNET_GSO_UDP_L4) return OFFLOAD_CSUM | OFFLOAD_USO;
   return OFFLOAD_CSUM | OFFLOAD_UFO;
 }
 

@@ -10,6 +10,7 @@ import {
   OFFLOAD_TSO4,
   OFFLOAD_TSO6,
   OFFLOAD_UFO,
+  OFFLOAD_USO,
   PORT_UP,
 } from '../../contract/port.ts';
 import { closeFd } from '../sys/fd.ts';
@@ -28,7 +29,7 @@ import {
 
 /** The kernel finishes everything, in hardware or in software. */
 export const KERNEL_OFFLOADS =
-  OFFLOAD_CSUM | OFFLOAD_TSO4 | OFFLOAD_TSO6 | OFFLOAD_ECN | OFFLOAD_UFO;
+  OFFLOAD_CSUM | OFFLOAD_TSO4 | OFFLOAD_TSO6 | OFFLOAD_ECN | OFFLOAD_UFO | OFFLOAD_USO;
 
 /** The device as it is now in the data plane; replaced when the device is made anew. */
 interface Attachment {

@@ -101,6 +101,20 @@ function addVeth(): void {
   peerIp('link', 'set', 'v1', 'up');
 }
 
+const DATAGRAM_RECEIVER = `
+import socket
+s = socket.socket(socket.AF_INET, socket.SOCK_DGRAM)
+s.bind(('10.9.0.1', 9999))
+s.settimeout(5)
+print([len(s.recv(65535)) for _ in range(6)])
+`;
+const DATAGRAM_SENDER = `
+import socket
+s = socket.socket(socket.AF_INET, socket.SOCK_DGRAM)
+s.setsockopt(17, 103, 1000)
+s.sendto(bytes(5500), ('10.9.0.1', 9999))
+`;
+
 /** Sends a tagged frame on v1 and prints tag, type and text of the one that comes back. */
 const TAGGED_ECHO = `
 import socket, struct
@@ -237,6 +251,12 @@ test('system: traffic with GSO and unfinished checksums both ways, VLANs, counte
     assert.ok((await iperf()) > 50e6);
     assert.ok((await iperf('-R')) > 50e6);
     assert.ok(seen.gso > 100 && seen.unfinished > 100, JSON.stringify(seen));
+
+    // Datagrams that the peer's kernel leaves in one piece (UDP_SEGMENT) arrive as datagrams.
+    const receiver = run('python3', '-c', DATAGRAM_RECEIVER);
+    await sleep(700);
+    await run(...inPeer('python3', '-c', DATAGRAM_SENDER));
+    assert.equal((await receiver).output, '[1000, 1000, 1000, 1000, 1000, 500]\n');
 
     // The kernel keeps the tag beside the frame: it has to come back, and go out again.
     engine.wires.set(device.port, device.port);

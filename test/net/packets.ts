@@ -17,7 +17,8 @@ function fold(sum: number): number {
   return folded;
 }
 
-function sum16(bytes: Uint8Array): number {
+/** Sum of big-endian 16-bit words, not folded. */
+export function wordSum(bytes: Uint8Array): number {
   let sum = 0;
   for (let i = 0; i < bytes.length; i++) sum += bytes[i]! << (i % 2 === 0 ? 8 : 0);
   return sum;
@@ -25,7 +26,7 @@ function sum16(bytes: Uint8Array): number {
 
 /** Folded sum of a pseudo-header (RFC 793, RFC 8200 8.1), not inverted. */
 export function pseudoSum(addresses: Uint8Array, protocol: number, length: number): number {
-  return fold(sum16(addresses) + protocol + (length & 0xffff) + (length >>> 16));
+  return fold(wordSum(addresses) + protocol + (length & 0xffff) + (length >>> 16));
 }
 
 /** An Ethernet frame 10.0.0.1 -> 10.0.0.2 or fd00::1 -> fd00::2. */
@@ -53,7 +54,7 @@ export function l4Packet(options: L4Options): Buffer {
     ip[8] = 64;
     ip[9] = number;
     addresses.copy(ip, 12);
-    ip.writeUInt16BE(~fold(sum16(ip)) & 0xffff, 10);
+    ip.writeUInt16BE(~fold(wordSum(ip)) & 0xffff, 10);
   } else {
     addresses = Buffer.alloc(32);
     addresses[0] = addresses[16] = 0xfd;
@@ -68,7 +69,7 @@ export function l4Packet(options: L4Options): Buffer {
   }
   const at = tcp ? 16 : 6;
   const pseudo = pseudoSum(addresses, number, l4.length);
-  l4.writeUInt16BE(checksum === 'partial' ? pseudo : ~fold(pseudo + sum16(l4)) & 0xffff, at);
+  l4.writeUInt16BE(checksum === 'partial' ? pseudo : ~fold(pseudo + wordSum(l4)) & 0xffff, at);
 
   const ethernet = Buffer.from([2, 0, 0, 0, 0, 2, 2, 0, 0, 0, 0, 1]);
   const vlan = Buffer.concat(

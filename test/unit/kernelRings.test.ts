@@ -6,7 +6,7 @@ import * as DROP from '../../contract/drop.ts';
 import { Q_ENABLED } from '../../contract/port.ts';
 import { FakeEngine } from '../net/fakeEngine.ts';
 import { FramePort, receive, XdpRing } from '../net/kernelRings.ts';
-import { l4Packet, pseudoSum } from '../net/packets.ts';
+import { l4Packet, pseudoSum, wordSum } from '../net/packets.ts';
 
 const NEEDS_CSUM = 1;
 const ECN = 0x80;
@@ -56,6 +56,7 @@ test('bad frames are dropped under their names, good ones beside them pass', () 
   port.deliver(bytes(1000), {}, { truncated: true });
   port.deliver(bytes(100), { flags: NEEDS_CSUM, csumStart: 10, csumOffset: 6 }); // in the Ethernet header
   port.deliver(bytes(100), { flags: NEEDS_CSUM, csumStart: 34, csumOffset: 65 }); // beyond the frame
+  port.deliver(bytes(1000), { flags: NEEDS_CSUM, csumStart: 300, csumOffset: 16 }); // beyond the head
   port.deliver(bytes(100), { flags: NEEDS_CSUM, csumStart: 34, csumOffset: 64 }); // its last two bytes
   port.deliver(bytes(100), { gsoType: 1, gsoSize: 10 }); // GSO without checksum
   port.deliver(bytes(100), { flags: NEEDS_CSUM, csumStart: 34, csumOffset: 16, gsoType: 1 }); // no size
@@ -70,7 +71,7 @@ test('bad frames are dropped under their names, good ones beside them pass', () 
   assert.deepEqual(dropsOf(port.port), {
     [DROP.DROP_RX_RUNT]: 1,
     [DROP.DROP_RX_TOO_LONG]: 1,
-    [DROP.DROP_RX_BAD_VNET]: 5,
+    [DROP.DROP_RX_BAD_VNET]: 6,
   });
 });
 
@@ -120,6 +121,41 @@ test('what the kernel left undone leaves undone again', () => {
   assert.deepEqual([...sent[1]!.subarray(0, 12)], [1, 0, 0, 0, 0, 0, 34, 0, 6, 0, 0, 0]);
   assert.deepEqual([...sent[2]!.subarray(0, 12)], [0, 0, 0, 0, 0, 0, 0, 0, 0, 0, 0, 0]);
 });
+
+for (const version of [4, 6] as const) {
+  test(`UDP GSO over IPv${version} is segmented for a port without it, and crosses whole to one with it`, () => {
+    const from = new FramePort(engine, 'packet');
+    const to = new FramePort(engine, 'tap');
+    const whole = l4Packet({ version, protocol: 'udp', payload: 2500 });
+    const l4 = version === 4 ? 34 : 54;
+    const vnet = { flags: NEEDS_CSUM, csumStart: l4, csumOffset: 6, gsoType: 5, gsoSize: 1000 };
+    from.deliver(whole, vnet);
+    engine.forwardOnly(from.rx, to.port);
+    const [crossed, ...more] = to.sent();
+    assert.equal(more.length, 0);
+    assert.ok(whole.equals(crossed!.subarray(12)));
+    assert.deepEqual([...crossed!.subarray(0, 10)], [1, 5, l4 + 8, 0, 0xe8, 3, l4, 0, 6, 0]);
+
+    engine.setPort(to.port, { offloads: 0 });
+    from.deliver(whole, vnet);
+    engine.forwardOnly(from.rx, to.port);
+    const segments = to.sent().map((bytes) => bytes.subarray(12));
+    assert.deepEqual(
+      segments.map((segment) => segment.length - l4 - 8),
+      [1000, 1000, 500],
+    );
+    let at = l4 + 8;
+    for (const segment of segments) {
+      const payload = segment.subarray(l4 + 8);
+      assert.ok(payload.equals(whole.subarray(at, at + payload.length)));
+      at += payload.length;
+      assert.equal(segment.readUInt16BE(l4 + 4), payload.length + 8);
+      const addresses = segment.subarray(version === 4 ? 26 : 22, l4);
+      const sum = pseudoSum(addresses, 17, segment.length - l4) + wordSum(segment.subarray(l4));
+      assert.equal(sum % 0xffff, 0, 'checksum');
+    }
+  });
+}
 
 test('AF_XDP: packets of one and of several frames; frames go back to the fill ring', () => {
   const ring = new XdpRing(engine, 9000);

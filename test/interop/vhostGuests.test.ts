@@ -173,6 +173,33 @@ describe('offloads', () => {
   });
 });
 
+describe('guests larger than the window space', () => {
+  it('are reached chunk by chunk', async () => {
+    for (const packed of [false, true]) {
+      const options = {
+        features: guestFeatures({ packed }),
+        memoryBytes: 3584 * 2 ** 20,
+        // 600 chunks of buffers: more than the switch keeps in reserve.
+        queueSize: 512,
+        bufferBytes: 1 << 20,
+      };
+      await withPair({ a: options, b: options }, async ({ sw, a, b, ga, gb }) => {
+        const [da, db] = [new TestDriver(ga), new TestDriver(gb)];
+        for (let round = 0; round < 12; round++) {
+          const sent = Array.from({ length: 100 }, (_, i) => udpFrame(round * 100 + i, 1400));
+          for (const frame of sent) assert.ok(da.send(frame, { cuts: [300] }));
+          const got = await db.expect(100);
+          assertFrames(
+            got.map(({ frame }) => frame),
+            sent,
+          );
+        }
+        assert.deepEqual([sw.drops(a), sw.drops(b)], [{}, {}]);
+      });
+    }
+  });
+});
+
 describe('life of a connection', () => {
   it('guests come back at any moment and go on with their rings', async () => {
     for (const packed of [false, true]) {

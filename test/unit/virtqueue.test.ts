@@ -28,6 +28,7 @@ import {
   AVAIL_F_NO_INTERRUPT,
   EVENT_DESC,
   EVENT_DISABLE,
+  NOTIFY_OFF,
   VF_LOG_ALL,
   VQ_CALL_FD,
   VQ_CALL_PENDING,
@@ -37,6 +38,7 @@ import {
   VQ_LOG,
   VQ_LOG_BYTES,
   VQ_LOG_RING,
+  VQ_NOTIFY,
 } from '../../contract/virtqueue.ts';
 import { CHUNK_SIZE, CHUNK_TOUCHED, chunkAddress } from '../../contract/window.ts';
 import { Ports, type Region } from '../net/ports.ts';
@@ -267,6 +269,7 @@ describe('dirty log', () => {
   test('split: the page of the used index, when the element is on another one', () => {
     const ring = setUp(1, { size: 1024, base: 1000 });
     startLog(ring, 0x80000 / 4 + 100);
+    ports.setU32(ring.q + VQ_NOTIFY, NOTIFY_OFF);
     ring.add([{ gpa: DATA, length: 2000 }]);
     send(frame(60));
     const first = page(ring.usedGpa);

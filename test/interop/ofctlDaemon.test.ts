@@ -3,13 +3,11 @@
 // Needs root (a network namespace for the bridges' local ports) and the built data plane.
 
 import assert from 'node:assert/strict';
-import { existsSync } from 'node:fs';
-import { join, resolve } from 'node:path';
+import { join } from 'node:path';
 import { after, before, describe, it } from 'node:test';
 import { OfController } from '../unit/ofClient.ts';
-import { OvsSide, sameOutput, startDatabase, startRealOvs } from './realOvs.ts';
+import { type OvsSide, sameOutput, startOurOvs, startRealOvs } from './realOvs.ts';
 
-const DAEMON = resolve(import.meta.dirname, '../../bin/ovs-vswitchd');
 const IP = '505400000001505400000002080045000014000000004000f96d0a0000010a000002';
 
 let real: OvsSide;
@@ -17,18 +15,7 @@ let ours: OvsSide;
 
 before(async () => {
   real = await startRealOvs();
-  ours = await OvsSide.create('ours');
-  await startDatabase(ours);
-  ours.start('unshare', [
-    '-n',
-    DAEMON,
-    '--no-chdir',
-    '--pidfile=ovs-vswitchd.pid',
-    '--log-file=ovs-vswitchd.log',
-    '-vconsole:off',
-    'unix:db.sock',
-  ]);
-  await ours.waitFor('pid file', () => existsSync(join(ours.dir, 'ovs-vswitchd.pid')));
+  ours = await startOurOvs();
   const made = await sameOutput(
     [real, ours],
     [

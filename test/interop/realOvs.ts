@@ -11,7 +11,7 @@ import { type ChildProcess, spawn } from 'node:child_process';
 import { existsSync } from 'node:fs';
 import { mkdtemp, readFile, rm } from 'node:fs/promises';
 import { tmpdir } from 'node:os';
-import { join } from 'node:path';
+import { join, resolve } from 'node:path';
 import { setTimeout as sleep } from 'node:timers/promises';
 
 const VSWITCHD = '/usr/lib/openvswitch-switch/ovs-vswitchd';
@@ -144,6 +144,31 @@ export async function startRealOvs(): Promise<OvsSide> {
       '--enable-dummy=override',
       '--disable-system',
       '--disable-system-route',
+      '--no-chdir',
+      '--pidfile=ovs-vswitchd.pid',
+      '--log-file=ovs-vswitchd.log',
+      '-vconsole:off',
+      'unix:db.sock',
+    ]);
+    await side.waitFor('pid file', () => existsSync(join(side.dir, 'ovs-vswitchd.pid')));
+    return side;
+  } catch (error) {
+    await side[Symbol.asyncDispose]();
+    throw error;
+  }
+}
+
+/**
+ * Our daemon from bin/, with a database and without bridges, in a network namespace of its own (so it needs root, and
+ * nothing that listens on 127.0.0.1 reaches it). Build the data plane first.
+ */
+export async function startOurOvs(): Promise<OvsSide> {
+  const side = await OvsSide.create('ours');
+  try {
+    await startDatabase(side);
+    side.start('unshare', [
+      '--net',
+      resolve(import.meta.dirname, '../../bin/ovs-vswitchd'),
       '--no-chdir',
       '--pidfile=ovs-vswitchd.pid',
       '--log-file=ovs-vswitchd.log',

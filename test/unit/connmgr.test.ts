@@ -292,7 +292,9 @@ describe('asynchronous messages', () => {
     bridge.addPort(3, 'p3');
     connmgr.portsChanged();
     const added = await peer.expect('port_status');
-    assert.deepEqual([added.reason, added.port.name], ['add', 'p3']);
+    assert.deepEqual([added.reason, added.port.name, added.port.state], ['add', 'p3', 0]);
+    const live = await peer.expect('port_status');
+    assert.deepEqual([live.reason, live.port.state], ['modify', 4]);
     const port = bridge.ports.get(3)!;
     port.desc = { ...portDesc(3, 'p3'), state: 1 };
     connmgr.portsChanged();

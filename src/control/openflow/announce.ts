@@ -14,6 +14,7 @@ import { Pinsched, type PinschedStats } from './pinsched.ts';
 
 /** Packet-ins that may wait in the output of one connection (Controller.controller_queue_size). */
 const DEFAULT_QUEUE_SIZE = 100;
+const OFPPS_LIVE = 4;
 
 export interface PacketInLimits {
   /** Packets a second, 0 = no limit. */
@@ -106,9 +107,16 @@ export class Announcer {
     }
     for (const [ofport, desc] of after) {
       const old = before.get(ofport);
-      if (old?.name !== desc.name) this.#sendPortStatus('add', desc);
+      if (old?.name !== desc.name) this.#sendPortAdded(desc);
       else if (old !== desc) this.#sendPortStatus('modify', desc, old);
     }
+  }
+
+  /** A new port is not live yet when it is announced, and goes live at once: controllers wait for that order. */
+  #sendPortAdded(desc: PortDesc): void {
+    const dormant = { ...desc, state: desc.state & ~OFPPS_LIVE };
+    this.#sendPortStatus('add', dormant);
+    if (dormant.state !== desc.state) this.#sendPortStatus('modify', desc, dormant);
   }
 
   #sendPortStatus(

@@ -8,6 +8,7 @@ import { Coverage } from '../observe/coverage.ts';
 import { syslogSender } from '../observe/syslog.ts';
 import { Vlog } from '../observe/vlog.ts';
 import { lockAllMemory } from '../sys/process.ts';
+import { becomeUser, lookupUser } from '../sys/user.ts';
 import { currentStage, notifyReady, runMonitor, runParent } from './daemonize.ts';
 import { parseOptions, UsageError, type VswitchdOptions } from './options.ts';
 import { inDir, pathsFrom } from './paths.ts';
@@ -114,6 +115,14 @@ async function runDaemon(options: VswitchdOptions, vlog: Vlog): Promise<void> {
     }
   }
   if (options.chdir && options.detach) chdir('/');
+  if (options.user !== undefined) {
+    try {
+      becomeUser(lookupUser(options.user));
+    } catch (error) {
+      log.emer(`--user: ${(error as Error).message}`);
+      fatal(error);
+    }
+  }
 
   let vswitchd: Vswitchd | undefined;
   let unixctl: UnixctlServer | undefined;

@@ -55,6 +55,8 @@ export interface BridgeIntent {
 export interface SwitchIntent {
   nextCfg: number;
   otherConfig: Readonly<Record<string, string>>;
+  /** other_config:flow-restore-wait: somebody is restoring flows; until then no packet misses and no controllers. */
+  restoring: boolean;
   ssl: SslConfig | undefined;
   bridges: readonly BridgeIntent[];
 }

@@ -135,6 +135,7 @@ export function intentFrom(snapshot: Snapshot): SwitchIntent | undefined {
   return {
     nextCfg: root.next_cfg,
     otherConfig: root.other_config,
+    restoring: root.other_config['flow-restore-wait'] === 'true',
     ssl: ssl && {
       privateKey: ssl.private_key,
       certificate: ssl.certificate,

@@ -45,6 +45,8 @@ export interface ReconcilerOptions {
 
 export class Reconciler {
   readonly bridges = new Map<string, BridgeUnit>();
+  /** While flows are restored, packets that match no megaflow wait for nothing: they are dropped and counted. */
+  restoring = false;
   readonly #options: ReconcilerOptions;
   #settings: DataPlaneSettings | undefined;
 
@@ -54,6 +56,7 @@ export class Reconciler {
 
   /** Makes it so; resolves when every worker has seen it. Faults of single devices are in outcomeColumns(). */
   async apply(intent: SwitchIntent): Promise<void> {
+    this.restoring = intent.restoring;
     const { datapath, context } = this.#options;
     const settings = settingsFrom(intent.otherConfig);
     await applySettings(datapath.engine, datapath, this.#settings, settings);
@@ -92,7 +95,7 @@ export class Reconciler {
     this.#applyAffinity(intent, unit);
     unit.controllers = new Map(intent.controllers.map((c) => [c.target, c.uuid]));
     await connmgr.configure({
-      controllers: intent.controllers,
+      controllers: whole.restoring ? [] : intent.controllers,
       failMode: intent.failMode,
       versions: intent.protocols.length > 0 ? versionsFromNames(intent.protocols) : undefined,
       ssl: whole.ssl,

@@ -59,10 +59,18 @@ class Daemon implements Vswitchd {
   constructor(options: VswitchdOptions) {
     this.#options = options;
     const { vlog, coverage, paths } = options;
-    coverage.declare('bridge_reconfigure', 'upcall_packets', 'upcall_not_installed');
+    coverage.declare(
+      'bridge_reconfigure',
+      'upcall_flow_restore_wait',
+      'upcall_packets',
+      'upcall_not_installed',
+    );
     const engineLog = vlog.module('dpif_netdev');
     this.engine = createEngine({
-      onUpcall: (upcall) => this.datapath.onUpcall(upcall),
+      onUpcall: (upcall) => {
+        if (this.reconciler.restoring) coverage.hit('upcall_flow_restore_wait');
+        else this.datapath.onUpcall(upcall);
+      },
       onBrokenQueue: (port, queue, reason) =>
         this.datapath.ports.get(port)?.port.netdev.brokenQueue?.(queue, reason),
       log: (level, text) => engineLog[level](text),

@@ -135,6 +135,28 @@ test('--detach returns when the configuration is in force; --monitor starts a cr
   await box.until(() => !existsSync(box.path('ovs-vswitchd.pid')), 5000, 'end');
 });
 
+test('--user gives up root but keeps what devices need', async () => {
+  await using box = await Sandbox.start();
+  await box.stopDaemon();
+  assert.equal(spawnSync('chown', ['-R', 'nobody:nogroup', box.dir]).status, 0);
+  const child = box.spawn(DAEMON, [
+    ...[`unix:${box.path('db.sock')}`, '--pidfile', '--user=nobody:nogroup', '--log-file'],
+    '-vconsole:off',
+  ]);
+  try {
+    await box.until(() => existsSync(box.path('ovs-vswitchd.pid')), 10000, 'pid file');
+    const status = () => readFileSync(`/proc/${box.daemonPid}/status`, 'utf8');
+    await box.until(() => /^Uid:\t65534\t65534/m.test(status()), 5000, 'change of user');
+    box.vsctl('add-br', 'br0', '--', 'set', 'bridge', 'br0', 'datapath_type=netdev');
+    assert.equal(box.vsctl('get', 'interface', 'br0', 'ofport', 'error').trim(), '65534\n[]');
+  } finally {
+    child.kill('SIGTERM');
+  }
+  const bad = daemon('--user=nonesuch', '-vconsole:off', '--unixctl=none');
+  assert.equal(bad.status, 1);
+  assert.match(bad.stderr, /user nonesuch not found/);
+});
+
 test('a second vswitchd on the same database stands by until the first is gone', async () => {
   await using box = await Sandbox.start();
   box.vsctl('add-br', 'br0', '--', 'set', 'bridge', 'br0', 'datapath_type=netdev');

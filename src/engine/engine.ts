@@ -52,6 +52,7 @@ import type {
   Injection,
   PortCounters,
   QueueSpec,
+  Upcall,
   WorkerStats,
 } from './types.ts';
 import { GuestWindows } from './windows.ts';
@@ -273,7 +274,7 @@ export class DataPlaneEngine implements Engine {
     const rings = this.upcallRings;
     while (left > 0 && quietRings < rings.length && performance.now() < endMs) {
       const ring = rings[this.nextRing++ % rings.length]!;
-      const count = ring.drain(Math.min(left, 32), this.options.onUpcall);
+      const count = ring.drain(Math.min(left, 32), (upcall) => this.handUp(upcall));
       left -= count;
       quietRings = count === 0 ? quietRings + 1 : 0;
     }
@@ -284,6 +285,16 @@ export class DataPlaneEngine implements Engine {
     this.setControl(CTL_UPCALL_ARMED, 1);
     // A worker that posted just before rings nobody.
     if (rings.some((ring) => !ring.empty)) this.scheduleTurn();
+  }
+
+  /** A packet that the control plane stumbles over costs itself, not the process. */
+  private handUp(upcall: Upcall): void {
+    try {
+      this.options.onUpcall(upcall);
+    } catch (error) {
+      const text = error instanceof Error ? error.stack : String(error);
+      this.options.log?.('err', `upcall of port ${upcall.inPort}: ${text}`);
+    }
   }
 
   private scheduleTurn(): void {

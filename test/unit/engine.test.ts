@@ -260,3 +260,19 @@ test('an injected packet without an input port is counted somewhere harmless', a
   engine.inject({ inPort: 0xffffffff, frame });
   await until('drop', () => engine.portCounters(0).drops[DROP_UPCALL_NO_FLOW] === before + 1);
 });
+
+test('an exception in the control plane costs one upcall', async () => {
+  const port = engine.addPort();
+  seen.length = 0;
+  logged.length = 0;
+  onUpcall = () => {
+    throw new Error('stumbled');
+  };
+  for (let cookie = 0; cookie < 3; cookie++) {
+    engine.inject({ inPort: port, frame, actions: toController(cookie) });
+  }
+  await until('upcalls', () => seen.length === 3);
+  onUpcall = () => {};
+  assert.ok(logged.every((text) => text.includes('stumbled')));
+  await engine.removePort(port);
+});

@@ -107,6 +107,12 @@ export class SwitchRig {
     return bridge.addPort(ofport === undefined ? { netdev, bundle } : { netdev, bundle, ofport });
   }
 
+  /** The bridge's own port, without queues, as this number in the datapath. */
+  addLocalPort(bridge: SwitchBridge, dpPort: number): BridgePort {
+    const netdev = new FakeNetdev(bridge.name, this.rig.ports.add(dpPort), 'internal');
+    return bridge.addPort({ netdev, bundle: bridge.addBundle(bridge.name) });
+  }
+
   /** Patch ports that join two bridges; named after the bridges. */
   patch(a: SwitchBridge, b: SwitchBridge): [BridgePort, BridgePort] {
     const n = this.#patchCount++;

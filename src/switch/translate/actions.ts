@@ -309,6 +309,15 @@ function setPriority(x: Xlate, priority: number): void {
   putBe32(x.flow, K_PRIORITY, priority);
 }
 
+function popQueue(x: Xlate): void {
+  const { originalPriority } = x;
+  const changed = be32(x.flow, K_PRIORITY) !== originalPriority;
+  setPriority(x, originalPriority);
+  if (!changed) return;
+  const text = originalPriority === 0 ? '0' : `0x${originalPriority.toString(16)}`;
+  report(x, 'detail', `queue = ${text}`);
+}
+
 function enqueue(x: Xlate, action: Action & { type: 'enqueue' }): void {
   exact(x.wildcards, K_PRIORITY, 4);
   const port = action.port === OFPP_IN_PORT ? inPort(x) : action.port;
@@ -378,7 +387,7 @@ function runAction(x: Xlate, action: Action): boolean {
       setPriority(x, queuePriority(action.queue));
       return false;
     case 'pop_queue':
-      setPriority(x, x.originalPriority);
+      popQueue(x);
       return false;
     case 'set_field':
     case 'load':

@@ -5,6 +5,7 @@
 // name appears again.
 
 import { setTimeout as sleep } from 'node:timers/promises';
+import * as DROP from '../../contract/drop.ts';
 import { DROP_NAMES } from '../../contract/names.ts';
 import type { Engine } from '../engine/types.ts';
 import { type DriverInfo, driverInfo, type LinkSettings, linkSettings } from '../sys/ethtool.ts';
@@ -173,8 +174,23 @@ function linkUp(link: Link | undefined): boolean {
   return link !== undefined && (link.flags & IFF_UP) !== 0 && link.carrier;
 }
 
+/** Drops at the port itself, that the device's own counters cannot know. */
+const RX_DROPS: ReadonlySet<number> = new Set([
+  DROP.DROP_RX_RUNT,
+  DROP.DROP_RX_TOO_LONG,
+  DROP.DROP_RX_BAD_DESC,
+  DROP.DROP_RX_BAD_VNET,
+]);
+const TX_DROPS: ReadonlySet<number> = new Set([
+  DROP.DROP_TX_RING_FULL,
+  DROP.DROP_TX_NOT_READY,
+  DROP.DROP_TX_MTU,
+  DROP.DROP_TX_GSO,
+  DROP.DROP_TX_LINK_DOWN,
+]);
+
 /**
- * Interface.statistics of a kernel device: the device's own counters, then the data plane's named drops that are not
+ * Interface.statistics of a kernel device: the device's own counters with the drops at our end of it, then the data plane's named drops that are not
  * zero. `swapped`: our side of a tap is the other end of the kernel's device.
  */
 export function linkStatistics(
@@ -202,6 +218,8 @@ export function linkStatistics(
     collisions: stats.collisions,
   };
   drops.forEach((count, reason) => {
+    if (RX_DROPS.has(reason)) result.rx_dropped! += count;
+    if (TX_DROPS.has(reason)) result.tx_dropped! += count;
     const name = DROP_NAMES[reason];
     if (count > 0 && name !== undefined) result[`xvio_drop_${name}`] = count;
   });

@@ -7,7 +7,7 @@ import { FRAME_TAP } from '../../contract/frame.ts';
 import { PORT_UP } from '../../contract/port.ts';
 import { closeFd } from '../sys/fd.ts';
 import { SysError } from '../sys/ffi.ts';
-import { forgetTap, openTap as openTun, tapAlive } from '../sys/tun.ts';
+import { forgetTap, openTap as openTun, tapAlive, tapName } from '../sys/tun.ts';
 import { addFrameQueues, type FrameQueues } from './frameQueues.ts';
 import { KernelLink, linkStatistics, openBusy, openError } from './kernelLink.ts';
 import { KERNEL_OFFLOADS, setLinkUp } from './system.ts';
@@ -49,14 +49,20 @@ class TapDevice implements Netdev {
   /** MTU, and for internal devices the Ethernet address, as configured. */
   private apply(): void {
     const { mac, mtuRequest } = this.config;
+    if (mtuRequest !== undefined && mtuRequest !== this.link.link?.mtu) {
+      this.attempt(`set MTU to ${mtuRequest}`, () => this.link.setMtu(mtuRequest));
+    }
+    if (mac !== undefined && this.type === 'internal') {
+      this.attempt(`set Ethernet address to ${mac}`, () => this.link.setMac(mac));
+    }
+  }
+
+  private attempt(what: string, change: () => void): void {
     try {
-      if (mtuRequest !== undefined && mtuRequest !== this.link.link?.mtu) {
-        this.link.setMtu(mtuRequest);
-      }
-      if (mac !== undefined && this.type === 'internal') this.link.setMac(mac);
+      change();
     } catch (thrown) {
       const text = thrown instanceof SysError ? thrown.text : String(thrown);
-      this.context.log.warn(`${this.name}: failed to set Ethernet address or MTU (${text})`);
+      this.context.log.warn(`${this.name}: failed to ${what} (${text})`);
     }
   }
 
@@ -114,11 +120,11 @@ class TapDevice implements Netdev {
 }
 
 async function open(config: NetdevConfig, context: NetdevContext): Promise<Netdev> {
-  const link = new KernelLink(context.engine, config.name);
+  const link = new KernelLink(context.engine, tapName(config.name));
   const existed = link.link !== undefined;
   let fd = -1;
   try {
-    fd = await openBusy(() => openTun(config.name));
+    fd = await openBusy(() => openTun(link.name));
     link.refresh();
     return new TapDevice(config, context, fd, link);
   } catch (thrown) {

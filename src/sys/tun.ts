@@ -6,7 +6,7 @@
 // whoever needs them, in both directions.
 
 import { closeFd, ioctl, O_NONBLOCK, O_RDWR, openPath } from './fd.ts';
-import { c, cString, NativeBuffer, SysError } from './ffi.ts';
+import { c, cString, NativeBuffer } from './ffi.ts';
 
 const TUNSETIFF = 0x400454ca;
 const TUNSETPERSIST = 0x400454cb;
@@ -21,16 +21,19 @@ const TUN_F_TSO4 = 2;
 const TUN_F_TSO6 = 4;
 const TUN_F_TSO_ECN = 8;
 const TUN_F_UFO = 16;
-const EINVAL = 22;
 
 export const TAP_VNET_SIZE = 12;
 
+/** The name that the kernel's device gets: at most 15 bytes, the rest is cut off, as ovs-vswitchd does. */
+export function tapName(name: string): string {
+  return Buffer.from(name, 'utf8').subarray(0, 15).toString('utf8');
+}
+
 /**
- * Opens the tap `name`, or makes it; persistent, so that it outlives the descriptor. Throws SysError: EPERM without
+ * Opens the tap `name` (a tapName), or makes it; persistent, so that it outlives the descriptor. Throws SysError: EPERM without
  * the right to, EBUSY if another process has it, EINVAL if the name is that of something else.
  */
 export function openTap(name: string): number {
-  if (Buffer.byteLength(name) > 15) throw new SysError('TUNSETIFF', EINVAL);
   const fd = openPath('/dev/net/tun', O_RDWR | O_NONBLOCK);
   try {
     const request = new NativeBuffer(40);

@@ -167,7 +167,7 @@ test('internal and tap: columns, MTU, Ethernet address, admin state, life of the
   );
   assert.match(ip('link', 'show', 'i0'), /mtu 1400 .* 02:00:00:00:00:0a/s);
   assert.equal(device.reconfigure(config('i0', { mtuRequest: 10 })), true); // refused by the kernel
-  assert.match(messages.at(-1)!, /^i0: failed to set .* \(Invalid argument\)$/);
+  assert.match(messages.at(-1)!, /^i0: failed to set MTU to 10 \(Invalid argument\)$/);
 
   // As with ovs-vswitchd: a tap's Ethernet address is not ours to set; a device survives the daemon, not its port.
   const tap = await openTap(config('t0', { mac }), context);
@@ -177,6 +177,11 @@ test('internal and tap: columns, MTU, Ethernet address, admin state, life of the
   const again = await openTap(config('t0'), context);
   await again.close();
   await device.close();
+
+  const long = await openTap(config('aveeeeryverylongtap'), context);
+  assert.equal(long.name, 'aveeeeryverylongtap');
+  assert.match(ip('link', 'show', 'aveeeeryverylon'), /aveeeeryverylon/);
+  await long.close();
   assert.equal(spawnSync('ip', ['link', 'show', 't0']).status, 1);
   assert.equal(spawnSync('ip', ['link', 'show', 'i0']).status, 1);
 });

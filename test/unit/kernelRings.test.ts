@@ -4,12 +4,15 @@ import assert from 'node:assert/strict';
 import { beforeEach, test } from 'node:test';
 import * as DROP from '../../contract/drop.ts';
 import { Q_ENABLED } from '../../contract/port.ts';
+import { linkStatistics } from '../../src/port/kernelLink.ts';
+import type { LinkStats } from '../../src/wire/rtnetlink.ts';
 import { FakeEngine } from '../net/fakeEngine.ts';
 import { FramePort, receive, XdpRing } from '../net/kernelRings.ts';
 import { l4Packet, pseudoSum, wordSum } from '../net/packets.ts';
 
 const NEEDS_CSUM = 1;
 const ECN = 0x80;
+const NO_STATS = new Proxy({} as LinkStats, { get: () => 0 });
 let engine: FakeEngine;
 beforeEach(async () => {
   engine = await FakeEngine.load();
@@ -115,6 +118,8 @@ test('what the kernel left undone leaves undone again', () => {
   engine.breathe();
   // The host loop has no descriptor to write to: what it could not send is counted.
   assert.deepEqual(dropsOf(to.port), { [DROP.DROP_TX_NOT_READY]: 3 });
+  const statistics = linkStatistics(NO_STATS, engine.portCounters(to.port).drops, true);
+  assert.deepEqual([statistics.tx_dropped, statistics.xvio_drop_tx_not_ready], [3, 3]);
   const sent = to.lastWritten(3);
   assert.ok(gso.equals(sent[0]!.subarray(12)));
   assert.deepEqual([...sent[0]!.subarray(0, 12)], [1, 0x81, 54, 0, 0xa8, 5, 34, 0, 16, 0, 0, 0]);

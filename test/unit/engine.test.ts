@@ -246,6 +246,7 @@ test('a queue on which the data plane traps again and again is reported broken; 
   engine.attachQueue(queue);
   await until('report', () => broken.length === 1, 5000);
   assert.deepEqual(broken[0], { port, queue, reason: DROP_RX_BAD_DESC });
+  await until('log', () => logged.length > 0);
   assert.ok(logged.every((text) => text.includes(`trapped on receive queue ${queue}`)));
   assert.ok(logged.length >= 1 && logged.length <= 3, `${logged.length} traps`);
   seen.length = 0;
@@ -273,6 +274,6 @@ test('an exception in the control plane costs one upcall', async () => {
   }
   await until('upcalls', () => seen.length === 3);
   onUpcall = () => {};
-  assert.ok(logged.every((text) => text.includes('stumbled')));
+  assert.equal(logged.filter((text) => text.includes('stumbled')).length, 3);
   await engine.removePort(port);
 });

@@ -2,7 +2,7 @@
 // columns, descriptors.
 
 import assert from 'node:assert/strict';
-import { existsSync, mkdtempSync, readdirSync, rmSync } from 'node:fs';
+import { existsSync, mkdtempSync, readdirSync, readFileSync, readSync, rmSync } from 'node:fs';
 import { tmpdir } from 'node:os';
 import { join } from 'node:path';
 import { after, describe, it } from 'node:test';
@@ -12,9 +12,10 @@ import type { Engine, Injection, QueueSpec } from '../../src/engine/types.ts';
 import { Frontend } from '../../src/guest/frontend.ts';
 import { Guest, guestFeatures } from '../../src/guest/guest.ts';
 import type { Netdev, NetdevContext } from '../../src/port/types.ts';
+import { inspectFd } from '../../src/port/vhostuser/connection.ts';
 import { openVhostUser, openVhostUserClient } from '../../src/port/vhostuser/port.ts';
 import { eventfdCreate } from '../../src/sys/eventfd.ts';
-import { closeFd } from '../../src/sys/fd.ts';
+import { closeFd, setNonBlocking } from '../../src/sys/fd.ts';
 import { mapAnonymous, mapFixed, memfdCreate, memoryBase } from '../../src/sys/memory.ts';
 import { unixConnect } from '../../src/sys/unix.ts';
 import * as C from '../../src/wire/vhostuser/codec.ts';
@@ -261,6 +262,58 @@ describe('ports of both modes', () => {
       );
       guest.close();
     });
+  });
+});
+
+describe('what front-ends rarely ask for', () => {
+  it('inflight regions: made, taken back, kept honest, never piled up (F10)', async () => {
+    await withServerPort('odd0', async (_port, path) => {
+      const guest = new Guest({ path, mode: 'client' });
+      guest.open();
+      await guest.connected();
+      const frontend = guest.frontend!;
+      const want = C.encodeInflight({ size: 0n, offset: 0n, numQueues: 2, queueSize: 256 });
+      const before = openFds();
+      for (let i = 0; i < 20; i++) {
+        const { fds } = await frontend.ask(M.GET_INFLIGHT_FD, want);
+        assert.equal(fds.length, 1);
+        closeFd(fds[0]!);
+      }
+      assert.equal(openFds(), before);
+      const { payload, fds } = await frontend.ask(M.GET_INFLIGHT_FD, want);
+      const described = C.decodeInflight(payload);
+      assert.equal(described.size, 2n * 4160n);
+      await frontend.tell(M.SET_INFLIGHT_FD, C.encodeInflight(described), fds);
+      await frontend.ask(M.GET_VRING_BASE, C.encodeVringState({ index: 1, num: 0 }));
+      const header = Buffer.alloc(16);
+      readSync(fds[0]!, header, 0, 16, 4160);
+      assert.deepEqual([header.readUInt16LE(8), header.readUInt16LE(10)], [1, 256]);
+      closeFd(fds[0]!);
+      guest.close();
+    });
+  });
+
+  it('no protocol features at all: rings are enabled from the start', async () => {
+    await withServerPort('odd1', async (port, path) => {
+      const guest = new Guest({
+        path,
+        mode: 'client',
+        features: bits(32),
+        protocolFeatures: 0n,
+      });
+      guest.open();
+      await guest.connected();
+      await until(() => port.status().linkUp, 'link up');
+      guest.close();
+    });
+  });
+
+  it('blocking doorbells are made non-blocking (F16)', () => {
+    const fd = eventfdCreate();
+    setNonBlocking(fd, false);
+    assert.equal(inspectFd(fd).kind, 'eventfd');
+    assert.match(readFileSync(`/proc/self/fdinfo/${fd}`, 'utf8'), /flags:\s+0*2004002/);
+    closeFd(fd);
   });
 });
 

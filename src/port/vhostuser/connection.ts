@@ -6,7 +6,7 @@
 // At the end the data plane is taken away from the guest before `onClose` is called.
 
 import { fstatSync, readlinkSync } from 'node:fs';
-import { closeFd } from '../../sys/fd.ts';
+import { closeFd, setNonBlocking } from '../../sys/fd.ts';
 import { memfdCreate } from '../../sys/memory.ts';
 import { type Watcher, watchFd } from '../../sys/poll.ts';
 import { FdMessenger } from '../../sys/unix.ts';
@@ -28,16 +28,20 @@ import {
   initialState,
 } from './state.ts';
 
-/** What kind of descriptor did the front-end send us? */
+const EVENTFD = 'anon_inode:[eventfd]';
+
+/** What kind of descriptor did the front-end send us? Makes doorbells non-blocking. Throws if it is none at all. */
 export function inspectFd(fd: number): FdInfo {
   const stat = fstatSync(fd, { bigint: true });
   if (stat.isFile()) {
     return { fd, kind: 'file', size: stat.size, id: `${stat.dev}:${stat.ino}` };
   }
   const target = readlinkSync(`/proc/self/fd/${fd}`);
+  // A full counter of a blocking eventfd would stop the worker that rings it.
+  if (target === EVENTFD) setNonBlocking(fd);
   return {
     fd,
-    kind: target === 'anon_inode:[eventfd]' ? 'eventfd' : 'other',
+    kind: target === EVENTFD ? 'eventfd' : 'other',
     size: 0n,
     id: target,
   };
@@ -57,6 +61,8 @@ export interface ConnectionHooks {
   /** The connection is gone and so is everything of it. `fault`: what the front-end did wrong, undefined = it went. */
   closed(fault: string | undefined): void;
   debug(text: string): void;
+  /** Something of ours failed that should not have. */
+  failed(text: string): void;
 }
 
 /** Messages handled in one turn of the event loop. */
@@ -198,7 +204,12 @@ export class Connection {
     for (const fd of this.#splitter.abandon()) closeFd(fd);
     await Promise.resolve(); // a message in work sees #closing, and ends
     await this.#busy;
-    await this.#device.reset(this.#state);
+    try {
+      await this.#device.reset(this.#state);
+    } catch (thrown) {
+      // Nothing that a front-end can cause; whatever it is, the port must be able to go on.
+      this.#hooks.failed((thrown as Error).message);
+    }
     for (const fd of heldFds(this.#state)) closeFd(fd);
     this.#state = initialState(this.#state.options);
     closeFd(this.#fd);

@@ -75,5 +75,9 @@ export function writeInflightHeader(
     header.writeUInt8(wrap, 21);
   } else header.writeUInt16LE(usedIndex & 0xffff, 14);
   const at = Number(region.offset) + index * queueBytes(packed, region.queueSize);
-  writeSync(region.file.fd, header, 0, header.length, at);
+  try {
+    writeSync(region.file.fd, header, 0, header.length, at);
+  } catch {
+    // The region is the front-end's; if it has sealed or broken it, that is its own loss.
+  }
 }

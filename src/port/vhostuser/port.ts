@@ -25,7 +25,7 @@ import { Connection } from './connection.ts';
 import { VhostDevice } from './device.ts';
 import { isAttached } from './plan.ts';
 import { rarpFrame } from './rarp.ts';
-import { type BackendOptions, type BackendState, DEFAULT_OPTIONS } from './state.ts';
+import { type BackendOptions, type BackendState, DEFAULT_OPTIONS, isEnabled } from './state.ts';
 import { vhostStatistics, vhostStatus } from './stats.ts';
 
 const RETRY_MIN_MS = 100;
@@ -166,12 +166,13 @@ class VhostPort implements Netdev {
       },
       closed: (fault) => this.#disconnected(fault),
       debug: (text) => this.#context.log.dbg(`${this.name}: ${text}`),
+      failed: (text) => this.#context.log.err(`${this.name}: taking the guest away: ${text}`),
     });
   }
 
   #changed(before: BackendState, after: BackendState): void {
     // As with DPDK: the device exists once both rings of the first pair can be used.
-    const up = isAttached(after, 0) && isAttached(after, 1) && after.rings[1]!.enabled;
+    const up = isAttached(after, 0) && isAttached(after, 1) && isEnabled(after, after.rings[1]!);
     if (up) {
       this.#error = undefined;
       this.#retryMs = RETRY_MIN_MS;
@@ -293,6 +294,9 @@ export async function openVhostUserClient(
   return open(config, context, path);
 }
 
+/** Who has heard that dpdkvhostuser is deprecated: it is said once. */
+const warned = new WeakSet<NetdevContext>();
+
 /** Type dpdkvhostuser: listens at VHOST-SOCK-DIR/NAME. */
 export async function openVhostUser(config: NetdevConfig, context: NetdevContext): Promise<Netdev> {
   const { name } = config;
@@ -302,8 +306,11 @@ export async function openVhostUser(config: NetdevConfig, context: NetdevContext
     );
     throw new NetdevError(`could not open network device ${name} (Invalid argument)`);
   }
-  context.log.warn(
-    'dpdkvhostuser ports are considered deprecated;  please migrate to dpdkvhostuserclient ports.',
-  );
+  if (!warned.has(context)) {
+    warned.add(context);
+    context.log.warn(
+      'dpdkvhostuser ports are considered deprecated;  please migrate to dpdkvhostuserclient ports.',
+    );
+  }
   return open(config, context, `${context.vhostSockDir}/${name}`);
 }

@@ -24,6 +24,8 @@ export interface VmOptions {
   cpus?: number;
   /** Further properties of virtio-net-pci: 'packed=on,host_mtu=9000'. */
   device?: string;
+  /** Further arguments of QEMU. */
+  extra?: readonly string[];
 }
 
 export interface CommandResult {
@@ -93,6 +95,7 @@ export class Vm implements AsyncDisposable {
         'chardev:con',
       ],
       ['-kernel', image.kernel, '-initrd', image.initrd, '-append', append.join(' ')],
+      [...(o.extra ?? [])],
     ].flat();
     const child = spawn('qemu-system-x86_64', args, { stdio: ['ignore', 'ignore', 'inherit'] });
     for (let i = 0; !existsSync(consolePath); i++) {

@@ -3,6 +3,7 @@
 // driver.
 
 import assert from 'node:assert/strict';
+import { connect } from 'node:net';
 import { join } from 'node:path';
 import { describe, it } from 'node:test';
 import type { Netdev } from '../../src/port/types.ts';
@@ -91,6 +92,84 @@ describe('QEMU guests', () => {
       );
       await vm1.must('ping -c 2 -W 3 10.9.0.2');
       assertHealthy(sw, a, again);
+    });
+  }
+});
+
+/** Gives commands to QEMU's monitor, one after the other, and returns the last answer. */
+function qmp(path: string, ...commands: readonly object[]): Promise<Record<string, unknown>> {
+  return new Promise((resolve, reject) => {
+    const socket = connect(path);
+    const queue: object[] = [{ execute: 'qmp_capabilities' }, ...commands];
+    let text = '';
+    socket.setEncoding('utf8');
+    socket.on('error', reject);
+    socket.on('data', (chunk: string) => {
+      text += chunk;
+      for (let end = text.indexOf('\n'); end >= 0; end = text.indexOf('\n')) {
+        const answer = JSON.parse(text.slice(0, end));
+        text = text.slice(end + 1);
+        if (answer.event !== undefined) continue;
+        const next = queue.shift();
+        if (answer.error !== undefined) reject(new Error(JSON.stringify(answer.error)));
+        else if (next !== undefined) {
+          socket.write(`${JSON.stringify(next)}\n`);
+          continue;
+        } else resolve(answer.return ?? {});
+        socket.destroy();
+        return;
+      }
+    });
+  });
+}
+
+describe('live migration', () => {
+  for (const packed of [false, true]) {
+    it(`takes a pinged guest from port to port (${packed ? 'packed' : 'split'} rings)`, async () => {
+      await using sw = createTestSwitch();
+      const source = await sw.addServer('vm1');
+      const peer = await sw.addServer('vm2');
+      const destination = await sw.addServer('vm1b');
+      for (const port of [source, destination]) sw.forward(port, peer);
+      sw.forward(peer, source);
+      const device = packed ? { device: 'packed=on' } : {};
+      const monitor = (name: string) => join(sw.directory, `${name}.qmp`);
+      const extra = (name: string) => ['-qmp', `unix:${monitor(name)},server=on,wait=off`];
+      const incoming = `unix:${join(sw.directory, 'migrate')}`;
+      await using vm1 = await boot(sw, 1, 'client', { ...device, extra: extra('vm1') });
+      await using vm2 = await boot(sw, 2, 'client');
+      await using vm1b = await boot(sw, 1, 'client', {
+        ...device,
+        name: 'vm1b',
+        socket: join(sw.directory, 'vm1b'),
+        extra: [...extra('vm1b'), '-incoming', incoming],
+      });
+      await Promise.all([vm1.ready(), vm2.ready()]);
+      await vm2.must('ping -c 1 -W 3 10.9.0.1');
+      const pinging = vm2.must('ping -c 60 -i 0.2 -W 2 10.9.0.1 | tail -3', 60_000);
+
+      await qmp(monitor('vm1'), { execute: 'migrate', arguments: { uri: incoming } });
+      let status: unknown;
+      const deadline = performance.now() + 60_000;
+      do {
+        await new Promise((resolve) => setTimeout(resolve, 50));
+        ({ status } = await qmp(monitor('vm1'), { execute: 'query-migrate' }));
+        assert.notEqual(status, 'failed', sw.log.slice(-60).join('\n'));
+        assert.ok(performance.now() < deadline, `migration is ${status}`);
+      } while (status !== 'completed');
+      assert.ok(vm1.running, 'the source died');
+      sw.forward(peer, destination);
+      await until(
+        () => destination.status().linkUp,
+        () => sw.log.slice(-60).join('\n'),
+      );
+
+      const lost = /(\d+)% packet loss/.exec(await pinging);
+      assert.ok(lost !== null && Number(lost[1]) < 25, `ping: ${lost?.[0]}`);
+      await vm1b.must('ping -c 3 -W 3 10.9.0.2');
+      for (const port of [source, destination, peer]) assert.equal(port.status().error, undefined);
+      // The whole guest was under migration with the log on.
+      assert.ok(sw.log.includes('vm1: SET_LOG_BASE'));
     });
   }
 });

@@ -30,6 +30,7 @@ export const VQ_NOTIFY = 104; // u32 W kicks of the driver: NOTIFY_UNKNOWN (init
 export const VQ_CALL_PENDING = 108; // u32 W 1 = an interrupt is owed. Write 1 at start: the driver may have missed one
 export const VQ_BURST = 112; // u32 W chains taken by rxBurst and not yet given back by rxDone (one burst a worker)
 export const VQ_INTERRUPTS = 120; // f64 W interrupts asked for
+export const VQ_STALLED = 160; // f64 W engine's clock + 1 ms since when a chunk could not be mapped, 0 = can (receive)
 
 // Dirty log of a live migration: bit p % 8 of byte p / 8 for guest page p of 4 KiB. Active while VF_LOG_ALL is set
 // in VQ_FEATURES and VQ_LOG is not 0. To change it: clear the bit, quiesce, change, set the bit.

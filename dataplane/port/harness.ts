@@ -1,8 +1,8 @@
 // Entry of the module that the tests of this directory compile (test/net/ports.ts): ports without tables and actions.
 
-import { setWorker } from '../worker.ts';
+import { setNow, setWorker } from '../worker.ts';
 import { sumPacket } from './checksum.ts';
 import { copyBytes } from './copy.ts';
 import { prepareSleep, rxBurst, rxDone, txBurst, wake } from './index.ts';
 
-export { copyBytes, prepareSleep, rxBurst, rxDone, setWorker, sumPacket, txBurst, wake };
+export { copyBytes, prepareSleep, rxBurst, rxDone, setNow, setWorker, sumPacket, txBurst, wake };

@@ -70,6 +70,8 @@ import {
   piecesBegin,
   piecesEnd,
   touchPackets,
+  waitForWindow,
+  windowFound,
 } from './receive.ts';
 import { wholeRun } from './window.ts';
 
@@ -170,6 +172,7 @@ export function packedReceive(q: u32, first: u32, max: u32): u32 {
   let taken: u32 = 0;
   let budget = size;
   let packet = first;
+  let found = true;
   while (taken < max && budget !== 0) {
     word = loadWord(q, position);
     if (!packedAvailable(packedFlags(word), position)) break;
@@ -195,6 +198,10 @@ export function packedReceive(q: u32, first: u32, max: u32): u32 {
       atomic.store<u32>(q + Q_BROKEN, DROP_RX_BAD_DESC);
       break;
     }
+    if (reason === DROP_NO_WINDOW) {
+      found = false;
+      if (waitForWindow(q)) break;
+    }
     if (reason === DROP_NONE) reason = piecesEnd(header);
     if (reason !== DROP_NONE) countDrop(port, reason);
     else packet += PKT_SIZE;
@@ -203,6 +210,7 @@ export function packedReceive(q: u32, first: u32, max: u32): u32 {
     budget -= chainDescriptors;
     position = advance(position, chainDescriptors, size);
   }
+  if (found) windowFound(q);
   store<u32>(q, position, VQ_LAST_AVAIL);
   store<u32>(q, taken, VQ_BURST);
   const collected = (packet - first) / PKT_SIZE;

@@ -35,8 +35,9 @@ import {
   PKT_VNET_FLAGS,
 } from '../../contract/packet.ts';
 import { Q_PORT, QUEUE_SIZE } from '../../contract/port.ts';
-import { VQ_FEATURES, VQ_HEADER } from '../../contract/virtqueue.ts';
+import { VQ_FEATURES, VQ_HEADER, VQ_STALLED } from '../../contract/virtqueue.ts';
 import { countDrop } from '../drop.ts';
+import { nowMs } from '../worker.ts';
 import { copyBytes } from './copy.ts';
 import { countBegin, countFrame, countReceived } from './count.ts';
 import { vnetReceive } from './vnet.ts';
@@ -46,6 +47,24 @@ import { runAt, runBytes, runError } from './window.ts';
 export const FRAME_MAX: u32 = 65535 + 14 + 8;
 /** Descriptors looked at in one chain: more than a packet can need (hostile-guest case G6). */
 export const CHAIN_STEPS: u32 = 128;
+
+/** How long a receive queue waits for window space before its packets are dropped: the host needs a few ms. */
+const WINDOW_WAIT_MS: f64 = 50;
+
+/**
+ * A packet lies in a chunk for which there is no window space (DROP_NO_WINDOW). True: leave its chain in the ring
+ * and try again, space is being made; only this queue waits. False: that has gone on for too long.
+ */
+export function waitForWindow(q: u32): boolean {
+  const since = load<f64>(q, VQ_STALLED);
+  if (since === 0) store<f64>(q, nowMs + 1, VQ_STALLED);
+  return since === 0 || nowMs + 1 - since < WINDOW_WAIT_MS;
+}
+
+/** A burst had all its chunks. */
+export function windowFound(q: u32): void {
+  if (load<f64>(q, VQ_STALLED) !== 0) store<f64>(q, 0, VQ_STALLED);
+}
 
 /** Keeps the touching loads alive: the compiler must not see that nobody needs them. */
 export let touched: u32 = 0;

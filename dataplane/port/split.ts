@@ -64,6 +64,8 @@ import {
   piecesBegin,
   piecesEnd,
   touchPackets,
+  waitForWindow,
+  windowFound,
 } from './receive.ts';
 import { wholeRun } from './window.ts';
 
@@ -128,7 +130,7 @@ function walk(q: u32, firstAddress: u64, firstWord: u64, write: bool): u32 {
 
 /** Takes up to `max` chains; see rxBurst (index.ts). */
 export function splitReceive(q: u32, first: u32, max: u32): u32 {
-  const n = min(pending(q), max);
+  let n = min(pending(q), max);
   if (n === 0) return 0;
   const size = load<u32>(q, VQ_SIZE);
   const avail = load<u32>(q, VQ_AVAIL) + 4;
@@ -141,6 +143,7 @@ export function splitReceive(q: u32, first: u32, max: u32): u32 {
   const chains = privateBase + (PV_IO + IO_BURST);
   let taken: u32 = 0;
   let packet = first;
+  let found = true;
   for (let i: u32 = 0; i < n; i++) {
     const id = <u32>load<u16>(avail + ((position + i) & (size - 1)) * 2);
     if (id >= size) {
@@ -149,7 +152,6 @@ export function splitReceive(q: u32, first: u32, max: u32): u32 {
       continue;
     }
     store<u64>(chains + taken * 8, id);
-    taken++;
     const address = load<u64>(desc + id * 16);
     const word = load<u64>(desc + id * 16, 8);
     const length = <u32>word;
@@ -158,15 +160,25 @@ export function splitReceive(q: u32, first: u32, max: u32): u32 {
       if (at !== 0) {
         pieceSingle(packet, at, length);
         packet += PKT_SIZE;
+        taken++;
         continue;
       }
     }
     piecesBegin(packet);
     let reason = walk(q, address, word, false);
+    if (reason === DROP_NO_WINDOW) {
+      found = false;
+      if (waitForWindow(q)) {
+        n = i;
+        break;
+      }
+    }
+    taken++;
     if (reason === DROP_NONE) reason = piecesEnd(header);
     if (reason !== DROP_NONE) countDrop(port, reason);
     else packet += PKT_SIZE;
   }
+  if (found) windowFound(q);
   store<u32>(q, (position + n) & 0xffff, VQ_LAST_AVAIL);
   store<u32>(q, taken, VQ_BURST);
   const collected = (packet - first) / PKT_SIZE;

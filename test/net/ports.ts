@@ -71,6 +71,7 @@ const root = path.join(import.meta.dirname, '../..');
 
 interface PortsExports {
   setWorker(id: number): void;
+  setNow(ms: number): void;
   rxBurst(q: number, first: number, max: number): number;
   rxDone(q: number): void;
   txBurst(port: number, list: number, n: number): void;
@@ -301,5 +302,6 @@ export class Ports {
     this.bytes.fill(0, QUEUE_BASE, QUEUE_BASE + 64 * QUEUE_SIZE);
     this.calls();
     this.fault = () => 0;
+    this.wasm.setNow(0);
   }
 }

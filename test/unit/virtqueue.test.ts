@@ -307,8 +307,8 @@ describe('windows in chunks', () => {
     const place = offset + SKEW;
     return places[Math.floor(place / CHUNK_SIZE)]! + (place % CHUNK_SIZE);
   };
-  function chunked(): Ring {
-    const ring = setUp(0, {});
+  function chunked(packed = false): Ring {
+    const ring = setUp(0, { packed });
     ports.port(1, { regions: [{ gpa: GPA, bytes: BYTES, base: BASE }, region] });
     ports.bytes.fill(0, CHUNK_TOUCHED, CHUNK_TOUCHED + 1000);
     return ring;
@@ -347,11 +347,33 @@ describe('windows in chunks', () => {
       [0, 1, 1, 1, 0],
     );
   });
-  test('no window space: a drop with its own name, in both directions', () => {
-    const ring = chunked();
-    ring.add([{ gpa: CHUNKED, length: 100 }]);
-    assert.equal(receive(ring), 0);
-    assert.deepEqual(ports.drops(1), { window_space_exhausted: 1 });
+  test('no window space: the queue waits, goes on where it stopped, and drops after a while', () => {
+    for (const packed of [false, true]) {
+      const ring = chunked(packed);
+      const data = Buffer.concat([vnetHeader(12), frame(60)]);
+      put(0, data);
+      give(ring, frame(200));
+      for (let i = 0; i < 2; i++) ring.add([{ gpa: CHUNKED, length: data.length }]);
+      assert.equal(receive(ring), 1);
+      ports.wasm.setNow(40);
+      assert.equal(receive(ring), 0);
+      assert.equal(ports.wasm.prepareSleep(ring.q), 0, 'not asleep while packets wait');
+      assert.equal(ring.reap().length, 1);
+      assert.deepEqual(ports.drops(1), {});
+      ports.fault = () => places[0]!;
+      assert.equal(receive(ring, 1), 1);
+      assert.deepEqual(ports.packet(0).frame, frame(60));
+      ports.fault = () => 0;
+      ports.wasm.setNow(80); // a new wait
+      assert.equal(receive(ring), 0);
+      ports.wasm.setNow(131);
+      assert.equal(receive(ring), 0);
+      assert.deepEqual(ports.drops(1), { window_space_exhausted: 1 });
+      assert.equal(ring.reap().length, 2);
+    }
+  });
+  test('no window space for a receive buffer: a drop with its own name', () => {
+    chunked();
     const tx = setUp(1, { mergeable: true });
     ports.port(1, { regions: [{ gpa: GPA, bytes: BYTES, base: BASE }, region] });
     ports.setU32(portAddress(1) + PT_TXQ, 5);

@@ -204,12 +204,6 @@ export function pollCallback(
   );
 }
 
-/** As pollCallback, for callbacks that get a handle only (uv_close_cb). */
-export function closeCallback(callback: (handle: bigint) => void): bigint {
-  const signature = { arguments: ['pointer'], return: 'void' } as const;
-  return lib.registerCallback(signature, (handle) => callback(handle as bigint));
-}
-
 /** uv_loop_t of this thread. */
 export function eventLoop(): bigint {
   return getCurrentEventLoop();

@@ -107,8 +107,7 @@ export function addSeals(fd: number, seals: number): void {
 
 /** F_SEAL_* bits; 0 for files that know no seals (hugetlbfs of old kernels, plain files). */
 export function getSeals(fd: number): number {
-  const seals = c.fcntl(fd, F_GET_SEALS, 0n);
-  return seals < 0 ? 0 : seals;
+  return Math.max(c.fcntl(fd, F_GET_SEALS, 0n), 0);
 }
 
 /** A mapping of its own, outside the WebAssembly memory; unmapped by dispose. */

@@ -3,8 +3,12 @@
 // The C callback only notes which watchers are ready; their JavaScript callbacks run in the check phase of the same
 // loop iteration (setImmediate). So they run as ordinary JavaScript: promises and nextTicks drain after them, and an
 // exception is an uncaught exception, not an abort inside a foreign call.
+//
+// In a worker thread: Node aborts the process when a thread ends whose loop still has handles that Node does not know. A
+// thread that ends by itself is taken care of here; one that is terminated from outside must have no watcher.
 
-import { c, check, closeCallback, eventLoop, pollCallback, SysError } from './ffi.ts';
+import { isMainThread } from 'node:worker_threads';
+import { c, check, eventLoop, pollCallback, SysError } from './ffi.ts';
 
 const UV_POLL = 8;
 const UV_READABLE = 1;
@@ -68,9 +72,9 @@ function readyOf(events: number, error: number): Ready {
 }
 
 let onPoll = 0n;
-let onClose = 0n;
 
-function registerCallbacks(): void {
+function registerCallback(): void {
+  if (!isMainThread) process.once('exit', closeAll);
   onPoll = pollCallback((handle, status, events) => {
     const entry = entries.get(handle);
     if (entry === undefined) return;
@@ -84,7 +88,18 @@ function registerCallbacks(): void {
       c.uv_poll_stop(handle); // or it would spin
     }
   });
-  onClose = closeCallback((handle) => c.free(handle));
+}
+
+/** The memory may go only when libuv says so: free() itself is the callback, so that no JavaScript has to run any more. */
+function close(entry: Entry): void {
+  entry.closed = true;
+  entries.delete(entry.handle);
+  c.uv_poll_stop(entry.handle);
+  c.uv_close(entry.handle, c.free.pointer);
+}
+
+function closeAll(): void {
+  for (const entry of [...entries.values()]) close(entry);
 }
 
 /**
@@ -96,7 +111,7 @@ export function watchFd(
   events: { read?: boolean; write?: boolean },
   callback: (ready: Ready) => void,
 ): Watcher {
-  if (onPoll === 0n) registerCallbacks();
+  if (onPoll === 0n) registerCallback();
   const handle = c.malloc(c.uv_handle_size(UV_POLL));
   const failed = c.uv_poll_init(eventLoop(), handle, fd);
   if (failed < 0) {
@@ -118,10 +133,7 @@ export function watchFd(
     unref: () => c.uv_unref(handle),
     [Symbol.dispose]: () => {
       if (entry.closed) return;
-      entry.closed = true;
-      entries.delete(handle);
-      c.uv_poll_stop(handle);
-      c.uv_close(handle, onClose); // freed in the callback, as libuv demands
+      close(entry);
     },
   };
 }

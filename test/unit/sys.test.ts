@@ -2,6 +2,7 @@
 
 import assert from 'node:assert/strict';
 import { spawnSync } from 'node:child_process';
+import { once } from 'node:events';
 import { mkdtempSync, openSync, rmSync, writeFileSync } from 'node:fs';
 import { tmpdir } from 'node:os';
 import { join } from 'node:path';
@@ -294,8 +295,10 @@ test('a worker thread has its own errno, its own event loop, and watches descrip
       parentPort.postMessage({ e, taken: eventfdTake(fd), tid: getTid() });
       w[Symbol.dispose]();
     });
-    eventfdSignal(fd);`;
+    eventfdSignal(fd);
+    watchFd(eventfdCreate(), { read: true }, () => {}).unref(); // still there when the thread ends`;
   const worker = new Worker(source, { eval: true });
+  const ended = once(worker, 'exit');
   const message = await new Promise<{ e: number; taken: number; tid: number }>(
     (resolve, reject) => {
       worker.once('message', resolve);
@@ -305,7 +308,7 @@ test('a worker thread has its own errno, its own event loop, and watches descrip
   assert.equal(message.e, 9);
   assert.equal(message.taken, 1);
   assert.notEqual(message.tid, process.pid);
-  await worker.terminate();
+  assert.deepEqual(await ended, [0]);
 });
 
 test('reading: end of file, would block, error', () => {

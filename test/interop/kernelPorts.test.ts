@@ -376,6 +376,27 @@ for (const mode of ['best-effort', 'native', 'generic'] as const) {
   });
 }
 
+test('afxdp: two queues, each with its socket', async () => {
+  const two = ['numrxqueues', '2', 'numtxqueues', '2'];
+  ip('link', 'add', 'v0', ...two, 'type', 'veth', 'peer', 'name', 'v1', ...two, 'netns', PEER);
+  ip('link', 'set', 'v0', 'up');
+  peerIp('addr', 'add', '10.9.0.2/24', 'dev', 'v1');
+  peerIp('link', 'set', 'v1', 'up');
+  const options = { n_rxq: '2', 'use-need-wakeup': 'false' };
+  const device = await openAfxdp(config('v0', { options }), context);
+  const bridge = await addBridgePort(device);
+  await running(async () => {
+    await ping('10.9.0.2');
+    assert.ok((await iperf('-R', '-P', '4')) > 20e6);
+  });
+  const statistics = device.statistics();
+  assert.equal(statistics.xsk_queue_1_rx_invalid_descs, 0);
+  assert.equal(engine.ports.get(device.port)!.rx.length, 2);
+  await bridge.close();
+  await device.close();
+  ip('link', 'del', 'v0');
+});
+
 test('afxdp: the device vanishes and comes back', async () => {
   addVeth();
   const device = await openAfxdp(config('v0'), context);

@@ -89,7 +89,9 @@ export async function startPeers(): Promise<Peers> {
     { stdio: 'ignore', env: { ...process.env, OVS_RUNDIR: directory } },
   );
   await until(() => existsSync(socket('real')), 'real ovsdb-server');
-  await run('ovs-vsctl', [`--db=unix:${socket('real')}`, '--no-wait', 'init']);
+  // What ovs-ctl does after it has started the server.
+  const init = ['--no-wait', 'init', '--', 'set', 'Open_vSwitch', '.', 'db-version=8.3.1'];
+  await run('ovs-vsctl', [`--db=unix:${socket('real')}`, ...init]);
   return {
     ours: { name: 'ours', remote: `unix:${socket('ours')}`, file: file('ours') },
     real: { name: 'real', remote: `unix:${socket('real')}`, file: file('real') },

@@ -293,7 +293,7 @@ test('the log replays to the same database', () => {
         const [operations, expected] = translate(steps, i + 1, model);
         model = expected ?? model;
         const changes = transact(database, operations);
-        const record = changes && transactionRecord(database, changes, [], 0);
+        const record = changes && transactionRecord(changes, [], 0);
         if (record) replayRecord(replayed, parseJson(stringifyJson(record)) as JsonObject);
       }
       for (const tableName of ['Root', 'Child']) {

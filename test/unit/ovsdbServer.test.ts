@@ -227,6 +227,26 @@ test('the socket has the real server’s mode, replaces a stale one, refuses one
   );
 });
 
+test('what the software says about itself is written when it changed', async () => {
+  const file = join(directory, 'identity.db');
+  const start = (ovsVersion: string) =>
+    startEmbedded({ file, sockets: [], identity: { ovs_version: ovsVersion } });
+  const value = ({ storage }: Embedded, column: string) => {
+    const { schema, rows } = storage.database.tables.get('Open_vSwitch')!;
+    return [...rows.values()].map((row) => row.fields[schema.columns.get(column)!.index]!.keys);
+  };
+  const first = await start('1.0.0');
+  assert.deepEqual(value(first, 'ovs_version'), [['1.0.0']]);
+  assert.deepEqual(value(first, 'db_version'), [['8.3.1']]);
+  await first.close();
+  const { size } = statSync(file);
+  await (await start('1.0.0')).close();
+  assert.equal(statSync(file).size, size, 'nothing new, nothing written');
+  const third = await start('1.1.0');
+  assert.deepEqual(value(third, 'ovs_version'), [['1.1.0']]);
+  await third.close();
+});
+
 test('TCP works', async () => {
   const { port } = embedded.listeners[1]!;
   const stream: Socket = connect(port!, '127.0.0.1');

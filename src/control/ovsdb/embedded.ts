@@ -4,7 +4,7 @@ import { randomUUID } from 'node:crypto';
 import { mkdirSync, readFileSync } from 'node:fs';
 import { dirname } from 'node:path';
 import { Duplex } from 'node:stream';
-import { newRow } from '../../wire/ovsdb/database.ts';
+import { newRow, parseRow, withFields } from '../../wire/ovsdb/database.ts';
 import { parseJson } from '../../wire/ovsdb/json.ts';
 import { type DatabaseSchema, parseSchema } from '../../wire/ovsdb/schema.ts';
 import { Transaction } from '../../wire/ovsdb/transaction.ts';
@@ -13,6 +13,8 @@ import { type Log, silentLog } from './log.ts';
 import { Managers } from './managers.ts';
 import { OvsdbServer, type ServedDatabase } from './server.ts';
 import { Storage } from './storage.ts';
+
+type IdentityColumn = 'ovs_version' | 'db_version' | 'system_type' | 'system_version';
 
 export interface EmbeddedOptions {
   /** Database file, for example /etc/openvswitch/conf.db; made if it is not there. */
@@ -23,6 +25,11 @@ export interface EmbeddedOptions {
    */
   sockets: readonly string[];
   log?: Log;
+  /**
+   * Columns of Open_vSwitch that ovs-ctl sets at every start: ovs_version, system_type, system_version. db_version is
+   * the schema's version unless given.
+   */
+  identity?: Readonly<Partial<Record<IdentityColumn, string>>>;
   /** Default: the vswitch schema that comes with xvio. */
   schema?: DatabaseSchema;
 }
@@ -76,14 +83,18 @@ export function streamPair(): [Duplex, Duplex] {
   return [a, b];
 }
 
-/** The one row of Open_vSwitch that everything hangs on. */
-function ensureRoot(storage: Storage): void {
+/** The one row of Open_vSwitch that everything hangs on, with what the software says about itself. */
+function ensureRoot(storage: Storage, identity: Record<string, string>): void {
   const transaction = new Transaction(storage.database);
   const table = transaction.table('Open_vSwitch');
-  if (!table || table.rows.size > 0) return;
-  transaction.insert(table, newRow(table.schema, randomUUID(), new Map()));
+  if (!table) return;
+  const known = Object.entries(identity).filter(([column]) => table.schema.columns.has(column));
+  const set = parseRow(table.schema, Object.fromEntries(known));
+  const [root] = table.rows.values();
+  if (root) transaction.replace(table, withFields(root, set));
+  else transaction.insert(table, newRow(table.schema, randomUUID(), set));
   const changes = transaction.prepare();
-  storage.append(changes, ['initial configuration'], true);
+  if (changes.length > 0) storage.append(changes, ['initial configuration'], true);
   transaction.apply();
 }
 
@@ -111,7 +122,8 @@ export async function startEmbedded(options: EmbeddedOptions): Promise<Embedded>
     storage.close();
   };
   try {
-    ensureRoot(storage);
+    const { version } = storage.database.schema;
+    ensureRoot(storage, { db_version: version, ...options.identity });
     server.addDatabase(served);
     for (const remote of options.sockets) {
       const accept = ({

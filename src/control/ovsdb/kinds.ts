@@ -116,8 +116,15 @@ export function encode(kind: KindOf, value: PlainValue): Json {
 /** True if a column with these values need not be written. */
 export function sameValue(kind: KindOf, a: PlainValue, b: PlainValue): boolean {
   if (a === b) return true;
-  if (!kind.endsWith('*') && !kind.includes('=>')) return false;
-  return JSON.stringify(encode(kind, a)) === JSON.stringify(encode(kind, b));
+  if (isMap(kind)) {
+    const before = new Map(entries(a));
+    const after = entries(b);
+    return before.size === after.length && after.every(([key, value]) => before.get(key) === value);
+  }
+  if (!kind.endsWith('*')) return false;
+  const before = new Set(a as readonly unknown[]);
+  const after = new Set(b as readonly unknown[]);
+  return before.size === after.size && [...after].every((value) => before.has(value));
 }
 
 export function isMap(kind: KindOf): boolean {

@@ -13,7 +13,7 @@ import {
   parseRow,
 } from '../../wire/ovsdb/database.ts';
 import { OvsdbError } from '../../wire/ovsdb/error.ts';
-import { execute } from '../../wire/ovsdb/execute.ts';
+import { type Execution, execute } from '../../wire/ovsdb/execute.ts';
 import { type Json, stringifyJson } from '../../wire/ovsdb/json.ts';
 import { parseSchema, schemaToJson } from '../../wire/ovsdb/schema.ts';
 import { Transaction } from '../../wire/ovsdb/transaction.ts';
@@ -132,11 +132,8 @@ export class OvsdbServer implements SessionHost {
 
   /** Executes once. True if the database changed. */
   #attempt(pending: PendingTransaction): boolean {
-    const { session, served, params, createdMs } = pending;
-    const execution = execute(served.database, params, {
-      elapsedMs: Math.round(performance.now() - createdMs),
-      ownsLock: (name) => this.locks.owns(session, name),
-    });
+    const { session, served } = pending;
+    const execution = this.#execute(pending);
     if (execution.kind === 'blocked') {
       pending.timeoutMs = execution.timeoutMs;
       this.#blocked.add(pending);
@@ -160,6 +157,22 @@ export class OvsdbServer implements SessionHost {
     session.finished(pending, results);
     if (changes.length > 0) for (const other of this.#sessions) other.flushIfIdle();
     return changes.length > 0;
+  }
+
+  #execute({ session, served, params, createdMs }: PendingTransaction): Execution {
+    try {
+      return execute(served.database, params, {
+        elapsedMs: Math.round(performance.now() - createdMs),
+        ownsLock: (name) => this.locks.owns(session, name),
+      });
+    } catch (error) {
+      // A mistake of ours: this transaction fails, the server goes on.
+      this.internalError(`transaction of ${session.name}`, error);
+      return {
+        kind: 'failed',
+        results: [new OvsdbError('internal error', String(error)).toJson()],
+      };
+    }
   }
 
   /** Makes a transaction permanent, applies it and has the monitors remember it. Throws OvsdbError. */

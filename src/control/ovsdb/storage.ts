@@ -230,7 +230,7 @@ export class Storage {
 
   /** Writes a prepared transaction. Throws OvsdbError "I/O error"; then the file is as before. */
   append(changes: ChangeSet, comments: readonly string[], durable: boolean): void {
-    const record = transactionRecord(this.database, changes, comments, Date.now());
+    const record = transactionRecord(changes, comments, Date.now());
     if (!record) return;
     const bytes = encodeRecord(record);
     let what = 'write failed';

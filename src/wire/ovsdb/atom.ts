@@ -62,13 +62,23 @@ export function defaultAtom(type: AtomicType): Atom {
   }
 }
 
+/** Puts UTF-16 code units in the order of code points: surrogates stand for the highest ones. */
+function codeUnitRank(unit: number): number {
+  if (unit < 0xd800) return unit;
+  return unit >= 0xe000 ? unit - 0x800 : unit + 0x2000;
+}
+
 /** Negative, zero, positive. Strings compare by their UTF-8 bytes, that is by code points. */
 export function compareAtoms(a: Atom, b: Atom): number {
   if (a === b) return 0;
-  if (typeof a === 'string' && typeof b === 'string' && /[\ud800-\udfff]/.test(a + b)) {
-    return Buffer.compare(Buffer.from(a), Buffer.from(b));
+  if (typeof a !== 'string' || typeof b !== 'string') return a < b ? -1 : 1;
+  const length = Math.min(a.length, b.length);
+  for (let i = 0; i < length; i++) {
+    const x = a.charCodeAt(i);
+    const y = b.charCodeAt(i);
+    if (x !== y) return codeUnitRank(x) - codeUnitRank(y);
   }
-  return a < b ? -1 : 1;
+  return a.length - b.length;
 }
 
 function parseUuidAtom(json: Json, symbols: SymbolTable | undefined): string {

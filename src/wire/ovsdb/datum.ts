@@ -72,27 +72,28 @@ export function datumEquals(a: Datum, b: Datum): boolean {
   return true;
 }
 
-export function isDefaultDatum(datum: Datum, type: ColumnType): boolean {
-  return datumEquals(datum, defaultDatum(type));
+function isSorted(keys: readonly Atom[]): boolean {
+  for (let i = 1; i < keys.length; i++) {
+    if (compareAtoms(keys[i - 1]!, keys[i]!) >= 0) return false;
+  }
+  return true;
 }
 
-/** Sorts pairs by key. Throws if a key occurs twice. */
+/** Sorts elements or pairs by key; the arrays become the datum's. Throws if a key occurs twice. */
 export function makeDatum(keys: Atom[], values?: Atom[]): Datum {
-  if (keys.length < 2) return values ? { keys, values } : { keys };
-  if (!values) {
-    keys.sort(compareAtoms);
-    for (let i = 1; i < keys.length; i++) {
-      if (keys[i] === keys[i - 1]) throw new OvsdbError(undefined, 'set contains duplicate');
-    }
-    return { keys };
-  }
+  // What another server sends is sorted already.
+  if (isSorted(keys)) return values ? { keys, values } : { keys };
   const order = keys.map((_, i) => i).sort((a, b) => compareAtoms(keys[a]!, keys[b]!));
   for (let i = 1; i < order.length; i++) {
     if (keys[order[i]!] === keys[order[i - 1]!]) {
-      throw new OvsdbError(undefined, 'map contains duplicate key');
+      throw new OvsdbError(
+        undefined,
+        values ? 'map contains duplicate key' : 'set contains duplicate',
+      );
     }
   }
-  return { keys: order.map((i) => keys[i]!), values: order.map((i) => values[i]!) };
+  const sortedKeys = order.map((i) => keys[i]!);
+  return values ? { keys: sortedKeys, values: order.map((i) => values[i]!) } : { keys: sortedKeys };
 }
 
 function unwrap(json: Json, name: 'set' | 'map'): readonly Json[] {

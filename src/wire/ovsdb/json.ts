@@ -66,7 +66,7 @@ function reviveExactly(_key: string, value: unknown, context: { source?: string 
 export function parseJson(text: string): Json {
   try {
     // Reviving costs several times the parsing, so only texts get it that show a candidate.
-    return /\d{16}|\d[eE]\+?\d\d|\\u(?:0000|[dD][89a-fA-F])/.test(text)
+    return /[[,:\s]-?(?:\d{16}|[\d.]+[eE])|\\u(?:0000|[dD][89a-fA-F])/.test(text)
       ? parseWith(text, reviveExactly)
       : parseWith(text);
   } catch (error) {

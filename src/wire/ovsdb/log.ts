@@ -4,8 +4,8 @@
 //   {…}\n                             record 1: the schema; others: a transaction
 //
 // A transaction: {"_date": ms, "_comment": "…", "Table": {"<uuid>": {column: value…} | null}}. A row has the columns that
-// changed, a new row those that differ from the default; null deletes. With "_is_diff": true the values of sets and maps
-// are differences (newer servers write those; this one writes whole values, which every version reads).
+// changed, a new row those that differ from the default; null deletes. With "_is_diff": true, as servers from 2.15 on write
+// it, the new values of sets and maps are differences: one port more on a bridge of thousands is a short record.
 
 import { createHash } from 'node:crypto';
 import { parseUuid } from './atom.ts';
@@ -17,9 +17,10 @@ import {
   type Row,
   withFields,
 } from './database.ts';
-import { applyDiff, datumEquals, datumToJson, diffType, isDefaultDatum } from './datum.ts';
+import { applyDiff, datumEquals, datumToJson, diffDatum, diffType } from './datum.ts';
 import { OvsdbError, syntaxError } from './error.ts';
 import { isObject, type Json, type JsonObject, parseJson, stringifyJson } from './json.ts';
+import type { TableSchema } from './schema.ts';
 import { Transaction } from './transaction.ts';
 
 /** One record with its header. */
@@ -82,27 +83,22 @@ export function hasRecordAfter(bytes: Uint8Array, offset: number): boolean {
   return false;
 }
 
-function rowRecord(
-  old: Row | undefined,
-  row: Row,
-  columns: Database['schema'],
-  table: string,
-): Json {
+function rowRecord(old: Row | undefined, row: Row, schema: TableSchema): Record<string, Json> {
   const json: Record<string, Json> = {};
-  for (const column of columns.tables.get(table)!.columnList) {
-    if (!column.persistent) continue;
-    const datum = row.fields[column.index]!;
-    const same = old
-      ? datumEquals(datum, old.fields[column.index]!)
-      : isDefaultDatum(datum, column.type);
-    if (!same) json[column.name] = datumToJson(column.type, datum);
+  for (const { persistent, index, name, type, default: unset } of schema.columnList) {
+    if (!persistent) continue;
+    const datum = row.fields[index]!;
+    const before = old?.fields[index] ?? unset;
+    if (datumEquals(datum, before)) continue;
+    // A reader takes the difference to a default value as the value itself.
+    const whole = datumEquals(before, unset);
+    json[name] = datumToJson(type, whole ? datum : diffDatum(type, before, datum));
   }
   return json;
 }
 
 /** The record of a transaction; undefined if nothing that belongs into the file changed. */
 export function transactionRecord(
-  database: Database,
   changes: ChangeSet,
   comments: readonly string[],
   dateMs: number,
@@ -110,13 +106,14 @@ export function transactionRecord(
   const record: Record<string, Json> = {};
   for (const { table, uuid, old, new: row } of changes) {
     const { name } = table.schema;
-    const json = row ? rowRecord(old, row, database.schema, name) : null;
-    if (old && json !== null && Object.keys(json as JsonObject).length === 0) continue;
+    const json = row ? rowRecord(old, row, table.schema) : null;
+    if (old && json !== null && Object.keys(json).length === 0) continue;
     if (!Object.hasOwn(record, name)) record[name] = {};
     (record[name] as Record<string, Json>)[uuid] = json;
   }
   if (Object.keys(record).length === 0) return undefined;
   if (comments.length > 0) record._comment = comments.join('\n');
+  record._is_diff = true;
   record._date = dateMs;
   return record;
 }
@@ -126,7 +123,7 @@ export function snapshotRecord(database: Database, comment: string, dateMs: numb
   const changes = [...database.tables.values()].flatMap((table) =>
     [...table.rows.values()].map((row) => ({ table, uuid: row.uuid, old: undefined, new: row })),
   );
-  const record = transactionRecord(database, changes, [comment], dateMs);
+  const record = transactionRecord(changes, [comment], dateMs);
   return record ?? { _comment: comment, _date: dateMs };
 }
 
@@ -172,7 +169,7 @@ export function replayRecord(
         for (const [column, diff] of set) {
           const before = old.fields[column.index]!;
           // A default value is not in the file, so the difference to it is the value itself.
-          if (isDefaultDatum(before, column.type)) continue;
+          if (datumEquals(before, column.default)) continue;
           set.set(column, applyDiff(column.type, before, diff));
         }
       }

@@ -207,23 +207,32 @@ export class Transaction {
       const before = row.old?.fields[column.index];
       const after = row.new?.fields[column.index];
       if (before === after) continue;
-      if (before) this.#adjust(row, column, before, -1);
-      if (after) this.#adjust(row, column, after, 1);
+      // Most references stay: only the rows that gain or lose one are pulled into the transaction.
+      const deltas = new Map<string, { table: string; uuid: string; delta: number }>();
+      const count = (datum: Datum | undefined, delta: number) => {
+        for (const { table, uuid } of datum ? references(column, datum, 'strong') : []) {
+          const known = deltas.get(uuid);
+          if (known) known.delta += delta;
+          else deltas.set(uuid, { table, uuid, delta });
+        }
+      };
+      count(before, -1);
+      count(after, 1);
+      for (const { table, uuid, delta } of deltas.values()) {
+        if (delta !== 0 && uuid !== row.uuid) this.#adjust(row, column, table, uuid, delta);
+      }
     }
   }
 
-  #adjust(row: TxnRow, column: ColumnSchema, datum: Datum, delta: number): void {
-    for (const { table, uuid } of references(column, datum, 'strong')) {
-      if (uuid === row.uuid) continue;
-      const target = this.#pull(this.table(table)!, uuid);
-      if (!target) {
-        throw new OvsdbError(
-          'referential integrity violation',
-          `Table ${row.table.schema.name} column ${column.name} row ${row.uuid} references nonexistent row ${uuid} in table ${table}.`,
-        );
-      }
-      target.references += delta;
+  #adjust(row: TxnRow, column: ColumnSchema, table: string, uuid: string, delta: number): void {
+    const target = this.#pull(this.table(table)!, uuid);
+    if (!target) {
+      throw new OvsdbError(
+        'referential integrity violation',
+        `Table ${row.table.schema.name} column ${column.name} row ${row.uuid} references nonexistent row ${uuid} in table ${table}.`,
+      );
     }
+    target.references += delta;
   }
 
   /** Deletes an unreferenced row outside the root set, and what becomes unreferenced by that. */

@@ -237,8 +237,13 @@ export type Message =
   | { type: 'aggregate_reply'; nxt: boolean; packets: bigint; bytes: bigint; flows: number }
   | { type: 'table_stats_request' }
   | { type: 'table_stats_reply'; tables: TableStats[] }
-  /** `features` is what a controller wants to set: non-empty. */
-  | { type: 'table_features_request'; setsFeatures: boolean }
+  /** `tables` is what a controller wants to set, in several messages if `more`; empty: it only asks. */
+  | {
+      type: 'table_features_request';
+      setsFeatures: boolean;
+      tables?: TableFeatures[];
+      more?: boolean;
+    }
   | { type: 'table_features_reply'; tables: TableFeatures[] }
   | { type: 'table_desc_request' }
   | { type: 'table_desc_reply'; tables: TableDesc[] }

@@ -27,8 +27,8 @@ function putStats(w: Writer, s: TableStats, version: number): void {
     return;
   }
   w.u8(s.table).zeros(7).text(s.name, NAME_LEN);
-  if (version === 2) putTableStats11(w);
-  else putTableStats12(w);
+  if (version === 2) putTableStats11(w, s.table);
+  else putTableStats12(w, s.table);
   w.u32(s.maxEntries).u32(s.activeCount).u64(s.lookupCount).u64(s.matchedCount);
 }
 
@@ -178,7 +178,8 @@ export const tableCodecs: Codecs = {
   table_features_request: {
     decode: (r, ctx) => {
       const tables = readList(r, () => readFeatures(r, ctx.version));
-      return { type: 'table_features_request', setsFeatures: tables.length > 0 };
+      const setsFeatures = tables.length > 0;
+      return { type: 'table_features_request', setsFeatures, tables, more: ctx.more };
     },
     encode: () => undefined,
   },

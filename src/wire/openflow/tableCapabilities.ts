@@ -20,15 +20,18 @@ const WRITE_SETFIELD = 12;
 const APPLY_SETFIELD = 14;
 
 /** Bit n = OFPIT n. */
-const INSTRUCTION_BITS = 0x3e;
+const INSTRUCTION_BITS = 0x3c;
+const GOTO_BIT = 0x02;
 const METER_BIT = 0x40;
+/** Last table of the 254 that controllers see. */
+const LAST_TABLE = 253;
 
 /** Bit n = OFPAT n: set actions of OpenFlow 1.1, then what 1.2 kept. */
 const ACTIONS11 = 0x01ffe7ff;
 const ACTIONS12 = 0x03ff8001;
 
 /** Fields of ofp11_match: all of OFPFW11_*. */
-const FIELDS11 = 0x3ff;
+const FIELDS11 = 0xfbff;
 
 /** tun_metadata is offered only by name of a mapping; some fields have no TLV in the version. */
 function hasOxm(f: Field, version: number): boolean {
@@ -40,15 +43,17 @@ function settable(f: Field): boolean {
   return f.writable;
 }
 
-/** OFPIT_GOTO_TABLE. */
-const GOTO_TABLE = 1;
-
-function instructions(version: number): number {
-  return version === 4 || version === 5 ? INSTRUCTION_BITS | METER_BIT : INSTRUCTION_BITS;
+/** From the last table there is nowhere to go. */
+function instructions(version: number, isLast: boolean): number {
+  const meter = version === 4 || version === 5 ? METER_BIT : 0;
+  return INSTRUCTION_BITS | meter | (isLast ? 0 : GOTO_BIT);
 }
 
-export function putTableStats11(w: Writer): void {
-  w.u32(FIELDS11).u32(FIELDS11).u32(instructions(2)).u32(ACTIONS11).u32(ACTIONS11).u32(0);
+export function putTableStats11(w: Writer, table: number): void {
+  w.u32(FIELDS11)
+    .u32(FIELDS11)
+    .u32(instructions(2, table >= LAST_TABLE));
+  w.u32(ACTIONS11).u32(ACTIONS11).u32(0);
 }
 
 /** Bit n = OFPXMT n of the basic class. */
@@ -61,12 +66,13 @@ function basicBitmap(include: (f: Field) => boolean): bigint {
   return bits;
 }
 
-export function putTableStats12(w: Writer): void {
+export function putTableStats12(w: Writer, table: number): void {
   const match = basicBitmap(() => true);
   const wildcard = basicBitmap(() => true);
   const set = basicBitmap(settable);
   w.u64(match).u64(wildcard).u32(ACTIONS12).u32(ACTIONS12).u64(set).u64(set);
-  w.u64(0xffffffffffffffffn).u64(0xffffffffffffffffn).u32(instructions(3)).u32(0);
+  w.u64(0xffffffffffffffffn).u64(0xffffffffffffffffn);
+  w.u32(instructions(3, table >= LAST_TABLE)).u32(0);
 }
 
 function putFields(
@@ -83,9 +89,7 @@ function putFields(
 }
 
 export function putTableProperties(w: Writer, f: TableFeatures, version: number): void {
-  // From the last table there is nowhere to go.
-  const last = f.table + 1 >= f.nTables;
-  const bits = last ? instructions(version) & ~(1 << GOTO_TABLE) : instructions(version);
+  const bits = instructions(version, f.table + 1 >= f.nTables);
   for (const miss of [0, 1]) {
     putProp(w, INSTRUCTIONS + miss, () => putBits(w, bits));
     putProp(w, NEXT_TABLES + miss, () => {

@@ -439,6 +439,26 @@ test('the publisher writes reconfigurations at once, status when it changed, onc
   );
 });
 
+test('the publisher leaves the database to the daemon that holds the lock', async () => {
+  const holder = watch();
+  await until(() => holder.client.lockState === 'held', 'lock');
+  const { client } = watch();
+  await until(() => client.lockState === 'contended', 'contention');
+  const root = client.snapshot.root!.uuid;
+  let collected = 0;
+  const wanted = (): Wanted => {
+    collected++;
+    return { Open_vSwitch: new Map([[root, { cur_cfg: 99 }]]) };
+  };
+  const options = { client, runDir: directory, collectStatus: wanted, collectStatistics: wanted };
+  using publisher = new Publisher(options);
+  assert.equal(await publisher.publish(wanted()), false);
+  publisher.statusChanged();
+  await sleep(350);
+  assert.equal(collected, 2, 'it does not try again and again');
+  assert.notEqual(client.snapshot.root!.cur_cfg, 99);
+});
+
 test('system statistics', () => {
   assert.equal(
     memoryStats(

@@ -20,6 +20,8 @@ export interface PublisherOptions {
 }
 
 const STATUS_PAUSE_MS = 100;
+/** After a refusal (a full disk, say), which is logged each time. */
+const FAILURE_PAUSE_MS = 5000;
 const MIN_STATISTICS_MS = 5000;
 const SYSTEM_STATS_MS = 5000;
 
@@ -63,6 +65,8 @@ export class Publisher {
    */
   async publish(wanted: Wanted): Promise<boolean> {
     const { client } = this.#options;
+    // Another daemon's database is not ours to write.
+    if (client.lockState === 'contended') return false;
     const operations = columnUpdates(client.snapshot, wanted);
     if (operations.length === 0) return client.connected;
     try {
@@ -89,12 +93,16 @@ export class Publisher {
     const written = await this.publish(this.#options.collectStatus());
     this.#statusBusy = false;
     if (this.#closed) return;
-    // Without a connection there is nobody to tell; whoever reconnects calls statusChanged().
-    if (!written && this.#options.client.connected) this.#statusWanted = true;
-    this.#statusTimer = setTimeout(() => {
-      this.#statusTimer = undefined;
-      if (this.#statusWanted) void this.#publishStatus();
-    }, STATUS_PAUSE_MS);
+    // Without connection or lock there is nobody to tell; whoever gets them calls statusChanged().
+    const failed = !written && this.#options.client.lockState === 'held';
+    if (failed) this.#statusWanted = true;
+    this.#statusTimer = setTimeout(
+      () => {
+        this.#statusTimer = undefined;
+        if (this.#statusWanted) void this.#publishStatus();
+      },
+      failed ? FAILURE_PAUSE_MS : STATUS_PAUSE_MS,
+    );
   }
 
   #armStatistics(): void {

@@ -187,14 +187,19 @@ export class Classifier implements FlowTable {
     return undefined;
   }
 
-  lookup(flow: Uint8Array, wildcards: Uint8Array | undefined): Rule | undefined {
+  lookup(
+    flow: Uint8Array,
+    wildcards: Uint8Array | undefined,
+    flowWords?: Int32Array,
+    wildcardWords?: Int32Array,
+  ): Rule | undefined {
     if (this.#size === 0) return undefined;
     if (!this.#sorted) this.#sort();
-    const words = wordsOf(flow);
+    const words = flowWords ?? wordsOf(flow);
     if (wildcards === undefined) return this.#lookupPlain(words);
     const aligned = (wildcards.byteOffset & 3) === 0;
     const wcBytes = aligned ? wildcards : wildcards.slice();
-    const wc = wordsOf(wcBytes);
+    const wc = wildcardWords ?? wordsOf(wcBytes);
     for (const trie of this.#tries) trie.bits = -1;
     let best: Rule | undefined;
     for (const subtable of this.#order) {

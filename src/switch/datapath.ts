@@ -22,6 +22,7 @@ import { credit, creditStats, hashKey, type Megaflow, MegaflowTable } from './me
 import { PacketIns } from './packetIns.ts';
 import { Revalidator } from './revalidate.ts';
 import { slowPathProgram, splitProgram } from './slowPath.ts';
+import { newScratch } from './translate/context.ts';
 import { translate } from './translate/translate.ts';
 import type { PacketInSpec, XlateBridge, XlateOut } from './translate/types.ts';
 import { datapathMask } from './translate/wildcards.ts';
@@ -50,6 +51,10 @@ export class Datapath {
   readonly packetIns: PacketIns;
   readonly revalidator: Revalidator;
   readonly upcalls: UpcallQueue;
+  /** Lent to one translation after the other. */
+  readonly scratch = newScratch();
+  /** A mask, for the revalidator. */
+  readonly scratchMask = new Uint8Array(KEY_SIZE);
   readonly #log: DatapathLog | undefined;
   readonly #bridges = new Map<string, DatapathBridge>();
   readonly #ports = new Map<number, { bridge: DatapathBridge; port: BridgePort }>();
@@ -116,12 +121,16 @@ export class Datapath {
     return peer?.port.peer === port.name ? peer : undefined;
   }
 
-  /** Flow record of a datapath key; undefined when the input port belongs to no bridge. */
-  flowOf(key: Uint8Array): { bridge: DatapathBridge; flow: Uint8Array } | undefined {
+  /** Flow record of a datapath key; undefined when the input port belongs to no bridge. `record` is overwritten. */
+  flowOf(
+    key: Uint8Array,
+    record?: Uint8Array,
+  ): { bridge: DatapathBridge; flow: Uint8Array } | undefined {
     const at = this.#ports.get(be32(key, K_IN_PORT));
     if (at === undefined) return undefined;
-    const flow = newRecord();
-    flow.set(key.subarray(0, KEY_SIZE));
+    const flow = record ?? newRecord();
+    flow.set(key.length === KEY_SIZE ? key : key.subarray(0, KEY_SIZE));
+    if (record !== undefined) flow.fill(0, KEY_SIZE);
     putBe32(flow, F_IN_PORT, at.port.ofport);
     return { bridge: at.bridge, flow };
   }
@@ -153,15 +162,20 @@ export class Datapath {
 
   #miss(upcall: Upcall): void {
     this.upcallCount++;
-    const located = this.flowOf(upcall.key);
+    const { scratch } = this;
+    const located = this.flowOf(upcall.key, scratch.flow);
     if (located === undefined) return; // the port went away; its queues are on their way out
     const validated = this.revalidator.change;
-    const key = upcall.key.slice(0, KEY_SIZE);
+    // Key and mask of a megaflow live in one buffer: many small ones are the garbage collector's work.
+    const record = new Uint8Array(2 * KEY_SIZE);
+    const key = record.subarray(0, KEY_SIZE);
+    key.set(upcall.key);
     const out = translate({
       bridge: located.bridge,
       flow: located.flow,
       packetIns: this.packetIns,
       learn: true,
+      scratch,
     });
     credit(out.effects, 1, upcall.packetLen, this.engine.nowMs());
     for (const actions of splitProgram(out.program)) {
@@ -173,14 +187,15 @@ export class Datapath {
         actions,
       });
     }
-    if (upcall.reason === UPCALL_SLOW || !this.#install(key, out, validated)) {
+    if (upcall.reason === UPCALL_SLOW || !this.#install(record, out, validated)) {
       this.packetIns.release(out.effects.packetIns);
     }
   }
 
   /** Puts the megaflow into the data plane. False: not now, the effects are not kept. */
-  #install(key: Uint8Array, out: XlateOut, validated: number): boolean {
-    const mask = datapathMask(out.wildcards, key);
+  #install(record: Uint8Array, out: XlateOut, validated: number): boolean {
+    const key = record.subarray(0, KEY_SIZE);
+    const mask = datapathMask(out.wildcards, key, record.subarray(KEY_SIZE));
     const hash = hashKey(key, mask);
     if (this.megaflows.find(key, mask, hash) !== undefined) return false; // a packet that missed before it was there
     if (this.megaflows.size >= this.revalidator.flowLimit) {

@@ -162,16 +162,22 @@ export class Revalidator {
 
   /** Translates a megaflow again. The packets counted so far are credited to the old rules first. */
   #revalidate(flow: Megaflow): void {
-    const { engine, packetIns, megaflows } = this.#datapath;
+    const { engine, packetIns, megaflows, scratch, scratchMask } = this.#datapath;
     creditStats(flow, engine.flowStats(flow.id));
     const validated = this.change;
-    const located = this.#datapath.flowOf(flow.key);
+    const located = this.#datapath.flowOf(flow.key, scratch.flow);
     if (located === undefined) {
       void this.#datapath.deleteMegaflow(flow);
       return;
     }
-    const out = translate({ bridge: located.bridge, flow: located.flow, packetIns, learn: false });
-    const mask = datapathMask(out.wildcards, flow.key);
+    const out = translate({
+      bridge: located.bridge,
+      flow: located.flow,
+      packetIns,
+      learn: false,
+      scratch,
+    });
+    const mask = datapathMask(out.wildcards, flow.key, scratchMask);
     for (let i = 0; i < KEY_SIZE; i++) {
       if ((mask[i]! & ~flow.mask[i]!) !== 0) {
         // Now it depends on more than the megaflow matches.

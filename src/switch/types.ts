@@ -38,8 +38,16 @@ export interface FlowTable {
   findLoose(match: Match): Iterable<Rule>;
   /** A rule of the same priority that some packet could match together with `match`. */
   findOverlap(match: Match, priority: number): Rule | undefined;
-  /** Highest-priority rule for the flow; or-s into `wildcards` every bit that was looked at. */
-  lookup(flow: Uint8Array, wildcards: Uint8Array | undefined): Rule | undefined;
+  /**
+   * Highest-priority rule for the flow; or-s into `wildcards` every bit that was looked at. `flowWords` and
+   * `wildcardWords`: 32-bit views of the two, from callers that look up often.
+   */
+  lookup(
+    flow: Uint8Array,
+    wildcards: Uint8Array | undefined,
+    flowWords?: Int32Array,
+    wildcardWords?: Int32Array,
+  ): Rule | undefined;
   [Symbol.iterator](): Iterator<Rule>;
   /** Lookups and hits, for OpenFlow table statistics. */
   lookups: number;

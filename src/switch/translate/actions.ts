@@ -111,7 +111,7 @@ export function lookupRule(
   let id = table;
   for (; id < HIDDEN_TABLE; id++) {
     const flowTable = bridge.tables[id]!;
-    rule = flowTable.lookup(flow, x.wildcards);
+    rule = flowTable.lookup(flow, x.wildcards, x.flowWords, x.wildcardWords);
     x.effects.tables.push({ table: flowTable, matched: rule !== undefined });
     if (rule !== undefined) break;
     if (!honorMiss) break;

@@ -4,9 +4,17 @@
 import { DROP_FLOW_EXPLICIT } from '../../../contract/drop.ts';
 import { F_IN_PORT, K_PRIORITY } from '../../../contract/key.ts';
 import type { Action } from '../../wire/openflow/types.ts';
-import { be32, newRecord } from '../flow.ts';
+import { be32, newRecord, wordsOf } from '../flow.ts';
 import type { BridgePort, Rule } from '../types.ts';
-import type { Effects, TraceNode, TraceType, XlateBridge, XlateError, XlateIn } from './types.ts';
+import type {
+  Effects,
+  TraceNode,
+  TraceType,
+  XlateBridge,
+  XlateError,
+  XlateIn,
+  XlateScratch,
+} from './types.ts';
 
 /** Resubmits to the same or an earlier table, nested. */
 export const MAX_DEPTH = 64;
@@ -20,6 +28,8 @@ export interface Xlate {
   /** The packet as the program so far leaves it. */
   readonly base: Uint8Array;
   readonly wildcards: Uint8Array;
+  readonly flowWords: Int32Array;
+  readonly wildcardWords: Int32Array;
   readonly program: number[];
   readonly originalPriority: number;
   bridge: XlateBridge;
@@ -37,7 +47,23 @@ export interface Xlate {
   dropReason: number;
 }
 
-export function newXlate(input: XlateIn): Xlate {
+/** Records for many translations, one after the other. */
+export function newScratch(flow = newRecord()): XlateScratch {
+  const wildcards = newRecord();
+  return {
+    flow,
+    original: newRecord(),
+    base: newRecord(),
+    wildcards,
+    flowWords: wordsOf(flow),
+    wildcardWords: wordsOf(wildcards),
+  };
+}
+
+/** `scratch.flow` is the input's flow. */
+export function newXlate(input: XlateIn, scratch: XlateScratch): Xlate {
+  scratch.base.set(input.flow);
+  scratch.wildcards.fill(0);
   return {
     in: input,
     effects: {
@@ -50,8 +76,10 @@ export function newXlate(input: XlateIn): Xlate {
       packetIns: [],
     },
     flow: input.flow,
-    base: input.flow.slice(),
-    wildcards: newRecord(),
+    base: scratch.base,
+    wildcards: scratch.wildcards,
+    flowWords: scratch.flowWords,
+    wildcardWords: scratch.wildcardWords,
     program: [],
     originalPriority: be32(input.flow, K_PRIORITY),
     bridge: input.bridge,

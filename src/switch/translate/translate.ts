@@ -11,16 +11,18 @@ import { F_ACTSET_OUTPUT, F_IN_PORT } from '../../../contract/key.ts';
 import { OFPP_UNSET } from '../../wire/openflow/types.ts';
 import { be32, putBe32 } from '../flow.ts';
 import { executeActionSet, lookupRule, reportTable, runActions } from './actions.ts';
-import { newXlate, report } from './context.ts';
+import { newScratch, newXlate, report } from './context.ts';
 import { mayReceive } from './output.ts';
 import type { XlateIn, XlateOut } from './types.ts';
 import { finishWildcards, initWildcards } from './wildcards.ts';
 
 /** Translates a flow. Never throws for anything a packet or a flow table can cause. */
 export function translate(input: XlateIn): XlateOut {
-  const original = input.flow.slice();
+  const scratch = input.scratch ?? newScratch(input.flow);
+  const { original } = scratch;
+  original.set(input.flow);
   putBe32(input.flow, F_ACTSET_OUTPUT, OFPP_UNSET);
-  const x = newXlate(input);
+  const x = newXlate(input, scratch);
   initWildcards(x.wildcards, original);
   const port = input.bridge.ports.get(be32(input.flow, F_IN_PORT));
   x.trace = report(x, 'bridge', `bridge("${input.bridge.name}")`);

@@ -84,6 +84,17 @@ export type XlateError =
   | 'Forwarding disabled'
   | 'No recirculation context';
 
+/** Records that a caller which translates often lends to each translation, one at a time. FLOW_SIZE bytes each. */
+export interface XlateScratch {
+  readonly flow: Uint8Array;
+  readonly original: Uint8Array;
+  readonly base: Uint8Array;
+  readonly wildcards: Uint8Array;
+  /** Views of flow and wildcards. */
+  readonly flowWords: Int32Array;
+  readonly wildcardWords: Int32Array;
+}
+
 export interface XlateIn {
   readonly bridge: XlateBridge;
   /** FLOW_SIZE bytes with K_IN_PORT and F_IN_PORT set. Changed in place: afterwards the final flow. */
@@ -95,6 +106,8 @@ export interface XlateIn {
   /** Teach MAC tables now (a packet is at hand). */
   readonly learn: boolean;
   readonly trace?: TraceNode[];
+  /** Lent records: `flow` is scratch.flow then, and the result's wildcards are scratch.wildcards. */
+  readonly scratch?: XlateScratch;
   /** Text of actions and matches, needed only with `trace`. */
   readonly text?: XlateText;
 }

@@ -79,11 +79,15 @@ export function finishWildcards(wildcards: Uint8Array, original: Uint8Array): vo
 }
 
 /**
- * KEY_SIZE bytes of mask for the datapath. In Open vSwitch's datapath flows the Ethernet type tells a tagged from an
+ * KEY_SIZE bytes of mask for the datapath, written to `mask`. In Open vSwitch's datapath flows the Ethernet type tells a tagged from an
  * untagged packet; our key keeps the inner type apart, so the presence of VLAN headers has to be matched by itself.
  */
-export function datapathMask(wildcards: Uint8Array, original: Uint8Array): Uint8Array {
-  const mask = wildcards.slice(0, KEY_SIZE);
+export function datapathMask(
+  wildcards: Uint8Array,
+  original: Uint8Array,
+  mask: Uint8Array = new Uint8Array(KEY_SIZE),
+): Uint8Array {
+  for (let i = 0; i < KEY_SIZE; i++) mask[i] = wildcards[i]!;
   mask[K_VLAN0_TCI]! |= PRESENT_BYTE;
   if ((original[K_VLAN0_TCI]! & PRESENT_BYTE) !== 0) {
     exact(mask, K_VLAN0_TPID, 2);

@@ -161,6 +161,68 @@ test('our session serves ovs-vsctl on the real and on the embedded database', as
   }
 });
 
+test('each server takes over the file of the other', async () => {
+  const history = [
+    'add-br x0',
+    'add-port x0 x1',
+    'set Port x1 trunks=1,2,3',
+    'add-port x0 x2',
+    'set Port x1 trunks=2,4',
+  ].concat([
+    'set Bridge x0 other_config:a=b other_config:c=d',
+    'set Bridge x0 other_config:c=e',
+    'del-port x2',
+  ]);
+  const shown = async (remote: string) =>
+    (await run('ovsdb-client', ['dump', '--format=csv', remote, 'Open_vSwitch'])).stdout;
+  const file = join(peers.directory, 'taken.db');
+  const socket = join(peers.directory, 'taken.sock');
+  for (const from of [peers.ours, peers.real]) {
+    for (const command of history) {
+      const { code } = await run('ovs-vsctl', [
+        `--db=${from.remote}`,
+        '--no-wait',
+        ...command.split(' '),
+      ]);
+      assert.equal(code, 0, command);
+    }
+    const before = await shown(from.remote);
+    assert.match(before, /x0/);
+    await run('rm', ['-f', file]);
+    await run('cp', [from.file, file]);
+    if (from === peers.real) {
+      const embedded = await startEmbedded({ file, sockets: [`punix:${socket}`] });
+      assert.deepEqual(
+        (await shown(`unix:${socket}`)).split('\n').sort(),
+        before.split('\n').sort(),
+      );
+      await embedded.close();
+    } else {
+      const args = [
+        file,
+        `--remote=punix:${socket}`,
+        '--unixctl=none',
+        '--no-chdir',
+        '-vconsole:off',
+      ];
+      const server = spawn('ovsdb-server', args, { stdio: 'ignore' });
+      const ended = new Promise((resolve) => server.once('exit', resolve));
+      try {
+        await until(async () => (await shown(`unix:${socket}`)) !== '', 'real server on our file');
+        assert.deepEqual(
+          (await shown(`unix:${socket}`)).split('\n').sort(),
+          before.split('\n').sort(),
+        );
+      } finally {
+        server.kill('SIGKILL');
+        await ended;
+        await run('rm', ['-f', socket]);
+      }
+    }
+    await run('ovs-vsctl', [`--db=${from.remote}`, '--no-wait', 'del-br', 'x0']);
+  }
+});
+
 test('managers: waiting and connecting, in clear and with TLS', async () => {
   const { directory, ours } = peers;
   const vsctl = (...args: string[]) =>

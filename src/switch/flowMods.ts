@@ -9,6 +9,8 @@
 //   begin() → apply(flowMod)* → commit()   events, bridge.flowsChanged()
 //                             → rollback() tables as before, nobody has noticed
 
+import { F_TUN_METADATA } from '../../contract/key.ts';
+import type { TlvMapping } from '../wire/openflow/messages.ts';
 import {
   type Action,
   type FlowMod,
@@ -17,7 +19,7 @@ import {
   OfError,
   type OfVersion,
 } from '../wire/openflow/types.ts';
-import { actionsEqual } from './flowModsActions.ts';
+import { actionsEqual, mentionsField } from './flowModsActions.ts';
 import {
   COOKIE_ALL_ONES,
   checkFlowMod,
@@ -170,6 +172,19 @@ export class FlowTables {
     transaction.insert(added, undefined);
     transaction.commit();
     return added;
+  }
+
+  /** True if a flow matches on or writes this field tun_metadataN. */
+  usesTunMetadata({ index, optionLen, offset = 0 }: TlvMapping): boolean {
+    const start = F_TUN_METADATA + offset;
+    const name = `tun_metadata${index}`;
+    for (const table of this.bridge.tables) {
+      for (const { match, actions } of table) {
+        const matched = match.mask.subarray(start, start + optionLen).some((byte) => byte !== 0);
+        if (matched || mentionsField(actions, name)) return true;
+      }
+    }
+    return false;
   }
 
   /** Applies a Flow_Table row; undefined = there is none. A lower limit may evict rules at once. */

@@ -24,6 +24,13 @@ export function outputsToGroup(actions: readonly Action[], group: number): boole
   return some(actions, (action) => action.type === 'group' && action.group === group);
 }
 
+/** True if some action reads or writes the field of this name. */
+export function mentionsField(value: unknown, field: string): boolean {
+  if (value === field) return true;
+  if (typeof value !== 'object' || value === null || value instanceof Uint8Array) return false;
+  return Object.values(value).some((member) => mentionsField(member, field));
+}
+
 /** Structural equality, without building strings: rules of a loose modify are compared one by one. */
 export function actionsEqual(a: readonly Action[], b: readonly Action[]): boolean {
   return a === b || valuesEqual(a, b);

@@ -142,6 +142,51 @@ describe('bundles', () => {
   });
 });
 
+describe('settings that controllers make', () => {
+  it('names of tables', () =>
+    same(
+      [
+        'ovs-ofctl -O OpenFlow13 mod-table br0 3 name:main',
+        'ovs-ofctl -O OpenFlow15 mod-table br0 4 name:second',
+        'ovs-ofctl -O OpenFlow15 dump-tables br0 | grep "table [34]"',
+        'ovs-ofctl add-flow br0 "table=second actions=resubmit(,main)"',
+        'ovs-ofctl --names dump-flows br0 table=second',
+        'ovs-ofctl -O OpenFlow14 mod-table br0 254 evict',
+      ],
+      { normalize: (text) => text.replace(/\w+_age=T, ?/g, '') },
+    ));
+
+  it('mappings of tunnel options', () => {
+    const map = (command: string, index: number) =>
+      `ovs-ofctl ${command} br0 "{class=0x102,type=0x80,len=4}->tun_metadata${index}"`;
+    return same(
+      [
+        'ovs-ofctl dump-tlv-map br0',
+        'ovs-ofctl add-flow br0 "tun_metadata0=5 actions=2"',
+        map('add-tlv-map', 0),
+        map('add-tlv-map', 1),
+        'ovs-ofctl dump-tlv-map br0',
+        'ovs-ofctl add-flow br0 "tun_metadata0=5 actions=2"',
+        'ovs-ofctl dump-flows br0 tun_metadata0',
+        map('del-tlv-map', 0),
+        'ovs-ofctl del-flows br0 tun_metadata0',
+        'ovs-ofctl del-tlv-map br0',
+        'ovs-ofctl dump-tlv-map br0',
+      ],
+      { normalize: (text) => text.replace(/\w+_age=T, ?/g, '') },
+    );
+  });
+
+  it('bits of ports', () =>
+    same([
+      'ovs-ofctl mod-port br0 1 no-stp',
+      'ovs-ofctl mod-port br0 1 no-packet-in',
+      'ovs-ofctl mod-port br0 pa no-forward',
+      'ovs-ofctl show br0 | grep -A1 pa | tail -1',
+      'ovs-ofctl mod-port br0 9 up',
+    ]));
+});
+
 describe('controllers', () => {
   it('are shown in the database', async () => {
     // Sockets in the run directories: the daemons' loopback interfaces are not ours.

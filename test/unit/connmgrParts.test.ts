@@ -235,12 +235,21 @@ describe('mapping of tunnel options', () => {
     }
     assert.equal(attempt(table, { index: 3, optionType: 3, optionLen: 8 }), 'NXTTMFC_TABLE_FULL');
     assert.equal(table.mappings.length, 3);
-    table.delete([1, 50]);
+    table.delete([1, 50], () => false);
     assert.deepEqual(
-      table.mappings.map(({ index }) => index),
-      [0, 2],
+      table.mappings.map(({ index, offset }) => [index, offset]),
+      [
+        [0, 0],
+        [2, 128],
+      ],
+      'places do not move',
     );
-    table.clear();
+    assert.equal(attempt(table, { index: 9, optionType: 9, optionLen: 120 }), 'no error');
+    assert.equal(table.mappings[2].offset, 4);
+    const inUse = ({ index }: { index: number }) => index === 2;
+    assert.throws(() => table.clear(inUse), { message: 'NXTTMFC_INVALID_TLV_DEL' });
+    assert.equal(table.mappings.length, 3);
+    table.clear(() => false);
     assert.deepEqual(table.mappings, []);
   });
 });

@@ -67,6 +67,16 @@ describe('inactivity probe', () => {
     assert.equal(conn.connected, true);
   });
 
+  it('can be turned off: then silence means nothing', async () => {
+    using controller = await OfController.listen(4);
+    using conn = rconn(0);
+    conn.connect(target(controller.target), context());
+    const peer = await controller.connection();
+    await sleep(1300);
+    assert.equal(conn.state, 'ACTIVE', 'the timer of the connection attempt is gone');
+    assert.equal(peer.closed, false);
+  });
+
   it('without an answer ends the connection', async () => {
     using controller = await OfController.listen(4);
     using conn = rconn(100);

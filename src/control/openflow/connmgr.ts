@@ -325,6 +325,7 @@ export class Connmgr implements OfSwitch {
       monitors: (of) => new FlowMonitors(this, of, this.#changes),
       log: this.log,
       nowMs: () => this.bridge.nowMs(),
+      tlvs: () => this.tlvTable.mappings,
     });
     const onDrop = () => {
       this.#packetInsDropped++;

@@ -1,7 +1,7 @@
 // What the switch does with each OpenFlow message: the table from message type to handler. Handlers throw OfError for
 // everything that a controller can get wrong; ofconn.ts turns it into OFPT_ERROR. Statistics are in statsHandlers.ts.
 
-import type { Message, MessageType } from '../../wire/openflow/messages.ts';
+import type { Message, MessageType, TlvMapping } from '../../wire/openflow/messages.ts';
 import { OFPP_MAX, OfError, type OfVersion } from '../../wire/openflow/types.ts';
 import { changeAsync, packetInBit } from './asyncConfig.ts';
 import { countFlowMod, groupError } from './bundles.ts';
@@ -157,9 +157,14 @@ const handlers: HandlerTable = {
 
   tlv_table_mod(ofSwitch, { conn }, { command, mappings }) {
     rejectSecondary(conn);
-    if (command === 'add') ofSwitch.tlvTable.add(mappings);
-    else if (command === 'delete') ofSwitch.tlvTable.delete(mappings.map(({ index }) => index));
-    else ofSwitch.tlvTable.clear();
+    const { tlvTable, tables } = ofSwitch;
+    const inUse = (mapping: TlvMapping) => tables.usesTunMetadata(mapping);
+    if (command === 'add') tlvTable.add(mappings);
+    else if (command === 'clear') tlvTable.clear(inUse);
+    else {
+      const indexes = mappings.map(({ index }) => index);
+      tlvTable.delete(indexes, inUse);
+    }
   },
 
   tlv_table_request(ofSwitch, request) {
@@ -168,7 +173,7 @@ const handlers: HandlerTable = {
         type: 'tlv_table_reply',
         maxSpace: MAX_SPACE,
         maxFields: MAX_FIELDS,
-        mappings: ofSwitch.tlvTable.mappings,
+        mappings: [...ofSwitch.tlvTable.mappings],
       },
       request,
     );

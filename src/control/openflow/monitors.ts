@@ -143,7 +143,7 @@ export class FlowMonitors {
   }
 
   #send(updates: FlowUpdate[]): void {
-    this.#conn.rconn.sendMessage({ type: 'flow_monitor_reply', updates }, 0, () => this.#drained());
+    this.#conn.sendUpdate({ type: 'flow_monitor_reply', updates }, () => this.#drained());
     if (this.#pausedAt === 0 && this.#conn.rconn.outputBytes > PAUSE_BYTES) {
       this.#pausedAt = this.#log.seqno++;
       this.#conn.send({ type: 'flow_monitor_paused' }, () => this.#drained());
@@ -162,7 +162,7 @@ export class FlowMonitors {
       return undefined;
     });
     if (updates.length > 0) {
-      this.#conn.rconn.sendMessage({ type: 'flow_monitor_reply', updates }, 0);
+      this.#conn.sendUpdate({ type: 'flow_monitor_reply', updates });
     }
     this.#conn.send({ type: 'flow_monitor_resumed' });
   }

@@ -10,6 +10,8 @@ import type {
   MessageType,
   PacketInFormat,
   Role,
+  TableFeatures,
+  TlvMapping,
 } from '../../wire/openflow/messages.ts';
 import { OfError, type OfVersion } from '../../wire/openflow/types.ts';
 import { type AsyncConfig, defaultAsync, noAsync } from './asyncConfig.ts';
@@ -53,6 +55,8 @@ export interface OfconnOptions {
   monitors: (conn: Ofconn) => FlowMonitors;
   log: Log;
   nowMs: () => number;
+  /** What tun_metadataN means on this bridge. */
+  tlvs: () => readonly TlvMapping[];
 }
 
 export class Ofconn {
@@ -70,6 +74,8 @@ export class Ofconn {
   /** NXT_FLOW_MOD_TABLE_ID. */
   tableId = false;
   async: AsyncConfig;
+  /** Parts of a table features request that has not come to its end. */
+  tableFeatures: TableFeatures[] = [];
   readonly flowMods: FlowModLog;
   readonly #options: OfconnOptions;
   #queue: Uint8Array[] = [];
@@ -98,6 +104,10 @@ export class Ofconn {
     return this.#closed;
   }
 
+  get tlvs(): readonly TlvMapping[] {
+    return this.#options.tlvs();
+  }
+
   /** The rconn's bytes come in here. */
   receive(bytes: Uint8Array): void {
     if (this.#closed) return;
@@ -124,7 +134,7 @@ export class Ofconn {
   }
 
   reply(message: Message, request: Request): void {
-    if (!this.#closed) this.rconn.sendMessage(message, request.xid);
+    if (!this.#closed) this.rconn.sendMessage(message, { xid: request.xid, tlvs: this.tlvs });
   }
 
   /** Part of a reply that is encoded already. */
@@ -132,8 +142,13 @@ export class Ofconn {
     if (!this.#closed) this.rconn.send(bytes);
   }
 
+  /** `xid` 0 is for messages that answer nothing. */
+  sendUpdate(message: Message, done?: () => void): void {
+    if (!this.#closed) this.rconn.sendMessage(message, { xid: 0, tlvs: this.tlvs, done });
+  }
+
   send(message: Message, done?: () => void): void {
-    if (!this.#closed) this.rconn.sendMessage(message, undefined, done);
+    if (!this.#closed) this.rconn.sendMessage(message, { tlvs: this.tlvs, done });
   }
 
   /** OFPT_ERROR about `request`, which it quotes. */
@@ -206,7 +221,10 @@ export class Ofconn {
         this.#echo(bytes);
         return undefined;
       }
-      const { xid, version, message } = decode(bytes, { tableId: this.tableId });
+      const { xid, version, message } = decode(bytes, {
+        tableId: this.tableId,
+        tlvs: this.tlvs,
+      });
       type = message.type;
       const request: Request = { conn: this, xid, version, bytes };
       const waiting = this.#options.handle(request, message);

@@ -11,7 +11,7 @@
 
 import type { Socket } from 'node:net';
 import { decode, encode } from '../../wire/openflow/message.ts';
-import type { Message } from '../../wire/openflow/messages.ts';
+import type { Message, TlvMapping } from '../../wire/openflow/messages.ts';
 import type { OfVersion } from '../../wire/openflow/types.ts';
 import { FramingError, MessageSplitter } from './framing.ts';
 import { connectEvent, connectStream, type Log, type StreamContext, type Target } from './vconn.ts';
@@ -52,6 +52,15 @@ export interface RconnOptions {
   onMessage: (bytes: Uint8Array) => void;
   /** The connection is gone; a reliable one tries again by itself. */
   onDisconnected: (rconn: Rconn) => void;
+}
+
+export interface SendOptions {
+  /** Default: a new one. */
+  xid?: number | undefined;
+  /** Called when the message has been written. */
+  done?: (() => void) | undefined;
+  /** What tun_metadataN means. */
+  tlvs?: readonly TlvMapping[] | undefined;
 }
 
 export class Rconn {
@@ -168,9 +177,10 @@ export class Rconn {
     }
   }
 
-  sendMessage(message: Message, xid: number = this.newXid(), done?: () => void): void {
+  sendMessage(message: Message, options: SendOptions = {}): void {
     if (this.version === undefined) return;
-    const parts = encode(this.version, xid, message);
+    const { xid = this.newXid(), done, tlvs } = options;
+    const parts = encode(this.version, xid, message, tlvs === undefined ? {} : { tlvs });
     parts.forEach((part, i) => {
       this.send(part, i === parts.length - 1 ? done : undefined);
     });
@@ -366,6 +376,8 @@ export class Rconn {
   }
 
   #armProbe(): void {
+    // The timer of the state before must not fire in this one.
+    clearTimeout(this.#timer);
     if (this.probeMs === 0) return;
     const silentMs = this.#options.nowMs() - this.#lastActivityMs;
     this.#schedule(Math.max(1, this.probeMs - silentMs), () => {

@@ -15,6 +15,8 @@ import { flowStatsHeaderBytes, ReplyPacker } from './replyPacker.ts';
 const FLOWS_PER_SLICE = 256;
 /** Flows that a table is said to hold when nothing limits it. */
 const MAX_ENTRIES = 1_000_000;
+/** More than a request can name in earnest. */
+const MAX_TABLE_FEATURES = 512;
 const ALL_ONES_64 = 0xffffffffffffffffn;
 /** OFPTMPEF14_OTHER | IMPORTANCE | LIFETIME: what the choice of a flow to evict looks at. */
 const EVICTION_FLAGS = 0x7;
@@ -39,9 +41,8 @@ export const statsHandlers: HandlerTable = {
       start += FLOWS_PER_SLICE;
       // Rules that went meanwhile are told as they were: the reply is one moment's state as far as it can be.
       const entries = slice.map((rule) => flowStats(rule, bridge.nowMs()));
-      for (const part of encode(version, xid, { type: 'flow_stats_reply', nxt, entries })) {
-        packer.add(part);
-      }
+      const reply = { type: 'flow_stats_reply', nxt, entries } as const;
+      for (const part of encode(version, xid, reply, { tlvs: conn.tlvs })) packer.add(part);
       if (start >= rules.length) {
         packer.finish();
         return;
@@ -85,10 +86,13 @@ export const statsHandlers: HandlerTable = {
     request.conn.reply({ type: 'table_stats_reply', tables: stats }, request);
   },
 
-  table_features_request(ofSwitch, request, { setsFeatures }) {
-    // Our tables are what they are; a controller may ask, but not change them.
-    if (setsFeatures) throw new OfError('OFPTFFC_EPERM');
-    request.conn.reply({ type: 'table_features_reply', tables: tableFeatures(ofSwitch) }, request);
+  table_features_request(ofSwitch, request, { tables = [], more = false }) {
+    const { conn } = request;
+    const wanted = [...conn.tableFeatures, ...tables];
+    conn.tableFeatures = more ? wanted.slice(0, MAX_TABLE_FEATURES) : [];
+    if (more) return;
+    if (wanted.length > 0) setTableNames(ofSwitch, wanted);
+    conn.reply({ type: 'table_features_reply', tables: tableFeatures(ofSwitch) }, request);
   },
 
   table_desc_request({ bridge, tables }, request) {
@@ -169,6 +173,22 @@ function hiddenRules(table: Bridge['tables'][number]): number {
   let hidden = 0;
   for (const rule of table) if (isHidden(rule)) hidden++;
   return hidden;
+}
+
+/** Our tables are what they are: all that a controller may change is their names. All of them or none. */
+function setTableNames({ bridge, tables }: OfSwitch, wanted: readonly TableFeatures[]): void {
+  const seen = new Set<number>();
+  for (const { table, name, maxEntries } of wanted) {
+    const config = tables.config[table];
+    if (seen.has(table)) throw new OfError('NXTFFC_DUP_TABLE');
+    seen.add(table);
+    if (config === undefined || table >= bridge.tables.length - 1)
+      throw new OfError('OFPTFFC_EPERM');
+    if (maxEntries !== Math.min(MAX_ENTRIES, config.flowLimit)) throw new OfError('OFPTFFC_EPERM');
+    // The administrator's name stands.
+    if (config.nameFromDatabase && config.name !== name) throw new OfError('OFPTFFC_EPERM');
+  }
+  for (const { table, name } of wanted) tables.config[table].name = name;
 }
 
 function tableFeatures({ bridge, tables }: OfSwitch): TableFeatures[] {

@@ -2,6 +2,7 @@
 // a live migration, and guests that lie.
 
 import assert from 'node:assert/strict';
+import { readdirSync } from 'node:fs';
 import { join } from 'node:path';
 import { describe, it } from 'node:test';
 import * as L from '../../src/guest/driver/layout.ts';
@@ -384,6 +385,60 @@ describe('guests that lie', () => {
       assert.equal(b.status().linkUp, true);
       assert.equal(b.status().error, undefined);
       assert.equal(db.receive().length, 0);
+    });
+  });
+
+  it('may do it again and again: the others keep their rate, and nothing piles up', async () => {
+    await withPair({}, async ({ sw, a, b, ga, gb }) => {
+      const victim = await sw.addServer('c');
+      const [ta, tb] = [new GuestThread(ga), new GuestThread(gb)];
+      try {
+        ta.setTraffic(0, {
+          send: true,
+          sourceMac: '02:00:00:00:00:01',
+          destinationMac: '02:00:00:00:00:02',
+          sourceIp: '10.0.0.1',
+          destinationIp: '10.0.0.2',
+          perMs: 2,
+        });
+        const attack = async (how: (guest: Guest) => void) => {
+          const guest = new Guest({ path: join(sw.directory, 'c'), mode: 'client' });
+          guest.open();
+          await guest.connected();
+          how(guest);
+          await until(
+            () => guest.frontend === undefined,
+            () => `still there: ${sw.log.at(-1)}`,
+          );
+          guest.close();
+          await until(() => !victim.status().linkUp, 'link down');
+        };
+        const word = (ring: number, area: number) => (guest: Guest) => {
+          const at = guest.view.getUint32(guest.ringRecord(ring) + area, true);
+          guest.view.setUint16(at + 2, 40_000, true);
+        };
+        const attacks = [
+          word(1, L.GR_AVAIL),
+          (guest: Guest) => guest.frontend!.sendRaw(new Uint8Array(12).fill(255)),
+          (guest: Guest) =>
+            guest.frontend!.sendRaw(
+              C.encodeMessage(M.SET_VRING_NUM, 0, C.encodeVringState({ index: 1, num: 7 })),
+            ),
+        ];
+        for (const how of attacks) await attack(how);
+        const fds = readdirSync('/proc/self/fd').length;
+        for (let round = 0; round < 10; round++) for (const how of attacks) await attack(how);
+        assert.ok(Math.abs(readdirSync('/proc/self/fd').length - fds) <= 1, 'descriptors pile up');
+        ta.stopSending(0);
+        await until(
+          () => tb.counters(0).marked === ta.counters(0).sent,
+          'all frames of the others',
+        );
+        assert.ok(ta.counters(0).sent > 1000);
+        assert.deepEqual([sw.drops(a), sw.drops(b), tb.counters(0).reordered], [{}, {}, 0]);
+      } finally {
+        await Promise.all([ta.close(), tb.close()]);
+      }
     });
   });
 

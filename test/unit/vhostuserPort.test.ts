@@ -248,6 +248,30 @@ describe('ports of both modes', () => {
     );
   });
 
+  it('waits for a path, and offers less when told so', async () => {
+    const fake = fakeEngine();
+    const lines: string[] = [];
+    const nowhere = config('vhost5', 'dpdkvhostuserclient');
+    const port = await openVhostUserClient(nowhere, contextOf(fake, lines));
+    assert.deepEqual(port.status().status, { mode: 'client', status: 'disconnected' });
+    assert.ok(lines.some((line) => line.includes('vhost-server-path is missing')));
+    assert.equal(port.reconfigure({ ...nowhere, mtuRequest: 9000 }), true);
+    assert.equal(port.status().mtu, 9000);
+    assert.equal(fake.port.mtu, 9000);
+    const path = join(directory, 'later.sock');
+    assert.equal(port.reconfigure({ ...nowhere, options: { 'vhost-server-path': path } }), false);
+    await port.close();
+    const options = { 'vhost-server-path': path, 'xvio-features-mask': '0x400000000' };
+    const masked = await openVhostUserClient({ ...nowhere, options }, contextOf(fake));
+    const features = guestFeatures({ packed: true });
+    const guest = new Guest({ path, mode: 'server', features });
+    guest.open();
+    await guest.connected();
+    assert.equal(guest.features, features & ~bits(34));
+    guest.close();
+    await masked.close();
+  });
+
   it('injects the announcement of a moved guest', async () => {
     await withServerPort('vhost4', async (_port, path, fake) => {
       const guest = new Guest({ path, mode: 'client' });

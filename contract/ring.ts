@@ -15,6 +15,12 @@ export const RING_DATA = 128;
 export const RING_DATA_SIZE = 0x200000;
 export const RING_FILLER = 0xffff;
 
+// Behind the data of an upcall ring: bytes of records by input port, modulo 2^32, u32 x MAX_PORTS each. What a port has
+// posted and the control plane has not yet handled is limited, so that a flood from one port leaves room for others.
+export const UPCALL_POSTED = 0x300000; // W
+export const UPCALL_HANDLED = 0x310000; // main thread
+export const UPCALL_PORT_MAX = 0x80000; // a quarter of the ring
+
 // Upcall record: worker to control plane. type = UPCALL_* (contract/action.ts)
 export const UC_LENGTH = 0; // u32
 export const UC_TYPE = 4; // u32

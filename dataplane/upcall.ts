@@ -1,6 +1,7 @@
 // Upcalls: packets that the control plane has to see. Producer of the worker's upcall ring (contract/ring.ts).
 //
-// A full ring loses the packet under a name; the worker never waits for the control plane.
+// A full ring, or a port that has filled its share of it, loses the packet under a name; the worker never waits for
+// the control plane.
 
 import { UPCALL_MISS } from '../contract/action.ts';
 import { DROP_UPCALL_FULL } from '../contract/drop.ts';
@@ -18,6 +19,7 @@ import {
   PKT_TRUNC,
   PKT_VNET_FLAGS,
 } from '../contract/packet.ts';
+import { MAX_PORTS } from '../contract/port.ts';
 import {
   RING_DATA,
   RING_DATA_SIZE,
@@ -34,6 +36,9 @@ import {
   UC_PACKET_LEN,
   UC_TYPE,
   UC_VNET,
+  UPCALL_HANDLED,
+  UPCALL_PORT_MAX,
+  UPCALL_POSTED,
   UPCALL_RING_SIZE,
 } from '../contract/ring.ts';
 import { countDrop } from './drop.ts';
@@ -47,15 +52,20 @@ export function upcall(pkt: u32, reason: u32, cookie: u32, max: u32): void {
   const trunc = load<u32>(pkt + PKT_TRUNC);
   if (trunc !== 0) bytes = min<u32>(bytes, trunc);
   if (max < 0xffff) bytes = min<u32>(bytes, max);
-  const record = reserve(ring, (UC_DATA + bytes + 15) & ~15);
+  const inPort = load<u32>(pkt + PKT_IN_PORT);
+  const size: u32 = (UC_DATA + bytes + 15) & ~15;
+  const posted = ring + UPCALL_POSTED + (inPort & (MAX_PORTS - 1)) * 4;
+  const pending = load<u32>(posted) - atomic.load<u32>(posted + UPCALL_HANDLED - UPCALL_POSTED);
+  const record = pending + size > <u32>UPCALL_PORT_MAX ? 0 : reserve(ring, size);
   if (record === 0) {
     addStat(WK_LOST, 1);
-    countDrop(load<u32>(pkt + PKT_IN_PORT), DROP_UPCALL_FULL);
+    countDrop(inPort, DROP_UPCALL_FULL);
     return;
   }
+  store<u32>(posted, load<u32>(posted) + size);
   store<u32>(record + UC_TYPE, reason);
   store<u32>(record + UC_COOKIE, cookie);
-  store<u32>(record + UC_IN_PORT, load<u32>(pkt + PKT_IN_PORT));
+  store<u32>(record + UC_IN_PORT, inPort);
   store<u32>(record + UC_PACKET_LEN, length);
   store<u32>(record + UC_DATA_LEN, bytes);
   store<u64>(record + UC_VNET, load<u64>(pkt + PKT_VNET_FLAGS));
@@ -63,8 +73,8 @@ export function upcall(pkt: u32, reason: u32, cookie: u32, max: u32): void {
   memory.copy(record + UC_KEY, load<u32>(pkt + PKT_KEY), KEY_SIZE);
   copyFrame(record + UC_DATA, pkt, bytes);
   atomic.store<u32>(ring + RING_HEAD, load<u32>(ring + RING_HEAD) + load<u32>(record + UC_LENGTH));
-  const posted = workerRecord + WK_UPCALLS_POSTED;
-  store<u32>(posted, load<u32>(posted) + 1);
+  const bell = workerRecord + WK_UPCALLS_POSTED;
+  store<u32>(bell, load<u32>(bell) + 1);
   if (reason === UPCALL_MISS) addStat(WK_MISSES, 1);
 }
 

@@ -2,6 +2,7 @@
 
 import { KEY_SIZE } from '../../contract/key.ts';
 import { INJECT_BASE, UPCALL_BASE } from '../../contract/memory.ts';
+import { MAX_PORTS } from '../../contract/port.ts';
 import {
   IN_ACTIONS,
   IN_DATA_LEN,
@@ -29,6 +30,7 @@ import {
   UC_PACKET_LEN,
   UC_TYPE,
   UC_VNET,
+  UPCALL_HANDLED,
   UPCALL_RING_SIZE,
 } from '../../contract/ring.ts';
 import type { EngineMemory } from './memory.ts';
@@ -59,12 +61,18 @@ export class UpcallRing {
     while (tail !== head && count < max) {
       const at = this.ring + RING_DATA + (tail & (RING_DATA_SIZE - 1));
       const isFiller = memory.get(at + UC_TYPE) === RING_FILLER;
-      const next = (tail + memory.get(at + UC_LENGTH)) >>> 0;
+      const length = memory.get(at + UC_LENGTH);
+      const next = (tail + length) >>> 0;
+      const inPort = memory.get(at + UC_IN_PORT);
       try {
         if (!isFiller) callback(this.read(at));
       } finally {
         tail = next;
         memory.store(this.ring + RING_TAIL, tail);
+        if (!isFiller) {
+          const handled = this.ring + UPCALL_HANDLED + (inPort & (MAX_PORTS - 1)) * 4;
+          memory.store(handled, (memory.get(handled) + length) >>> 0);
+        }
       }
       if (!isFiller) count++;
     }

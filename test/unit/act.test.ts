@@ -242,6 +242,22 @@ test('a full upcall ring loses packets under a name, and works again when draine
   }
 });
 
+test('a port that floods the control plane leaves room for others', () => {
+  const other = rig.addPort();
+  for (let round = 0; round < 20; round++) {
+    for (let i = 0; i < 256; i++) rig.send(input, numbered(i));
+    rig.poll();
+  }
+  for (let i = 0; i < 200; i++) rig.send(other, numbered(i));
+  rig.poll();
+  assert.ok(rig.counters(input).drops[DROP_UPCALL_FULL]! > 1000);
+  assert.equal(rig.counters(other).drops[DROP_UPCALL_FULL], 0);
+  assert.equal(rig.upcalls().filter(({ inPort }) => inPort === other).length, 200);
+  rig.send(input, numbered(1));
+  rig.poll();
+  assert.equal(rig.upcalls().length, 1);
+});
+
 test('a frame of 64 KiB crosses whole: upcall, injection, output, offload description', () => {
   const payload = Uint8Array.from({ length: 60_000 }, (_, i) => i * 7);
   const frame = ethernet(0x0800, ipv4(6, tcp(1, 2, payload), { partial: true }));

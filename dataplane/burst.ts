@@ -32,6 +32,12 @@ const CHUNK = 256; // packets grouped at a time: the table of groups never fills
 
 let stamp: u32 = 0;
 
+/** At the start of a worker: what an instance before this one has left in the table of groups means nothing. */
+export function resetGroups(): void {
+  stamp = 0;
+  memory.fill(privateBase + S_GROUP_TABLE, 0, GROUP_TABLE_SIZE * 8);
+}
+
 /** Runs the `n` parsed packets of S_BURST to the end; every batch has been transmitted on return. */
 export function runBurst(n: i32): void {
   const burst = privateBase + S_BURST;

@@ -31,6 +31,7 @@ import {
   PKT_MARK,
   PKT_SIZE,
   PKT_TRUNC,
+  POOL_MAX,
   PV_KEYS,
   PV_PACKETS,
 } from '../contract/packet.ts';
@@ -46,7 +47,7 @@ import {
 } from '../contract/port.ts';
 import { resetAct } from './act.ts';
 import { resetBatches } from './batch.ts';
-import { runBurst } from './burst.ts';
+import { resetGroups, runBurst } from './burst.ts';
 import { countDrop } from './drop.ts';
 import { injectBurst, injectEmpty } from './inject.ts';
 import { parseBurst } from './parse.ts';
@@ -64,6 +65,8 @@ export function start(id: u32, nowNs: f64): void {
   setWorker(id);
   resetBatches();
   resetAct();
+  resetGroups();
+  memory.fill(privateBase + PV_KEYS, 0, POOL_MAX * KEY_STRIDE);
   lastNs = nowNs;
   lastPackets = 0;
   busyQueues = 0;

@@ -71,7 +71,8 @@ export class Rig {
   readonly ports: Ports;
   readonly grace: Grace;
   readonly flows: FlowTable;
-  readonly dataPlane: DataPlane;
+  dataPlane: DataPlane;
+  private readonly module: WebAssembly.Module;
   nowNs = 1e6;
   private readonly arena = new Arena(ARENA_BASE, ARENA_SIZE);
   private readonly upcallRing: UpcallRing;
@@ -85,9 +86,8 @@ export class Rig {
   }
 
   private constructor({ debug = true, vlanLimit = 1 }: RigOptions) {
-    const imports = dataPlaneImports(this.memory.memory, () => 0);
-    const instance = new WebAssembly.Instance(loadDataPlane(debug), imports);
-    this.dataPlane = instance.exports as unknown as DataPlane;
+    this.module = loadDataPlane(debug);
+    this.dataPlane = this.instantiate();
     this.ports = new Ports(this.memory);
     this.grace = new Grace(this.memory, () => [0]);
     this.flows = new FlowTable(this.memory, this.grace, (key, subtable) =>
@@ -99,6 +99,17 @@ export class Rig {
     this.set(CTL_CACHE_INSERT_INV_PROB, 1);
     this.set(CTL_UPCALLS_ENABLED, 1);
     this.dataPlane.start(0, 0);
+  }
+
+  private instantiate(): DataPlane {
+    const imports = dataPlaneImports(this.memory.memory, () => 0);
+    return new WebAssembly.Instance(this.module, imports).exports as unknown as DataPlane;
+  }
+
+  /** As after a trap: a new instance over what the old one has left. */
+  restart(): void {
+    this.dataPlane = this.instantiate();
+    this.dataPlane.start(0, this.nowNs);
   }
 
   set(control: number, value: number): void {

@@ -95,6 +95,23 @@ test('mixed flows keep the order of each, and each is counted', () => {
   }
 });
 
+test('a new instance does not trust what the old one has left', () => {
+  const outs = [1, 2, 3].map((source) => {
+    const out = rig.addPort({ sends: false });
+    const { key, mask } = Rig.matchPort(input);
+    key.set([10, 0, 0, source], K_NW_SRC);
+    mask.fill(0xff, K_NW_SRC, K_NW_SRC + 4);
+    flow(output(out), { key, mask });
+    return out;
+  });
+  for (let round = 0; round < 5; round++) {
+    rig.restart();
+    for (let i = 0; i < 60; i++) rig.send(input, numbered(i, 1 + ((i + round) % 3)));
+    rig.poll();
+    for (const out of outs) assert.equal(rig.sent(out).length, 20);
+  }
+});
+
 test('flood to more ports than there are output slots', () => {
   const ports = Array.from({ length: 100 }, () => rig.addPort({ sends: false }));
   flow(ports.flatMap(output));

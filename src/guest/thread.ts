@@ -147,6 +147,7 @@ export class GuestThread {
     );
     view.setFloat64(at + L.GT_PER_MS, traffic.perMs ?? 0, true);
     view.setFloat64(at + L.GT_CREDIT, 0, true);
+    view.setFloat64(at + L.GT_LAST, performance.timeOrigin + performance.now(), true);
     const mode = (traffic.send ? L.TRAFFIC_SEND : 0) | (traffic.echo ? L.TRAFFIC_ECHO : 0);
     view.setUint32(at + L.GT_MODE, mode, true);
     this.poke();

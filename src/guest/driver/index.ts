@@ -54,6 +54,7 @@ import {
 } from './ring.ts';
 
 const UDP_SOURCE: u32 = 34;
+const CATCH_UP_MS: f64 = 10;
 
 function add(address: u32, value: f64): void {
   store<f64>(address, load<f64>(address) + value);
@@ -188,12 +189,12 @@ function send(tx: u32, traffic: u32, nowMs: f64): u32 {
   let n = min(freeCount(tx), load<u32>(traffic, GT_BATCH));
   const perMs = load<f64>(traffic, GT_PER_MS);
   if (perMs > 0) {
-    // Time lost (a sleeping process) is not made up for beyond 100 ms.
-    const elapsed = min<f64>(nowMs - load<f64>(traffic, GT_LAST), 100);
+    // Time lost (a sleeping process) is not made up for by bursts that no ring takes.
+    const elapsed = min<f64>(nowMs - load<f64>(traffic, GT_LAST), CATCH_UP_MS);
     store<f64>(traffic, nowMs, GT_LAST);
     const credit = load<f64>(traffic, GT_CREDIT) + max<f64>(elapsed, 0) * perMs;
     n = min(n, <u32>credit);
-    store<f64>(traffic, min<f64>(credit - n, max<f64>(perMs * 100, 1)), GT_CREDIT);
+    store<f64>(traffic, min<f64>(credit - n, max<f64>(perMs * CATCH_UP_MS, 1)), GT_CREDIT);
   }
   const header = load<u32>(tx, GR_HEADER);
   const length = load<u32>(traffic, GT_FRAME_LEN);

@@ -278,13 +278,12 @@ function open(config: NetdevConfig, context: NetdevContext, path: string): Vhost
     return port;
   } catch (thrown) {
     void port.close();
-    throw new NetdevError(
-      `could not open network device ${config.name} (${thrown instanceof SysError ? thrown.text : (thrown as Error).message})`,
-    );
+    const reason = thrown instanceof SysError ? thrown.text : (thrown as Error).message;
+    throw new NetdevError(`could not open network device ${config.name} (${reason})`);
   }
 }
 
-/** Type dpdkvhostuserclient. Without options:vhost-server-path the port exists and waits for one, as in Open vSwitch. */
+/** Type dpdkvhostuserclient. Without options:vhost-server-path the port waits for one, as in Open vSwitch. */
 export async function openVhostUserClient(
   config: NetdevConfig,
   context: NetdevContext,

@@ -7,6 +7,12 @@
 
 import { UPCALL_CONTROLLER, UPCALL_MISS, UPCALL_SLOW } from '../../contract/action.ts';
 import {
+  DROP_CONTROLLER_RATE,
+  DROP_COUNT,
+  DROP_NO_PORT,
+  DROP_UPCALL_FULL,
+} from '../../contract/drop.ts';
+import {
   F_IN_PORT,
   F_METADATA,
   FLOW_SIZE,
@@ -65,6 +71,7 @@ export class Datapath {
   upcallCount = 0;
   notInstalled = 0;
   #limitWarned = false;
+  readonly #controlDrops = new Array<number>(DROP_COUNT).fill(0);
 
   constructor(options: DatapathOptions) {
     this.engine = options.engine;
@@ -164,7 +171,10 @@ export class Datapath {
     this.upcallCount++;
     const { scratch } = this;
     const located = this.flowOf(upcall.key, scratch.flow);
-    if (located === undefined) return; // the port went away; its queues are on their way out
+    if (located === undefined) {
+      this.#controlDrops[DROP_NO_PORT]!++; // the port went away; its queues are on their way out
+      return;
+    }
     const validated = this.revalidator.change;
     // Key and mask of a megaflow live in one buffer: many small ones are the garbage collector's work.
     const record = new Uint8Array(2 * KEY_SIZE);
@@ -237,12 +247,23 @@ export class Datapath {
 
   #toController(upcall: Upcall): void {
     const spec = this.packetIns.get(upcall.cookie);
-    if (spec === undefined) return; // older than its megaflow: the controller hears of the flow no more
-    const bridge = this.#bridges.get(spec.bridge.name);
-    bridge?.onPacketIn?.(packetIn(spec, upcall), spec.controllerId);
+    const bridge = spec === undefined ? undefined : this.#bridges.get(spec.bridge.name);
+    if (spec === undefined || bridge?.onPacketIn === undefined) {
+      // Older than its megaflow by seconds, or nobody listens.
+      this.#controlDrops[DROP_CONTROLLER_RATE]!++;
+      return;
+    }
+    bridge.onPacketIn(packetIn(spec, upcall), spec.controllerId);
   }
 
   // ---- statistics
+
+  /** Packets that got lost between data plane and control plane, by DROP_* reason; ports' counters lack them. */
+  controlDrops(): number[] {
+    const drops = [...this.#controlDrops];
+    for (const count of this.upcalls.dropped.values()) drops[DROP_UPCALL_FULL]! += count;
+    return drops;
+  }
 
   /** Credits all packets counted by the data plane so far to the OpenFlow rules. */
   syncStats(): void {

@@ -38,13 +38,17 @@ export class Revalidator {
   /** Number of the last change; a megaflow is valid if no bridge that it crosses changed after its own number. */
   change = 0;
   readonly #changes = new WeakMap<XlateBridge, number>();
-  readonly #macDirty = new Set<Megaflow>();
+  #macDirty = new Set<Megaflow>();
+  /** Changes of MAC tables, and those whose megaflows have been looked at. */
+  #macChange = 0;
+  #macDone = 0;
   #done = 0;
   #running: Promise<void> | undefined;
   #timer: NodeJS.Timeout | undefined;
   #dumping = false;
   #closed = false;
   #dumpWaiters: (() => void)[] = [];
+  #waiters: { change: number; macChange: number; resolve: () => void }[] = [];
   /** Open_vSwitch.other_config: flow-limit, max-idle, max-revalidator. */
   maxFlowLimit = 200_000;
   maxIdleMs = 10_000;
@@ -67,12 +71,19 @@ export class Revalidator {
   /** The answer of a MAC table changed: for one address, or (undefined) for all. */
   macChanged(macs: MacTable, key: string | undefined): void {
     for (const flow of this.#datapath.megaflows.dependingOn(macs, key)) this.#macDirty.add(flow);
-    if (this.#macDirty.size > 0) this.#schedule();
+    if (this.#macDirty.size === 0) return;
+    this.#macChange++;
+    this.#schedule();
   }
 
   /** Resolves when no packet can meet a state older than the call. */
   async settled(): Promise<void> {
-    while (this.#pending()) await this.#run();
+    // Changes that come in meanwhile are not waited for: a barrier must not starve.
+    const change = this.change;
+    const macChange = this.#macChange;
+    while (!this.#closed && (this.#done < change || this.#macDone < macChange)) {
+      await this.#run(change, macChange);
+    }
     await this.#datapath.engine.quiesce();
   }
 
@@ -98,10 +109,12 @@ export class Revalidator {
     this.#closed = true;
     clearTimeout(this.#timer);
     this.#timer = undefined;
+    this.#wakeWaiters();
+    for (const resolve of this.#dumpWaiters.splice(0)) resolve();
   }
 
   #pending(): boolean {
-    return !this.#closed && (this.#done < this.change || this.#macDirty.size > 0);
+    return !this.#closed && (this.#done < this.change || this.#macDone < this.#macChange);
   }
 
   #schedule(): void {
@@ -110,10 +123,18 @@ export class Revalidator {
     this.#running = nextTurn().then(() => this.#passes());
   }
 
-  /** The running pass, or a new one that starts now. */
-  #run(): Promise<void> {
+  /** Resolves when the running pass, or a new one, has got as far as this. */
+  #run(change: number, macChange: number): Promise<void> {
     this.#running ??= this.#passes();
-    return this.#running;
+    return new Promise((resolve) => this.#waiters.push({ change, macChange, resolve }));
+  }
+
+  #wakeWaiters(): void {
+    this.#waiters = this.#waiters.filter(({ change, macChange, resolve }) => {
+      const reached = this.#done >= change && this.#macDone >= macChange;
+      if (reached || this.#closed) resolve();
+      return !reached && !this.#closed;
+    });
   }
 
   async #passes(): Promise<void> {
@@ -123,6 +144,7 @@ export class Revalidator {
         if (this.#done < target) await this.#pass();
         this.#done = Math.max(this.#done, target);
         await this.#macPass();
+        this.#wakeWaiters();
       }
     } finally {
       this.#running = undefined;
@@ -143,14 +165,17 @@ export class Revalidator {
 
   async #macPass(): Promise<void> {
     let end = performance.now() + SLICE_MS;
-    for (const flow of this.#macDirty) {
-      this.#macDirty.delete(flow);
+    const target = this.#macChange;
+    const dirty = this.#macDirty;
+    this.#macDirty = new Set();
+    for (const flow of dirty) {
       if (!flow.deleted) this.#revalidate(flow);
       if (performance.now() > end) {
         await nextTurn();
         end = performance.now() + SLICE_MS;
       }
     }
+    this.#macDone = target;
   }
 
   #isOutdated(flow: Megaflow): boolean {

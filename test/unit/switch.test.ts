@@ -4,6 +4,7 @@
 import assert from 'node:assert/strict';
 import { test } from 'node:test';
 import {
+  DROP_CONTROLLER_RATE,
   DROP_NO_LEARNED_PORT,
   DROP_RESERVED_MAC,
   DROP_RESUBMIT_LIMIT,
@@ -390,5 +391,31 @@ test('hidden rules live in table 254', async () => {
   const hidden = [...bridge.tables[254]!];
   assert.equal(hidden.length, 3);
   assert.ok(hidden.every((rule) => rule.hidden && rule.match.mask.length === FLOW_SIZE));
+  rig.close();
+});
+
+test('changes that never end do not hold back a barrier', async () => {
+  const { rig, bridge } = await normalSwitch();
+  const p1 = bridge.ports.get(1)!;
+  for (let i = 0; i < 300; i++) rig.send(p1, frame([2, 0, 0, 0, 2, i]));
+  rig.sent(bridge);
+  let busy = true;
+  const storm = (): void => {
+    bridge.flowsChanged();
+    bridge.macs.update(Uint8Array.of(2, 0, 0, 0, 2, 1), 0, 0, p1.bundle, false);
+    if (busy) setImmediate(storm);
+  };
+  storm();
+  await bridge.settled();
+  busy = false;
+  await bridge.settled();
+  rig.close();
+});
+
+test('what the control plane loses is counted', async () => {
+  const { rig, bridge } = await normalSwitch();
+  addFlow(bridge, 'tcp', 'controller', { priority: 9 });
+  rig.send(bridge.ports.get(1)!, frame());
+  assert.equal(rig.datapath.controlDrops()[DROP_CONTROLLER_RATE], 1, 'nobody listens');
   rig.close();
 });

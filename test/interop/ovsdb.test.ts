@@ -1,5 +1,6 @@
-// The embedded OVSDB server against Debian's ovsdb-server 3.1: the same requests, the same answers; with ovs-vsctl,
-// ovsdb-client and ovsdb-tool as they are. Needs the packages openvswitch-switch and openvswitch-common.
+// The embedded OVSDB server against Debian's ovsdb-server 3.1: the same requests, the same answers;
+// with ovs-vsctl, ovsdb-client and ovsdb-tool as they are. Needs the packages openvswitch-switch
+// and openvswitch-common.
 
 import assert from 'node:assert/strict';
 import { spawn } from 'node:child_process';
@@ -649,7 +650,8 @@ function comparable(json: Json): string {
     }
     return Object.fromEntries(keys.map((key) => [key, walk(value[key]!)]));
   };
-  // Which of several surplus members is named, and which of two rows is the first, depends on hashes and uuids.
+  // Which of several surplus members is named, and which of two rows is the first, depends on
+  // hashes and uuids.
   const text = canonicalJson(walk(json))
     .replace(/Member '\w+' and/g, "Member 'X' and")
     .replace(

@@ -1,5 +1,6 @@
-// Mixed pairs: the real ovs-vswitchd on the embedded database, and our session on the real ovsdb-server, each configured
-// by ovs-vsctl that waits for the daemon. And a disk that is really full. Needs openvswitch-switch; the last test root.
+// Mixed pairs: the real ovs-vswitchd on the embedded database, and our session on the real
+// ovsdb-server, each configured by ovs-vsctl that waits for the daemon. And a disk that is really
+// full. Needs openvswitch-switch; the last test root.
 
 import assert from 'node:assert/strict';
 import { spawn } from 'node:child_process';

@@ -1,4 +1,5 @@
-// Two OVSDB servers side by side: the embedded one in this process, and Debian's ovsdb-server. Used by ovsdb.test.ts.
+// Two OVSDB servers side by side: the embedded one in this process, and Debian's ovsdb-server. Used
+// by ovsdb.test.ts.
 
 import { type ChildProcess, execFile, spawn } from 'node:child_process';
 import { existsSync, mkdtempSync, rmSync } from 'node:fs';

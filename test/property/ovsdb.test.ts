@@ -1,5 +1,5 @@
-// Random transactions against an obvious model of RFC 7047; monitors whose updates must add up to the database; and
-// random input that must never do more than get an error.
+// Random transactions against an obvious model of RFC 7047; monitors whose updates must add up to
+// the database; and random input that must never do more than get an error.
 
 import assert from 'node:assert/strict';
 import { test } from 'node:test';
@@ -95,7 +95,10 @@ function finish(model: Model): Model | undefined {
 const NAMES = ['a', 'b', 'c'];
 const name = fc.constantFrom(...NAMES);
 const table = fc.constantFrom('Root' as const, 'Child' as const);
-/** References: to rows inserted by the same transaction (by number) or to existing ones (by name of the child). */
+/**
+ * References: to rows inserted by the same transaction (by number) or to existing ones (by name of
+ * the child).
+ */
 const target = fc.oneof(fc.nat(3), name);
 const targets = fc.uniqueArray(target, { maxLength: 2 });
 const insertStep = fc.record({

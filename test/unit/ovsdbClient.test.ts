@@ -1,5 +1,6 @@
-// The daemon's session: replica, lock, transactions, reconnection, and what it writes. Against the embedded server, in
-// memory and over a socket, and against scripted servers that are old or broken.
+// The daemon's session: replica, lock, transactions, reconnection, and what it writes. Against the
+// embedded server, in memory and over a socket, and against scripted servers that are old or
+// broken.
 
 import assert from 'node:assert/strict';
 import { mkdtempSync, rmSync } from 'node:fs';

@@ -1,4 +1,5 @@
-// The server's edges: sockets, slow and silent clients, blocked transactions that time out or are canceled.
+// The server's edges: sockets, slow and silent clients, blocked transactions that time out or are
+// canceled.
 
 import assert from 'node:assert/strict';
 import { existsSync, mkdtempSync, rmSync, statSync } from 'node:fs';

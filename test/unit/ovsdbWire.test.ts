@@ -1,4 +1,5 @@
-// Values on the wire: JSON without loss, the stream splitter, datums and their constraints, schema, JSON-RPC.
+// Values on the wire: JSON without loss, the stream splitter, datums and their constraints, schema,
+// JSON-RPC.
 
 import assert from 'node:assert/strict';
 import { test } from 'node:test';

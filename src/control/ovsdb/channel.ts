@@ -1,7 +1,9 @@
-// One JSON-RPC connection, for server and client alike: texts in, texts out, and the inactivity probe.
+// One JSON-RPC connection, for server and client alike: texts in, texts out, and the inactivity
+// probe.
 //
-// A side that hears nothing for the probe interval sends an "echo" request; if nothing comes within another interval, the
-// connection is dead (ovsdb-server(7), "Echo"). Whoever gets an echo request answers with its params.
+// A side that hears nothing for the probe interval sends an "echo" request; if nothing comes within
+// another interval, the connection is dead (ovsdb-server(7), "Echo"). Whoever gets an echo request
+// answers with its params.
 
 import type { Duplex } from 'node:stream';
 import { type Json, JsonError, jsonEqual, parseJson } from '../../wire/ovsdb/json.ts';
@@ -12,7 +14,10 @@ import { errorText } from './log.ts';
 export interface ChannelOptions {
   /** Milliseconds of silence before a probe; 0 = never. */
   probeIntervalMs: number;
-  /** A message that is not part of the probing. Called in order, not while the peer does not read (see `backlogged`). */
+  /**
+   * A message that is not part of the probing. Called in order, not while the peer does not read
+   * (see `backlogged`).
+   */
   onMessage: (message: RpcMessage) => void;
   /** Once, when the connection has ended for whatever reason. */
   onClose: (reason: string) => void;

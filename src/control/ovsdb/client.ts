@@ -1,8 +1,9 @@
 // The daemon's session with its database: lock, replica, transactions, and reconnection for ever.
 //
-// The sequence of the real daemon: get_schema, lock "ovs_vswitchd", monitor_cond_since (older servers: monitor_cond,
-// monitor), set_db_change_aware; then transactions that assert the lock. While the connection is away the last snapshot
-// stays valid: a switch goes on switching when its database is restarted.
+// The sequence of the real daemon: get_schema, lock "ovs_vswitchd", monitor_cond_since (older
+// servers: monitor_cond, monitor), set_db_change_aware; then transactions that assert the lock.
+// While the connection is away the last snapshot stays valid: a switch goes on switching when its
+// database is restarted.
 
 import type { Duplex } from 'node:stream';
 import { ZERO_UUID } from '../../wire/ovsdb/atom.ts';
@@ -17,11 +18,16 @@ import { connectEvent, needsProbes, openRemote, type TlsFiles } from './remote.t
 import { Replica, type ReplicaChange, type Snapshot } from './replica.ts';
 
 export interface ClientOptions {
-  /** 'unix:PATH', 'tcp:HOST:PORT', 'ssl:HOST:PORT', or what opens a connected stream (the embedded server's connect). */
+  /**
+   * 'unix:PATH', 'tcp:HOST:PORT', 'ssl:HOST:PORT', or what opens a connected stream (the embedded
+   * server's connect).
+   */
   remote: string | (() => Duplex);
   /** After the initial contents (`initial`) and after every update that changes the snapshot. */
   onChange: (change: ReplicaChange & { initial: boolean }) => void;
-  /** The lock was obtained, or is held by another process. Not called when the connection is lost. */
+  /**
+   * The lock was obtained, or is held by another process. Not called when the connection is lost.
+   */
   onLock?: (state: 'held' | 'contended') => void;
   onConnection?: (connected: boolean) => void;
   lock?: string;
@@ -40,7 +46,10 @@ export interface TransactOptions {
   comment?: string;
 }
 
-/** No answer: the connection was lost, or there is none. Whether the transaction happened is unknown. */
+/**
+ * No answer: the connection was lost, or there is none. Whether the transaction happened is
+ * unknown.
+ */
 export class ConnectionLost extends Error {}
 
 interface Waiter {
@@ -116,8 +125,8 @@ export class OvsdbClient {
   }
 
   /**
-   * Executes operations (RFC 7047 §5.2) as one transaction; resolves with their results when it is committed, and then the
-   * snapshot has its effects. Rejects with OvsdbError, or ConnectionLost.
+   * Executes operations (RFC 7047 §5.2) as one transaction; resolves with their results when it is
+   * committed, and then the snapshot has its effects. Rejects with OvsdbError, or ConnectionLost.
    */
   async transact(operations: readonly Json[], options: TransactOptions = {}): Promise<Json[]> {
     if (!this.#synchronized) throw new ConnectionLost(`${this.#name}: not connected`);
@@ -220,7 +229,8 @@ export class OvsdbClient {
   async #synchronize(): Promise<void> {
     const schema = parseSchema(await this.#request('get_schema', [this.#database]));
     const lock = this.#request('lock', [this.#lock]);
-    // It is awaited below; if the connection goes before, the monitor's failure is the one that is reported.
+    // It is awaited below; if the connection goes before, the monitor's failure is the one that is
+    // reported.
     lock.catch(() => {});
     const requests = this.#replica.start(schema);
     await this.#monitor(requests);

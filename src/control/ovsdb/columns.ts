@@ -1,7 +1,8 @@
 // What the daemon writes into the database: wanted values in, the smallest operations out. Pure.
 //
-// The wanted values of rows are plain objects of tables.ts. Only columns that differ from the replica are written, of map
-// columns only the keys that changed (so that a key which somebody else writes survives); a row that is gone is skipped.
+// The wanted values of rows are plain objects of tables.ts. Only columns that differ from the
+// replica are written, of map columns only the keys that changed unless they are most of them; a
+// row that is gone is skipped.
 
 import type { NetdevStatus } from '../../port/types.ts';
 import type { Json } from '../../wire/ovsdb/json.ts';
@@ -25,7 +26,9 @@ export type Wanted = { [T in TableName]?: ReadonlyMap<string, WantedRow<T>> };
 
 type PlainRow = Readonly<Record<string, PlainValue>>;
 
-/** "mutations" of a map column for the keys that differ; undefined if writing it whole is shorter. */
+/**
+ * "mutations" of a map column for the keys that differ; undefined if writing it whole is shorter.
+ */
 function mapMutations(
   column: string,
   kind: KindOf,
@@ -124,7 +127,10 @@ export function interfaceFailed(error: string | undefined): WantedRow<'Interface
   };
 }
 
-/** What follows from the state of the device; `error` only if the device has a fault that it survives. */
+/**
+ * What follows from the state of the device; `error` only if the device has a fault that it
+ * survives.
+ */
 export function interfaceStatus(status: NetdevStatus): WantedRow<'Interface'> {
   return {
     admin_state: status.adminUp ? 'up' : 'down',
@@ -140,7 +146,10 @@ export function interfaceStatus(status: NetdevStatus): WantedRow<'Interface'> {
   };
 }
 
-/** Counters as the database takes them: whole numbers; those that a device does not have are left out. */
+/**
+ * Counters as the database takes them: whole numbers; those that a device does not have are left
+ * out.
+ */
 export function statistics(counters: Readonly<Record<string, number>>): Record<string, number> {
   const known = Object.entries(counters).filter(([, value]) => Number.isSafeInteger(value));
   return Object.fromEntries(known);

@@ -1,4 +1,5 @@
-// The embedded database: what "ovsdb-tool create", "ovsdb-server" and "ovs-vsctl init" are to a real Open vSwitch.
+// The embedded database: what "ovsdb-tool create", "ovsdb-server" and "ovs-vsctl init" are to a
+// real Open vSwitch.
 
 import { randomUUID } from 'node:crypto';
 import { mkdirSync, readFileSync } from 'node:fs';
@@ -20,14 +21,14 @@ export interface EmbeddedOptions {
   /** Database file, for example /etc/openvswitch/conf.db; made if it is not there. */
   file: string;
   /**
-   * Passive remotes, 'punix:/run/openvswitch/db.sock' or 'ptcp:6640:127.0.0.1'; the managers of table Manager are
-   * connected without being asked for, as ovs-ctl starts ovsdb-server.
+   * Passive remotes, 'punix:/run/openvswitch/db.sock' or 'ptcp:6640:127.0.0.1'; the managers of
+   * table Manager are connected without being asked for, as ovs-ctl starts ovsdb-server.
    */
   sockets: readonly string[];
   log?: Log;
   /**
-   * Columns of Open_vSwitch that ovs-ctl sets at every start: ovs_version, system_type, system_version. db_version is
-   * the schema's version unless given.
+   * Columns of Open_vSwitch that ovs-ctl sets at every start: ovs_version, system_type,
+   * system_version. db_version is the schema's version unless given.
    */
   identity?: Readonly<Partial<Record<IdentityColumn, string>>>;
   /** Default: the vswitch schema that comes with xvio. */
@@ -83,7 +84,9 @@ export function streamPair(): [Duplex, Duplex] {
   return [a, b];
 }
 
-/** The one row of Open_vSwitch that everything hangs on, with what the software says about itself. */
+/**
+ * The one row of Open_vSwitch that everything hangs on, with what the software says about itself.
+ */
 function ensureRoot(storage: Storage, identity: Record<string, string>): void {
   const transaction = new Transaction(storage.database);
   const table = transaction.table('Open_vSwitch');

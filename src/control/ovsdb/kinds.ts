@@ -1,4 +1,5 @@
-// Conversion of column values between OVSDB's datums and plain JavaScript, by the kind of a column (tables.ts).
+// Conversion of column values between OVSDB's datums and plain JavaScript, by the kind of a column
+// (tables.ts).
 
 import type { Atom } from '../../wire/ovsdb/atom.ts';
 import type { Datum } from '../../wire/ovsdb/datum.ts';
@@ -48,7 +49,9 @@ const SCALAR_DEFAULTS: Readonly<Record<string, string | number | boolean>> = {
   uuid: '',
 };
 
-/** 64-bit integers beyond ±2^53 lose their last digits here; no column that is read has such values. */
+/**
+ * 64-bit integers beyond ±2^53 lose their last digits here; no column that is read has such values.
+ */
 const plain = (atom: Atom): string | number | boolean =>
   typeof atom === 'bigint' ? Number(atom) : atom;
 

@@ -1,4 +1,5 @@
-// Sockets of the OVSDB server: punix:PATH, ptcp:PORT[:HOST], pssl:PORT[:HOST] (ovsdb(7), "Passive Connection Methods").
+// Sockets of the OVSDB server: punix:PATH, ptcp:PORT[:HOST], pssl:PORT[:HOST] (ovsdb(7), "Passive
+// Connection Methods").
 
 import { chmodSync, mkdirSync, rmSync } from 'node:fs';
 import { createServer, type Server, type Socket } from 'node:net';

@@ -16,7 +16,10 @@ export class Locks {
     return this.#queues.get(name)?.includes(client) ?? false;
   }
 
-  /** Enters the queue, with `steal` at its head, which the owner is told. True if the client owns the lock now. */
+  /**
+   * Enters the queue, with `steal` at its head, which the owner is told. True if the client owns
+   * the lock now.
+   */
   request(client: LockClient, name: string, steal: boolean): boolean {
     const queue = this.#queues.get(name) ?? [];
     this.#queues.set(name, queue);

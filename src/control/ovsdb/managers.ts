@@ -1,5 +1,6 @@
-// The managers that table Manager names (ovs-vsctl set-manager): connections that the server makes or waits for, and
-// their state in the table (ovs-vswitchd.conf.db(5), "Manager Table"; ovsdb-server's db:…,manager_options remote).
+// The managers that table Manager names (ovs-vsctl set-manager): connections that the server makes
+// or waits for, and their state in the table (ovs-vswitchd.conf.db(5), "Manager Table";
+// ovsdb-server's db:…,manager_options remote).
 
 import type { Duplex } from 'node:stream';
 import type { ChangeSet, Row } from '../../wire/ovsdb/database.ts';

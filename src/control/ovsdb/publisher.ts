@@ -1,6 +1,7 @@
-// When the daemon writes: one transaction per reconfiguration, one when something's status changed, one per statistics
-// interval (vswitchd/bridge.c: ofport, error and cur_cfg together; status at most every 100 ms; statistics every 5 s or
-// more). At most one of each kind is under way; what changes meanwhile is in the next.
+// When the daemon writes: one transaction per reconfiguration, one when something's status changed,
+// one per statistics interval (vswitchd/bridge.c: ofport, error and cur_cfg together; status at
+// most every 100 ms; statistics every 5 s or more). At most one of each kind is under way; what
+// changes meanwhile is in the next.
 
 import { OvsdbError } from '../../wire/ovsdb/error.ts';
 import { ConnectionLost, type OvsdbClient } from './client.ts';
@@ -60,8 +61,9 @@ export class Publisher {
   }
 
   /**
-   * Writes the outcome of a reconfiguration in one transaction. True when it is in the database; false if it could not be
-   * written (no connection, lock lost): the next reconfiguration or reconnection does it again.
+   * Writes the outcome of a reconfiguration in one transaction. True when it is in the database;
+   * false if it could not be written (no connection, lock lost): the next reconfiguration or
+   * reconnection does it again.
    */
   async publish(wanted: Wanted): Promise<boolean> {
     const { client } = this.#options;

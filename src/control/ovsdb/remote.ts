@@ -1,4 +1,5 @@
-// Active connections: unix:PATH, tcp:HOST:PORT, ssl:HOST:PORT (ovsdb(7), "Active Connection Methods").
+// Active connections: unix:PATH, tcp:HOST:PORT, ssl:HOST:PORT (ovsdb(7), "Active Connection
+// Methods").
 
 import { closeSync, constants, openSync, readFileSync } from 'node:fs';
 import { connect } from 'node:net';
@@ -46,7 +47,10 @@ function parseAddress(text: string): { host: string; port: number } {
   return { host: match[1] ?? match[2]!, port: Number(match[3] ?? DEFAULT_PORT) };
 }
 
-/** Begins to connect: the stream emits "connect" ("secureConnect" for ssl) or "error". Throws for a bad name. */
+/**
+ * Begins to connect: the stream emits "connect" ("secureConnect" for ssl) or "error". Throws for a
+ * bad name.
+ */
 export function openRemote(remote: string, tls: TlsFiles = {}): Duplex {
   const [, method, rest] = /^(\w+):(.*)$/.exec(remote) ?? [];
   switch (method) {
@@ -58,7 +62,8 @@ export function openRemote(remote: string, tls: TlsFiles = {}): Duplex {
       return connectTls({
         ...parseAddress(rest!),
         ...readTls(tls),
-        // Certificates of Open vSwitch's PKI name no hosts; the certificate authority is what is trusted.
+        // Certificates of Open vSwitch's PKI name no hosts; the certificate authority is what is
+        // trusted.
         checkServerIdentity: () => undefined,
       });
     default:

@@ -1,7 +1,9 @@
-// The daemon's copy of the database: applies the updates of a monitor and gives out immutable snapshots.
+// The daemon's copy of the database: applies the updates of a monitor and gives out immutable
+// snapshots.
 //
-// Rows are plain objects (tables.ts) and keep their identity while they do not change, also over a reconnection; so two
-// snapshots are compared by comparing references, and a table that did not change is the same Map.
+// Rows are plain objects (tables.ts) and keep their identity while they do not change, also over a
+// reconnection; so two snapshots are compared by comparing references, and a table that did not
+// change is the same Map.
 
 import {
   applyDiff,
@@ -83,7 +85,10 @@ export class Replica {
     return this.#snapshot;
   }
 
-  /** Takes the tables and columns that are both ours and the server's; returns the <monitor-requests> for them. */
+  /**
+   * Takes the tables and columns that are both ours and the server's; returns the
+   * <monitor-requests> for them.
+   */
   start(schema: DatabaseSchema): JsonObject {
     const requests: Record<string, Json> = {};
     for (const name of TABLE_NAMES) {

@@ -1,7 +1,8 @@
 // The OVSDB server (RFC 7047): databases, sessions, and the transactions that wait for a change.
 //
-// Transactions are executed one after the other, synchronously: a request is parsed, executed on an overlay, written to
-// the file, applied, and told to the monitors before the next one is looked at. That is atomicity and isolation.
+// Transactions are executed one after the other, synchronously: a request is parsed, executed on an
+// overlay, written to the file, applied, and told to the monitors before the next one is looked at.
+// That is atomicity and isolation.
 
 import { randomUUID } from 'node:crypto';
 import type { Duplex } from 'node:stream';
@@ -24,7 +25,10 @@ import { Session } from './session.ts';
 
 export interface ServedDatabase {
   readonly database: Database;
-  /** Makes changes permanent before they are applied. Throws OvsdbError, and the transaction fails with it. */
+  /**
+   * Makes changes permanent before they are applied. Throws OvsdbError, and the transaction fails
+   * with it.
+   */
   readonly append?: (changes: ChangeSet, comments: readonly string[], durable: boolean) => void;
   /** After a commit. */
   readonly applied?: (changes: ChangeSet) => void;
@@ -175,7 +179,9 @@ export class OvsdbServer implements SessionHost {
     }
   }
 
-  /** Makes a transaction permanent, applies it and has the monitors remember it. Throws OvsdbError. */
+  /**
+   * Makes a transaction permanent, applies it and has the monitors remember it. Throws OvsdbError.
+   */
   #commit(served: ServedDatabase, transaction: Transaction, durable: boolean): ChangeSet {
     const changes = transaction.prepare();
     if (changes.length > 0) served.append?.(changes, transaction.comments, durable);
@@ -202,7 +208,9 @@ export class OvsdbServer implements SessionHost {
     for (const session of this.#sessions) session.flushIfIdle();
   }
 
-  /** After a change: waits may hold now, and each transaction that goes through is a change again. */
+  /**
+   * After a change: waits may hold now, and each transaction that goes through is a change again.
+   */
   #retryBlocked(): void {
     let changed = true;
     while (changed) {

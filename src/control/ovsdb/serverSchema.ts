@@ -1,4 +1,5 @@
-// Schema of the _Server database, in which a server tells its clients what it serves (ovsdb-server(5)).
+// Schema of the _Server database, in which a server tells its clients what it serves
+// (ovsdb-server(5)).
 
 export const SERVER_SCHEMA = {
   name: '_Server',

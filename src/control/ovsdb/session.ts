@@ -1,8 +1,8 @@
-// One client of the OVSDB server: its requests, monitors, locks and blocked transactions (RFC 7047 §4.1,
-// ovsdb-server(7) for what came later).
+// One client of the OVSDB server: its requests, monitors, locks and blocked transactions (RFC 7047
+// §4.1, ovsdb-server(7) for what came later).
 //
-// Order matters to clients: before anything else is sent, the updates of the changes so far are, so that whoever sees the
-// reply to its transaction has seen the transaction's effects before.
+// Order matters to clients: before anything else is sent, the updates of the changes so far are, so
+// that whoever sees the reply to its transaction has seen the transaction's effects before.
 
 import type { Duplex } from 'node:stream';
 import { parseUuid, ZERO_UUID } from '../../wire/ovsdb/atom.ts';
@@ -72,7 +72,10 @@ export class Session implements LockClient {
     }
   }
 
-  /** Sends what changed, unless the client has not read the last updates yet: then it gets the sum later. */
+  /**
+   * Sends what changed, unless the client has not read the last updates yet: then it gets the sum
+   * later.
+   */
   flushIfIdle(): void {
     if (!this.#channel.backlogged) this.#flush();
   }

@@ -1,8 +1,9 @@
 // The database's file: opening, appending, compacting, and the lock that keeps two servers apart.
 //
-// The file is Open vSwitch's own (src/wire/ovsdb/log.ts), so ovsdb-tool reads it and ovsdb-server can take it over. A
-// transaction is one record, written before it is applied: after a crash the file ends with whole transactions and at most
-// one torn record, which is ignored. Damage anywhere else is not guessed at: the file is refused and left alone.
+// The file is Open vSwitch's own (src/wire/ovsdb/log.ts), so ovsdb-tool reads it and ovsdb-server
+// can take it over. A transaction is one record, written before it is applied: after a crash the
+// file ends with whole transactions and at most one torn record, which is ignored. Damage anywhere
+// else is not guessed at: the file is refused and left alone.
 
 import {
   closeSync,
@@ -66,7 +67,10 @@ function syncDirectory(file: string): void {
   }
 }
 
-/** Name of the lock file as ovsdb-server and ovsdb-tool make it: .NAME.~lock~ beside the file that a symlink means. */
+/**
+ * Name of the lock file as ovsdb-server and ovsdb-tool make it: .NAME.~lock~ beside the file that a
+ * symlink means.
+ */
 function lockName(file: string): string {
   const real = existsSync(file) ? realpathSync(file) : file;
   return join(dirname(real), `.${basename(real)}.~lock~`);
@@ -81,7 +85,10 @@ function lock(file: string): number {
   );
 }
 
-/** Writes a complete file beside `file` and puts it in its place, so that no half file can ever be seen. */
+/**
+ * Writes a complete file beside `file` and puts it in its place, so that no half file can ever be
+ * seen.
+ */
 function replaceFile(
   file: string,
   records: readonly JsonObject[],
@@ -111,7 +118,9 @@ function writeAll(fd: number, bytes: Buffer, position: number, write: typeof wri
   }
 }
 
-/** Reads a file's content. Throws StorageError if it is not an intact database of the schema's name. */
+/**
+ * Reads a file's content. Throws StorageError if it is not an intact database of the schema's name.
+ */
 function load(file: string, bytes: Buffer, schema: DatabaseSchema, log: Log) {
   const first = readRecord(bytes, 0);
   if (first.kind !== 'record') {
@@ -209,7 +218,10 @@ export class Storage {
     }
   }
 
-  /** Puts the rows into the newer schema, as ovs-ctl does at an upgrade, and keeps a copy of the old file. */
+  /**
+   * Puts the rows into the newer schema, as ovs-ctl does at an upgrade, and keeps a copy of the old
+   * file.
+   */
   #convert(old: Database, schema: DatabaseSchema): Database {
     const { version, cksum } = old.schema;
     const backup = `${this.file}.backup${version}-${cksum.replaceAll(' ', '')}`;
@@ -268,7 +280,10 @@ export class Storage {
     }, SYNC_DELAY_MS).unref();
   }
 
-  /** Compacts when the file is large and most of it is history. Call when the database is up to date with the file. */
+  /**
+   * Compacts when the file is large and most of it is history. Call when the database is up to date
+   * with the file.
+   */
   compactIfWorthwhile(): void {
     if (this.#size < this.#compactBytes || this.#size / 2 < this.#base) return;
     try {

@@ -1,5 +1,5 @@
-// Open_vSwitch.statistics: what the machine is doing (ovs-vswitchd.conf.db(5), "Statistics"), written only when
-// other_config:enable-statistics is true. Everything comes from /proc.
+// Open_vSwitch.statistics: what the machine is doing (ovs-vswitchd.conf.db(5), "Statistics"),
+// written only when other_config:enable-statistics is true. Everything comes from /proc.
 
 import { readdirSync, readFileSync, statfsSync } from 'node:fs';
 import { availableParallelism, loadavg } from 'node:os';
@@ -17,7 +17,10 @@ function readText(path: string): string | undefined {
   }
 }
 
-/** "memory": total, used, cache, swap total, swap used, in KiB; undefined if /proc/meminfo cannot be read. */
+/**
+ * "memory": total, used, cache, swap total, swap used, in KiB; undefined if /proc/meminfo cannot be
+ * read.
+ */
 export function memoryStats(meminfo: string): string {
   const kib = (name: string) =>
     Number(new RegExp(`^${name}:\\s+(\\d+)`, 'm').exec(meminfo)?.[1] ?? 0);
@@ -28,9 +31,9 @@ export function memoryStats(meminfo: string): string {
 }
 
 /**
- * "process_NAME": virtual size and resident size in KiB, CPU time in ms, crashes, ms since the first and since the last
- * start, core. `crashes` and `booted` are what a monitoring parent writes into the command line of the real daemon; a
- * process here has none.
+ * "process_NAME": virtual size and resident size in KiB, CPU time in ms, crashes, ms since the
+ * first and since the last start, core. `crashes` and `booted` are what a monitoring parent writes
+ * into the command line of the real daemon; a process here has none.
  */
 export function processStats(stat: string, uptimeMs: number): string | undefined {
   // "PID (COMM) STATE PPID …": COMM can contain anything, so count from the last parenthesis.
@@ -66,7 +69,9 @@ function addProcesses(stats: Record<string, string>, runDir: string): void {
   }
 }
 
-/** "file_systems": mount point, KiB in all, KiB in use, for every writable file system on a device. */
+/**
+ * "file_systems": mount point, KiB in all, KiB in use, for every writable file system on a device.
+ */
 function fileSystems(): string | undefined {
   const words: string[] = [];
   for (const line of (readText('/proc/self/mounts') ?? '').split('\n')) {

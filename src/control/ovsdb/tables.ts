@@ -1,10 +1,14 @@
-// The tables and columns of Open_vSwitch that a vswitchd reads and writes, with the TypeScript type of each: what the
-// real daemon monitors (vswitchd/bridge.c; schema 8.3.1, ovs-vswitchd.conf.db(5)).
+// The tables and columns of Open_vSwitch that a vswitchd reads and writes, with the TypeScript type
+// of each: what the real daemon monitors (vswitchd/bridge.c; schema 8.3.1,
+// ovs-vswitchd.conf.db(5)).
 //
 // A column is named by its kind, from which both its static type and its conversion follow:
 //
-//   string integer boolean        the value          string* integer* uuid*   array, sorted
-//   string? integer? boolean? uuid?  or undefined    a=>b                     object for string keys, Map for integer keys
+//   string   integer   boolean   uuid    the value
+//   string?  integer?  boolean?  uuid?   the value, or undefined
+//   string*  integer*  uuid*             an array, sorted
+//   string=>…                            an object
+//   integer=>…                           a Map
 
 import type { KindOf, KindValue } from './kinds.ts';
 
@@ -210,9 +214,9 @@ export type DatapathRow = TableRow<'Datapath'>;
 export const TABLE_NAMES = Object.keys(TABLES) as TableName[];
 
 /**
- * Columns that the daemon writes itself: a change of these only is no change of the configuration. As in the real
- * daemon this holds for stp_enable, rstp_enable, trunks and vlan_mode only if it was the daemon that wrote them, so
- * they are not listed.
+ * Columns that the daemon writes itself: a change of these only is no change of the configuration.
+ * As in the real daemon this holds for stp_enable, rstp_enable, trunks and vlan_mode only if it was
+ * the daemon that wrote them, so they are not listed.
  */
 export const STATUS_COLUMNS: { readonly [T in TableName]?: readonly string[] } = {
   Open_vSwitch: [

@@ -1,6 +1,8 @@
-// Atoms: the scalar values of OVSDB (RFC 7047 §3.2 <atomic-type>, §5.1 <atom>) and the constraints on them.
+// Atoms: the scalar values of OVSDB (RFC 7047 §3.2 <atomic-type>, §5.1 <atom>) and the constraints
+// on them.
 //
-// A uuid is a lower-case string and needs its type to be told from a string: every function takes the base type.
+// A uuid is a lower-case string and needs its type to be told from a string: every function takes
+// the base type.
 
 import { randomUUID } from 'node:crypto';
 import { constraintViolation, syntaxError } from './error.ts';

@@ -1,5 +1,6 @@
-// "where": conditions on rows (RFC 7047 §5.1 <condition>), and their use in conditional monitors, where a row matches if
-// any clause does (ovsdb-server(7), "Monitor_cond"), while an operation wants them all.
+// "where": conditions on rows (RFC 7047 §5.1 <condition>), and their use in conditional monitors,
+// where a row matches if any clause does (ovsdb-server(7), "Monitor_cond"), while an operation
+// wants them all.
 
 import { compareAtoms, type SymbolTable } from './atom.ts';
 import {
@@ -32,7 +33,10 @@ export interface Fields {
 
 const FUNCTIONS = ['<', '<=', '==', '>=', '>', '!=', 'includes', 'excludes'];
 
-/** The type that the argument of a function has: less strict than the column's where that makes sense. */
+/**
+ * The type that the argument of a function has: less strict than the column's where that makes
+ * sense.
+ */
 function argumentType(name: string, column: ColumnSchema, json: Json): ColumnType {
   const { type } = column;
   switch (name) {
@@ -125,7 +129,10 @@ export function matchesAny(condition: Condition, row: Fields): boolean {
   return condition.length === 0 || condition.some((clause) => evaluate(clause, row));
 }
 
-/** The uuid that all matching rows must have, if the condition says so: most operations name one row. */
+/**
+ * The uuid that all matching rows must have, if the condition says so: most operations name one
+ * row.
+ */
 export function wantedUuid(condition: Condition): string | undefined {
   for (const clause of condition) {
     if (typeof clause === 'boolean' || clause.column.index !== UUID_INDEX) continue;

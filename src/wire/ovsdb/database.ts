@@ -1,7 +1,8 @@
 // A database in memory: tables of immutable rows, with reference counts and unique indexes.
 //
-// A row is never changed in place: a transaction (transaction.ts) collects old and new rows and hands them over as one
-// ChangeSet, so that the log, the monitors and everybody else can compare and keep rows without copying them.
+// A row is never changed in place: a transaction (transaction.ts) collects old and new rows and
+// hands them over as one ChangeSet, so that the log, the monitors and everybody else can compare
+// and keep rows without copying them.
 
 import { randomUUID } from 'node:crypto';
 import type { SymbolTable } from './atom.ts';
@@ -77,7 +78,10 @@ export function withFields(row: Row, set: Iterable<readonly [ColumnSchema, Datum
   return { uuid: row.uuid, fields };
 }
 
-/** Reads a <row>: the columns that it names; `typeOf` if their values are not of the columns' types. Throws OvsdbError. */
+/**
+ * Reads a <row>: the columns that it names; `typeOf` if their values are not of the columns' types.
+ * Throws OvsdbError.
+ */
 export function parseRow(
   schema: TableSchema,
   json: Json,

@@ -1,7 +1,8 @@
 // Datums: the value of a column, always a set or map of atoms (RFC 7047 §3.2 <type>, §5.1 <value>).
 //
-// A datum is immutable, sorted by key and without duplicates; a scalar is a set of one. So equality is a walk, and the
-// difference that "update2" messages and Open vSwitch's logs carry is a merge of two sorted lists.
+// A datum is immutable, sorted by key and without duplicates; a scalar is a set of one. So equality
+// is a walk, and the difference that "update2" messages and Open vSwitch's logs carry is a merge of
+// two sorted lists.
 
 import {
   type Atom,
@@ -207,7 +208,10 @@ export function union(a: Datum, b: Datum): Datum {
   );
 }
 
-/** `a` without the elements of `b`; pairs go only if the value is the same too, unless `b` has only keys. */
+/**
+ * `a` without the elements of `b`; pairs go only if the value is the same too, unless `b` has only
+ * keys.
+ */
 export function subtract(a: Datum, b: Datum): Datum {
   return select(a, (i) => {
     const at = findKey(b, a.keys[i]!);
@@ -215,7 +219,10 @@ export function subtract(a: Datum, b: Datum): Datum {
   });
 }
 
-/** What turns `from` into `to`, as "modify" of update2 carries it (ovsdb-server(7), "Update2 Notification"). */
+/**
+ * What turns `from` into `to`, as "modify" of update2 carries it (ovsdb-server(7), "Update2
+ * Notification").
+ */
 export function diffDatum(type: ColumnType, from: Datum, to: Datum): Datum {
   if (type.max <= 1) return to;
   const gone = select(from, (i) => findKey(to, from.keys[i]!) < 0);
@@ -235,7 +242,10 @@ export function diffType(type: ColumnType): ColumnType {
   return type.max > 1 ? { ...type, min: 0, max: Infinity } : type;
 }
 
-/** Applies a diffDatum: an element that is there goes (a pair with another value changes), any other comes. */
+/**
+ * Applies a diffDatum: an element that is there goes (a pair with another value changes), any other
+ * comes.
+ */
 export function applyDiff(type: ColumnType, from: Datum, diff: Datum): Datum {
   if (type.max <= 1) return diff;
   const kept = select(from, (i) => findKey(diff, from.keys[i]!) < 0);

@@ -1,5 +1,5 @@
-// Errors of OVSDB operations as objects on the wire (RFC 7047 §3.1 <error>), with the two members that Open vSwitch adds:
-// "syntax", the offending JSON, and "io-error", the text of an errno.
+// Errors of OVSDB operations as objects on the wire (RFC 7047 §3.1 <error>), with the two members
+// that Open vSwitch adds: "syntax", the offending JSON, and "io-error", the text of an errno.
 
 import { canonicalJson, type Json, type JsonObject } from './json.ts';
 

@@ -1,8 +1,9 @@
 // Executes the operations of a "transact" request (RFC 7047 §4.1.3, §5.2) on a transaction.
 //
-// The result array has the shape of the real server: one object per operation, the error in the place of the operation
-// that failed, null for those after it. A "wait" that does not hold yet is neither success nor failure: the whole
-// transaction is forgotten and executed again when the database has changed, until its time is over (§5.2.6).
+// The result array has the shape of the real server: one object per operation, the error in the
+// place of the operation that failed, null for those after it. A "wait" that does not hold yet is
+// neither success nor failure: the whole transaction is forgotten and executed again when the
+// database has changed, until its time is over (§5.2.6).
 
 import { randomUUID } from 'node:crypto';
 import { parseUuid, SymbolTable } from './atom.ts';
@@ -36,7 +37,10 @@ export type Execution =
   /** All operations succeeded: prepare and apply the transaction. */
   | { kind: 'done'; transaction: Transaction; results: Json[]; durable: boolean }
   | { kind: 'failed'; results: Json }
-  /** A wait does not hold: try again after a change, and at the latest `timeoutMs` after the request came. */
+  /**
+   * A wait does not hold: try again after a change, and at the latest `timeoutMs` after the request
+   * came.
+   */
   | { kind: 'blocked'; timeoutMs: number };
 
 class Blocked extends Error {
@@ -273,7 +277,8 @@ function executeOperation(
   try {
     result = operation(context, parser);
   } catch (error) {
-    // A member that does not belong there is reported before any other error, but not before a missing one.
+    // A member that does not belong there is reported before any other error, but not before a
+    // missing one.
     parser.finish();
     throw error;
   }

@@ -1,8 +1,9 @@
 // JSON as OVSDB uses it: a stream of values without framing, and 64-bit integers.
 //
-// RFC 7047 §3.1 takes JSON (RFC 4627) as it is and puts messages one after the other on a byte stream, so the only way
-// to find the end of a message is to count brackets. Its <integer> has 64 bits (§3.1), more than a JavaScript number
-// holds: an integer outside ±2^53 is a bigint here, any other a number, so that equal values are equal by `===`.
+// RFC 7047 §3.1 takes JSON (RFC 4627) as it is and puts messages one after the other on a byte
+// stream, so the only way to find the end of a message is to count brackets. Its <integer> has 64
+// bits (§3.1), more than a JavaScript number holds: an integer outside ±2^53 is a bigint here, any
+// other a number, so that equal values are equal by `===`.
 
 export type Json = null | boolean | number | bigint | string | readonly Json[] | JsonObject;
 export interface JsonObject {
@@ -23,7 +24,10 @@ export function isArray(json: Json | undefined): json is readonly Json[] {
   return Array.isArray(json);
 }
 
-/** The smallest representation of a 64-bit integer: number within ±2^53, else bigint; undefined if out of range. */
+/**
+ * The smallest representation of a 64-bit integer: number within ±2^53, else bigint; undefined if
+ * out of range.
+ */
 export function toInteger(value: number | bigint): number | bigint | undefined {
   if (typeof value === 'number') {
     if (Number.isSafeInteger(value)) return value === 0 ? 0 : value;
@@ -48,7 +52,10 @@ type Reviver = (key: string, value: unknown, context: { source?: string }) => un
 const parseWith = JSON.parse as (text: string, reviver?: Reviver) => Json;
 const rawJson = (JSON as unknown as { rawJSON(text: string): unknown }).rawJSON;
 
-/** Looks twice at what plain JSON.parse would bend: long integers, and strings that UTF-8 cannot carry. */
+/**
+ * Looks twice at what plain JSON.parse would bend: long integers, and strings that UTF-8 cannot
+ * carry.
+ */
 function reviveExactly(_key: string, value: unknown, context: { source?: string }): unknown {
   if (typeof value === 'number' && !Number.isSafeInteger(value)) {
     const source = context.source ?? '';

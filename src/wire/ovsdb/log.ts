@@ -1,11 +1,13 @@
-// The file format of a standalone OVSDB database (ovsdb(5), "Standalone Format"): a log of JSON objects.
+// The file format of a standalone OVSDB database (ovsdb(5), "Standalone Format"): a log of JSON
+// objects.
 //
 //   OVSDB JSON <length> <sha1>\n      length in bytes and SHA-1 of what follows
 //   {…}\n                             record 1: the schema; others: a transaction
 //
-// A transaction: {"_date": ms, "_comment": "…", "Table": {"<uuid>": {column: value…} | null}}. A row has the columns that
-// changed, a new row those that differ from the default; null deletes. With "_is_diff": true, as servers from 2.15 on write
-// it, the new values of sets and maps are differences: one port more on a bridge of thousands is a short record.
+// A transaction: {"_date": ms, "_comment": "…", "Table": {"<uuid>": {column: value…} | null}}. A
+// row has the columns that changed, a new row those that differ from the default; null deletes.
+// With "_is_diff": true, as servers from 2.15 on write it, the new values of sets and maps are
+// differences: one port more on a bridge of thousands is a short record.
 
 import { createHash } from 'node:crypto';
 import { parseUuid } from './atom.ts';
@@ -72,7 +74,10 @@ export function readRecord(bytes: Uint8Array, offset: number): ReadRecord {
   }
 }
 
-/** Whether an intact record begins anywhere after `offset`: then the bytes at `offset` are damage, not a torn end. */
+/**
+ * Whether an intact record begins anywhere after `offset`: then the bytes at `offset` are damage,
+ * not a torn end.
+ */
 export function hasRecordAfter(bytes: Uint8Array, offset: number): boolean {
   const buffer = Buffer.from(bytes.buffer, bytes.byteOffset, bytes.byteLength);
   let at = buffer.indexOf('OVSDB ', offset + 1);
@@ -128,7 +133,10 @@ export function snapshotRecord(database: Database, comment: string, dateMs: numb
 }
 
 export interface ReplayOptions {
-  /** Ignore tables and columns that the schema does not have, as a conversion to another version does. */
+  /**
+   * Ignore tables and columns that the schema does not have, as a conversion to another version
+   * does.
+   */
   lenient?: boolean;
 }
 

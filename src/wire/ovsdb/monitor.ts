@@ -1,9 +1,10 @@
 // Monitors: what a client wants to hear of changes, and the messages that tell it.
 //
-// Version 1 is RFC 7047 §4.1.5/§4.1.6 ("monitor", "update": old and new values); versions 2 and 3 are those of
-// ovsdb-server(7) ("monitor_cond", "update2" and "monitor_cond_since", "update3": differences, and a condition per table
-// that a row enters and leaves). A monitor keeps the first old and the last new row of everything that changed since its
-// last message: a slow client costs one entry per row, however often the row changes, and gets the sum.
+// Version 1 is RFC 7047 §4.1.5/§4.1.6 ("monitor", "update": old and new values); versions 2 and 3
+// are those of ovsdb-server(7) ("monitor_cond", "update2" and "monitor_cond_since", "update3":
+// differences, and a condition per table that a row enters and leaves). A monitor keeps the first
+// old and the last new row of everything that changed since its last message: a slow client costs
+// one entry per row, however often the row changes, and gets the sum.
 
 import { type Condition, matchesAny, parseCondition } from './condition.ts';
 import type { ChangeSet, Database, Row, Table } from './database.ts';
@@ -152,7 +153,10 @@ export class Monitor {
     return updates;
   }
 
-  /** <table-updates> with what changed since the last message; undefined if that is nothing for this client. */
+  /**
+   * <table-updates> with what changed since the last message; undefined if that is nothing for this
+   * client.
+   */
   takeUpdates(): JsonObject | undefined {
     const updates: Record<string, Json> = {};
     const pending = this.#pending;
@@ -170,8 +174,8 @@ export class Monitor {
   }
 
   /**
-   * Replaces conditions (<monitor-cond-update-requests>) and returns the rows that enter or leave by that. What was
-   * pending must have been taken before. Throws OvsdbError and changes nothing.
+   * Replaces conditions (<monitor-cond-update-requests>) and returns the rows that enter or leave
+   * by that. What was pending must have been taken before. Throws OvsdbError and changes nothing.
    */
   changeConditions(requests: Json): JsonObject | undefined {
     if (!isObject(requests)) {

@@ -1,5 +1,6 @@
-// Takes a JSON object apart member by member, as every OVSDB request is: a missing, mistyped or surplus member is an
-// error that names it (the texts are those of Open vSwitch's ovsdb_parser, which tools and test suites compare).
+// Takes a JSON object apart member by member, as every OVSDB request is: a missing, mistyped or
+// surplus member is an error that names it (the texts are those of Open vSwitch's ovsdb_parser,
+// which tools and test suites compare).
 
 import { type OvsdbError, syntaxError } from './error.ts';
 import { isObject, type Json, type JsonObject, toInteger } from './json.ts';
@@ -39,7 +40,10 @@ export class ObjectParser {
   readonly #used = new Set<string>();
   #failed = false;
 
-  /** `name` appears in the errors: "Parsing NAME failed: …". Throws OvsdbError if `json` is no object. */
+  /**
+   * `name` appears in the errors: "Parsing NAME failed: …". Throws OvsdbError if `json` is no
+   * object.
+   */
   constructor(json: Json, name: string) {
     this.#name = name;
     this.#original = json;
@@ -52,7 +56,10 @@ export class ObjectParser {
     return this.#original;
   }
 
-  /** The error "Parsing NAME failed: DETAILS"; a failed parser no longer complains about surplus members. */
+  /**
+   * The error "Parsing NAME failed: DETAILS"; a failed parser no longer complains about surplus
+   * members.
+   */
   error(details: string): OvsdbError {
     this.#failed = true;
     const quoted = isObject(this.#original) ? this.#original : undefined;
@@ -66,7 +73,9 @@ export class ObjectParser {
     return value;
   }
 
-  /** Value of a member, undefined if it is absent. Throws OvsdbError if it has none of the types. */
+  /**
+   * Value of a member, undefined if it is absent. Throws OvsdbError if it has none of the types.
+   */
   optional(name: string, ...types: MemberType[]): Json | undefined {
     const json = this.#json!;
     if (!Object.hasOwn(json, name)) return undefined;
@@ -78,7 +87,10 @@ export class ObjectParser {
     return value;
   }
 
-  /** Complains about members that nobody asked for, unless an earlier error of this parser was reported. */
+  /**
+   * Complains about members that nobody asked for, unless an earlier error of this parser was
+   * reported.
+   */
   finish(): void {
     if (this.#failed) return;
     const unused = Object.keys(this.#json!).filter((name) => !this.#used.has(name));

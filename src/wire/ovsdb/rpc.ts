@@ -1,4 +1,5 @@
-// JSON-RPC 1.0 messages as OVSDB exchanges them (RFC 7047 §4, jsonrpc.org 1.0 specification), both directions.
+// JSON-RPC 1.0 messages as OVSDB exchanges them (RFC 7047 §4, jsonrpc.org 1.0 specification), both
+// directions.
 
 import { isObject, type Json, JsonError, type JsonObject, stringifyJson } from './json.ts';
 
@@ -11,8 +12,9 @@ export type RpcMessage =
 const MEMBERS = ['method', 'params', 'result', 'error', 'id'];
 
 /**
- * Tells what a JSON text is. A member that is null counts as absent; what is present decides the kind, and exactly the
- * members of that kind may be present. Throws JsonError: the peer does not speak JSON-RPC.
+ * Tells what a JSON text is. A member that is null counts as absent; what is present decides the
+ * kind, and exactly the members of that kind may be present. Throws JsonError: the peer does not
+ * speak JSON-RPC.
  */
 export function parseRpc(json: Json): RpcMessage {
   if (!isObject(json)) throw new JsonError('message is not a JSON object');

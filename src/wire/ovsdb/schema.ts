@@ -1,5 +1,6 @@
-// A database schema (RFC 7047 §3.2): tables, columns, types, and what the engine derives from them once, so that a
-// transaction does not have to: which columns hold references, and which tables' rows live without being referenced.
+// A database schema (RFC 7047 §3.2): tables, columns, types, and what the engine derives from them
+// once, so that a transaction does not have to: which columns hold references, and which tables'
+// rows live without being referenced.
 
 import type { AtomicType, BaseType } from './atom.ts';
 import { type ColumnType, type Datum, datumFromJson, datumToJson, defaultDatum } from './datum.ts';

@@ -1,6 +1,8 @@
-// Finds the ends of JSON texts in a byte stream: OVSDB and unixctl (JSON-RPC 1.0, RFC 7047 §3.1) frame nothing.
+// Finds the ends of JSON texts in a byte stream: OVSDB and unixctl (JSON-RPC 1.0, RFC 7047 §3.1)
+// frame nothing.
 //
-// Brackets are counted outside of strings, each byte is looked at once. Limits keep a peer from filling the memory.
+// Brackets are counted outside of strings, each byte is looked at once. Limits keep a peer from
+// filling the memory.
 
 import { JsonError } from './json.ts';
 

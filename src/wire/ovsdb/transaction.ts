@@ -1,9 +1,11 @@
-// One transaction on a database: an overlay of changed rows that becomes the database's content as a whole or not at all.
+// One transaction on a database: an overlay of changed rows that becomes the database's content as
+// a whole or not at all.
 //
-// Operations (execute.ts) read and write through the overlay. prepare() then settles what RFC 7047 leaves to the end of
-// a transaction: reference counts (§3.2 strong references), garbage outside the root set, maximum rows, weak
-// references, unique indexes, new versions — in the order of the real server, because the first violation is reported.
-// apply() puts the result into the tables; nothing happens to them before.
+// Operations (execute.ts) read and write through the overlay. prepare() then settles what RFC 7047
+// leaves to the end of a transaction: reference counts (§3.2 strong references), garbage outside
+// the root set, maximum rows, weak references, unique indexes, new versions — in the order of the
+// real server, because the first violation is reported. apply() puts the result into the tables;
+// nothing happens to them before.
 
 import { randomUUID } from 'node:crypto';
 import { ZERO_UUID } from './atom.ts';
@@ -110,7 +112,10 @@ export class Transaction {
     return rows;
   }
 
-  /** The row's place in the overlay; undefined if there is no such row. A row deleted here has its place. */
+  /**
+   * The row's place in the overlay; undefined if there is no such row. A row deleted here has its
+   * place.
+   */
   #pull(table: Table, uuid: string): TxnRow | undefined {
     const rows = this.#rowsOf(table);
     let txnRow = rows.get(uuid);
@@ -130,8 +135,8 @@ export class Transaction {
   // ---- the end of the transaction
 
   /**
-   * Checks and completes the transaction; returns what it changes (nothing, perhaps). Throws OvsdbError, and the
-   * transaction must be forgotten.
+   * Checks and completes the transaction; returns what it changes (nothing, perhaps). Throws
+   * OvsdbError, and the transaction must be forgotten.
    */
   prepare(): ChangeSet {
     this.#dropUnchanged();
@@ -201,7 +206,10 @@ export class Transaction {
     }
   }
 
-  /** Adds what the row refers to now, subtracts what it referred to before. Self-references do not count. */
+  /**
+   * Adds what the row refers to now, subtracts what it referred to before. Self-references do not
+   * count.
+   */
   #countReferences(row: TxnRow): void {
     for (const column of row.table.schema.strongColumns) {
       const before = row.old?.fields[column.index];
@@ -266,8 +274,9 @@ export class Transaction {
   }
 
   /**
-   * Takes references to rows that do not exist out of weak columns. Rows that this transaction touches are looked at;
-   * if it deletes rows, all rows of the tables that may refer to them are, too: these tables (Mirror) are small.
+   * Takes references to rows that do not exist out of weak columns. Rows that this transaction
+   * touches are looked at; if it deletes rows, all rows of the tables that may refer to them are,
+   * too: these tables (Mirror) are small.
    */
   #dropWeakReferences(): void {
     const deletedFrom = new Set<string>();

@@ -84,6 +84,13 @@ export interface TableConfig {
   missConfig: number;
 }
 
+/** Columns of the Flow_Table table; what is empty there is undefined here. */
+export interface FlowTableRow {
+  name?: string | undefined;
+  flowLimit?: number | undefined;
+  overflowPolicy?: 'evict' | 'refuse' | undefined;
+}
+
 export interface FlowTablesOptions {
   checkActions?: CheckActions;
 }
@@ -188,13 +195,13 @@ export class FlowTables {
   }
 
   /** Applies a Flow_Table row; undefined = there is none. A lower limit may evict rules at once. */
-  configureTable(
-    table: number,
-    row: { name?: string; flowLimit?: number; overflowPolicy?: 'evict' | 'refuse' } | undefined,
-  ): void {
+  configureTable(table: number, row: FlowTableRow | undefined): void {
     const config = this.config[table];
-    config.nameFromDatabase = row?.name !== undefined && row.name !== '';
-    config.name = row?.name ?? '';
+    const named = row?.name !== undefined && row.name !== '';
+    // A name that a controller gave stays, one of the database goes with its row.
+    if (named) config.name = row.name ?? '';
+    else if (config.nameFromDatabase) config.name = '';
+    config.nameFromDatabase = named;
     config.flowLimit = row?.flowLimit ?? Number.POSITIVE_INFINITY;
     config.evictByDatabase = row?.overflowPolicy === 'evict';
     const transaction = this.begin();

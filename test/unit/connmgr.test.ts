@@ -585,6 +585,24 @@ describe('flow monitors', () => {
   });
 });
 
+describe('rows of the Flow_Table table', () => {
+  it('limit and name tables', async () => {
+    const peer = await client(4);
+    const rows = new Map([[1, { name: 'lim', flowLimit: 1 }]]);
+    await configure({ flowTables: rows });
+    assert.equal(await peer.errorOf(flowMods({ table: 1, priority: 1 })), 'no error');
+    assert.equal(await peer.errorOf(flowMods({ table: 1, priority: 2 })), 'OFPFMFC_TABLE_FULL');
+    const { tables } = await peer.request(
+      { type: 'table_features_request', setsFeatures: false },
+      'table_features_reply',
+    );
+    assert.deepEqual([tables[1].name, tables[1].maxEntries], ['lim', 1]);
+    await configure({});
+    assert.equal(await peer.errorOf(flowMods({ table: 1, priority: 2 })), 'no error');
+    assert.equal(connmgr.tables.config[1].name, '');
+  });
+});
+
 describe('messages', () => {
   it('of a switch are refused', async () => {
     const peer = await client(4);

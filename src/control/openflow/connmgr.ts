@@ -7,7 +7,8 @@
 //   status()                                   for Controller.status, is_connected, role
 
 import { startExpiry } from '../../switch/expire.ts';
-import { type CheckActions, FlowTables } from '../../switch/flowMods.ts';
+import { type CheckActions, type FlowTableRow, FlowTables } from '../../switch/flowMods.ts';
+import { HIDDEN_TABLE } from '../../switch/flowModsRules.ts';
 import type { Bridge, BridgePort } from '../../switch/types.ts';
 import type { Message, MessageType, Role } from '../../wire/openflow/messages.ts';
 import type { PortDesc } from '../../wire/openflow/types.ts';
@@ -52,6 +53,8 @@ export interface ConnmgrConfig {
   dpDesc?: string | undefined;
   serial?: string | undefined;
   bundleIdleTimeoutMs?: number | undefined;
+  /** Bridge.flow_tables, by number of the table. */
+  flowTables?: ReadonlyMap<number, FlowTableRow> | undefined;
 }
 
 /** Columns of the Controller row with this target. */
@@ -109,6 +112,9 @@ export class Connmgr implements OfSwitch {
   async configure(config: ConnmgrConfig): Promise<void> {
     this.desc = switchDesc(config.dpDesc, config.serial);
     this.bundleIdleTimeoutMs = config.bundleIdleTimeoutMs ?? DEFAULT_BUNDLE_IDLE_TIMEOUT_MS;
+    for (let table = 0; table < HIDDEN_TABLE; table++) {
+      this.tables.configureTable(table, config.flowTables?.get(table));
+    }
     const versions = config.versions ?? ALL_VERSIONS;
     const sslChanged = JSON.stringify(config.ssl) !== JSON.stringify(this.#ssl);
     this.#ssl = config.ssl;

@@ -317,8 +317,8 @@ export class Guest {
     await frontend?.tell(M.SET_VRING_ENABLE, C.encodeVringState({ index, num: on ? 1 : 0 }));
   }
 
-  /** Resolves when handshake number `count` is complete. */
-  async connected(count = this.connections + 1, timeoutMs = 10_000): Promise<void> {
+  /** Resolves when handshake number `count` is complete (of all since the start). Rejects after the time. */
+  async connected(count = 1, timeoutMs = 10_000): Promise<void> {
     const deadline = performance.now() + timeoutMs;
     while (this.connections < count) {
       if (performance.now() > deadline) {

@@ -20,8 +20,11 @@ import {
 import { mapFixed, memoryBase } from '../sys/memory.ts';
 import type { Fault } from './dataPlane.ts';
 
-/** When fewer chunks than this are free, the main thread is rung to unmap some. */
-export const POOL_LOW = 96;
+/**
+ * When fewer chunks than this are free, the main thread is rung to unmap some. More than a breath can need on its way
+ * from one guest to another, a chunk for each packet on each side, or packets would be lost while it does.
+ */
+export const POOL_LOW = 384;
 
 /** Spins: the lock is held for a few stores, or one mmap. */
 export function lockPool(words: Int32Array): void {

@@ -59,10 +59,10 @@ interface Region extends WindowRegion {
 }
 
 /** Window space that whole regions leave for chunks on demand. */
-const RESERVED_CHUNKS = 256;
-const POOL_FULL = 192;
-/** Most chunks on demand, so that whole regions find room even next to guests of any size. */
-const POOL_CHUNKS_MAX = 768;
+const RESERVED_CHUNKS = 512;
+const POOL_FULL = 512;
+/** Most chunks on demand, so that small guests that come later find room next to guests of any size. */
+const POOL_CHUNKS_MAX = 1280;
 
 export class GuestWindows implements Windows {
   private readonly memory: EngineMemory;
@@ -217,7 +217,10 @@ export class GuestWindows implements Windows {
       fresh.push(window);
     }
     this.pushPool(fresh);
-    if (this.poolSize() < POOL_LOW) this.evict(POOL_FULL - this.poolSize());
+    // Where whole regions have left little, most of it has to be in use, or chunks would only come and go.
+    const low = Math.min(POOL_LOW, this.poolChunks.size >> 2);
+    const full = Math.min(POOL_FULL, this.poolChunks.size >> 1);
+    if (this.poolSize() < low) this.evict(full - this.poolSize());
   }
 
   /**

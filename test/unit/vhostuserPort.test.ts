@@ -13,6 +13,7 @@ import { Frontend } from '../../src/guest/frontend.ts';
 import { Guest, guestFeatures } from '../../src/guest/guest.ts';
 import type { Netdev, NetdevContext } from '../../src/port/types.ts';
 import { inspectFd } from '../../src/port/vhostuser/connection.ts';
+import { limitedLog } from '../../src/port/vhostuser/limitedLog.ts';
 import { openVhostUser, openVhostUserClient } from '../../src/port/vhostuser/port.ts';
 import { eventfdCreate } from '../../src/sys/eventfd.ts';
 import { closeFd, setNonBlocking } from '../../src/sys/fd.ts';
@@ -414,6 +415,18 @@ describe('misbehaving front-ends', () => {
       await until(() => port.status().linkUp, 'link up');
       guest.close();
     });
+  });
+
+  it('cannot flood the log', () => {
+    const lines: string[] = [];
+    let now = 0;
+    const say = (text: string) => lines.push(text);
+    const log = limitedLog({ info: say, warn: say, err: say, dbg: say }, () => now);
+    for (let i = 0; i < 1000; i++) log.warn(`fault ${i}`);
+    assert.equal(lines.length, 30);
+    now += 2000;
+    log.info('later');
+    assert.match(lines.at(-1)!, /^later \(dropped 970 log messages/);
   });
 
   it('lose the connection when a ring is broken, and hear of it', async () => {

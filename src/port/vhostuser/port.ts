@@ -23,6 +23,7 @@ import {
 } from '../types.ts';
 import { Connection } from './connection.ts';
 import { VhostDevice } from './device.ts';
+import { limitedLog } from './limitedLog.ts';
 import { isAttached } from './plan.ts';
 import { rarpFrame } from './rarp.ts';
 import { type BackendOptions, type BackendState, DEFAULT_OPTIONS, isEnabled } from './state.ts';
@@ -86,7 +87,7 @@ class VhostPort implements Netdev {
     this.type = config.type;
     this.port = port;
     this.#mode = config.type === 'dpdkvhostuserclient' ? 'client' : 'server';
-    this.#context = context;
+    this.#context = { ...context, log: limitedLog(context.log) };
     this.#device = new VhostDevice(context.engine, port, (text) => this.#info(text));
     this.#path = path;
     this.#options = backendOptions(config);

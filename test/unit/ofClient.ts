@@ -19,6 +19,8 @@ export class OfClient implements Disposable {
   readonly version: OfVersion;
   readonly received: Received[] = [];
   closed = false;
+  /** False: what cannot be decoded (an error that quotes nonsense) is left out instead of thrown. */
+  strict = true;
   #wake: (() => void)[] = [];
   #xid = 1000;
 
@@ -28,8 +30,12 @@ export class OfClient implements Disposable {
     const splitter = new MessageSplitter();
     socket.on('data', (chunk: Uint8Array) => {
       splitter.push(chunk, (bytes) => {
-        const { xid, message } = decode(bytes);
-        this.received.push({ xid, message, bytes });
+        try {
+          const { xid, message } = decode(bytes);
+          this.received.push({ xid, message, bytes });
+        } catch (error) {
+          if (this.strict) throw error;
+        }
       });
       this.#notify();
     });

@@ -11,9 +11,9 @@ import type { Reader } from './buffer.ts';
 import { fromBytes, port10To11, toBytes } from './fieldAccess.ts';
 import { fieldByName } from './fields.ts';
 import { isValueValid } from './match.ts';
-import { decodeNxAction } from './nxActionDecode.ts';
+import { decodeNxAction, isNxAction } from './nxActionDecode.ts';
 import type { CodecContext } from './oxm.ts';
-import { readActionField, readOxmEntry, unknownActionField } from './oxm.ts';
+import { readActionEntry, readActionField } from './oxm.ts';
 import { isMpls, isVlanType } from './prereq.ts';
 import { checkDst, checkSrc } from './subfield.ts';
 import type { Action } from './types.ts';
@@ -39,7 +39,7 @@ export function decodeActions(r: Reader, ctx: CodecContext, depth = 0): Action[]
 function decodeAction(r: Reader, ctx: CodecContext, depth: number): Action {
   const type = r.u16();
   const length = r.u16();
-  if (length < 8 || length % 8 !== 0 || length - 4 > r.left) throw new OfError('OFPBAC_BAD_LEN');
+  if (length < 8 || length % 8 !== 0 || length - 4 > r.left) throw badLength(r, type, ctx.version);
   const body = r.sub(length - 4, 'OFPBAC_BAD_LEN');
   if (type === VENDOR) {
     const vendor = body.u32();
@@ -53,6 +53,26 @@ function decodeAction(r: Reader, ctx: CodecContext, depth: number): Action {
     throw new OfError('OFPBAC_BAD_VENDOR_TYPE');
   }
   return ctx.version === 1 ? decode10(body, type, length) : decode11(body, type, length, ctx);
+}
+
+/** A type that does not exist is worse than a bad length. */
+function badLength(r: Reader, type: number, version: number): OfError {
+  if (type === VENDOR && r.left >= 6) {
+    const vendor = r.u32();
+    if (vendor !== NX_VENDOR && vendor !== ONF_VENDOR) return new OfError('OFPBAC_BAD_VENDOR');
+    if (vendor === NX_VENDOR && !isNxAction(r.u16(), version))
+      return new OfError('OFPBAC_BAD_VENDOR_TYPE');
+  } else if (type !== VENDOR) {
+    const known =
+      version === 1
+        ? type <= 11
+        : HAS_WORD.has(type) ||
+          [0, 3, 4].includes(type) ||
+          (type === 25 && version >= 3) ||
+          ((type === 28 || type === 29) && version >= 6);
+    if (!known) return new OfError('OFPBAC_BAD_TYPE');
+  }
+  return new OfError('OFPBAC_BAD_LEN');
 }
 
 function exactly(length: number, expected: number): void {
@@ -238,9 +258,8 @@ function decode11Word(r: Reader, type: number): Action {
 
 function setField(r: Reader, ctx: CodecContext): Action {
   if (ctx.version < 3) throw new OfError('OFPBAC_BAD_TYPE');
-  const e = readOxmEntry(r, ctx);
+  const e = readActionEntry(r, ctx);
   const f = e.field;
-  if (f === undefined) throw unknownActionField(e);
   // Masks came with OpenFlow 1.5.
   if (e.mask !== undefined && ctx.version < 6) throw new OfError('OFPBAC_BAD_SET_MASK');
   const mask = e.mask ?? new Uint8Array(f.bytes).fill(0xff);

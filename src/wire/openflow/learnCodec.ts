@@ -6,7 +6,7 @@
 //    | header | src: NXM header, offset           | dst: NXM header, offset    |
 //    |        | or constant, padded to 16 bits    | absent for "output"        |
 //    +--------+-----------------------------------+----------------------------+
-//      bits 0-10 n_bits, 11-12 destination (0 match, 1 load, 2 output), 13 constant
+//      bits 0-9 n_bits, 11-12 destination (0 match, 1 load, 2 output), 13 constant, the rest is ignored
 
 import type { Reader, Writer } from './buffer.ts';
 import { fromBytes, toBytes } from './fieldAccess.ts';
@@ -73,10 +73,10 @@ function readSpecs(r: Reader, ctx: CodecContext, specs: LearnSpec[]): void {
   while (r.left >= 2) {
     const header = r.u16();
     if (header === 0) break;
-    const bits = header & 0x7ff;
+    const bits = header & 0x3ff;
     const kind = KINDS[(header >> 11) & 3];
     const immediate = (header & SRC_IMMEDIATE) !== 0;
-    if (header >> 14 !== 0 || kind === undefined || (kind === 'output' && immediate))
+    if (kind === undefined || (kind === 'output' && immediate))
       throw new OfError('OFPBAC_BAD_ARGUMENT');
     let src: Subfield | bigint;
     if (immediate) {

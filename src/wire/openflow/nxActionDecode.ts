@@ -8,7 +8,7 @@ import { decodeCt, decodeNat } from './ctDecode.ts';
 import { port10To11 } from './fieldAccess.ts';
 import { decodeLearn } from './learnCodec.ts';
 import type { CodecContext } from './oxm.ts';
-import { readActionField, readNxmHeader, readOxmEntry, unknownActionField } from './oxm.ts';
+import { readActionEntry, readActionField, readNxmHeader } from './oxm.ts';
 import { readProps } from './prop.ts';
 import { checkDst, checkSrc, decodeBits, decodeOffset } from './subfield.ts';
 import type { Action } from './types.ts';
@@ -68,6 +68,15 @@ const ONLY_10 = new Set([4, 18, 23, 24, 25, 26, 30, 31, 40]);
 /** Superseded by set_field and copy_field in OpenFlow 1.5. */
 const UNTIL_14 = new Set([6, 7, 33]);
 
+/** Whether the version has the action. */
+export function isNxAction(subtype: number, version: number): boolean {
+  return (
+    LENGTHS[subtype] !== undefined &&
+    !(version > 1 && ONLY_10.has(subtype)) &&
+    !(version > 5 && UNTIL_14.has(subtype))
+  );
+}
+
 /** `r` starts behind the subtype; `length` is that of the whole action. */
 export function decodeNxAction(
   r: Reader,
@@ -76,13 +85,8 @@ export function decodeNxAction(
   ctx: CodecContext,
   depth: number,
 ): Action {
-  const expected = LENGTHS[subtype];
-  if (
-    expected === undefined ||
-    (ctx.version > 1 && ONLY_10.has(subtype)) ||
-    (ctx.version > 5 && UNTIL_14.has(subtype))
-  )
-    throw new OfError('OFPBAC_BAD_VENDOR_TYPE');
+  const expected = LENGTHS[subtype] ?? 0;
+  if (!isNxAction(subtype, ctx.version)) throw new OfError('OFPBAC_BAD_VENDOR_TYPE');
   if (expected > 0 ? length !== expected : length < -expected) throw new OfError('OFPBAC_BAD_LEN');
   switch (subtype) {
     case 1:
@@ -234,8 +238,7 @@ function regLoad(r: Reader, ctx: CodecContext): Action {
 }
 
 function regLoad2(r: Reader, ctx: CodecContext): Action {
-  const e = readOxmEntry(r, ctx);
-  if (e.field === undefined) throw unknownActionField(e);
+  const e = readActionEntry(r, ctx);
   if (!r.restIsZero() || !e.field.writable) throw new OfError('OFPBAC_BAD_SET_ARGUMENT');
   const mask = e.mask ?? new Uint8Array(e.field.bytes).fill(0xff);
   return { type: 'set_field', field: e.field.name, value: e.value, mask, load2: true };
@@ -298,7 +301,6 @@ function bundle(r: Reader, ctx: CodecContext, load: boolean): Action {
   const members: number[] = [];
   const list = r.sub(r.left);
   for (let i = 0; i < n; i++) members.push(port10To11(list.u16()));
-  if (!list.restIsZero()) throw new OfError('OFPBAC_BAD_ARGUMENT');
   for (const m of members) checkMember(m);
   if (!load) {
     if (ofsNbits !== 0 || dstHeader !== 0) throw new OfError('OFPBAC_BAD_ARGUMENT');

@@ -63,25 +63,30 @@ export function readOxmHeader(r: Reader, ctx: CodecContext): OxmHeader {
   return { field, isCookie, badLength, masked, payload };
 }
 
-/** A header that names the source or destination of an action. */
+/** A header that names the source or destination of an action; Open vSwitch judges it like one in a match. */
 export function readActionField(r: Reader, ctx: CodecContext): Field {
   const header = readOxmHeader(r, ctx);
-  if (header.field === undefined) throw unknownActionField(header);
+  if (header.field === undefined) throw new OfError('OFPBMC_BAD_FIELD');
+  if (header.masked) throw new OfError('OFPBMC_BAD_MASK');
   return header.field;
 }
 
-/** The error of an action whose field is unknown. */
-export function unknownActionField(header: { badLength: boolean }): OfError {
-  return new OfError(header.badLength ? 'OFPBAC_BAD_SET_LEN' : 'OFPBAC_BAD_SET_TYPE');
-}
-
 export interface OxmEntry {
-  badLength: boolean;
   field: Field | undefined;
   isCookie: boolean;
   /** Right-aligned to the field's length. */
   value: Uint8Array;
   mask: Uint8Array | undefined;
+}
+
+/** The entry of an action that sets a field: as readOxmEntry, but an unknown field ends it at once. */
+export function readActionEntry(r: Reader, ctx: CodecContext): OxmEntry & { field: Field } {
+  const at = r.offset;
+  const header = readOxmHeader(r, ctx);
+  if (header.field === undefined)
+    throw new OfError(header.badLength ? 'OFPBAC_BAD_SET_LEN' : 'OFPBAC_BAD_SET_TYPE');
+  r.offset = at;
+  return { ...readOxmEntry(r, ctx), field: header.field };
 }
 
 /** Reads header, value and mask. OFPBMC_BAD_LEN, OFPBMC_BAD_WILDCARDS. */
@@ -100,7 +105,7 @@ export function readOxmEntry(r: Reader, ctx: CodecContext): OxmEntry {
     value = fit(value, h.field.bytes);
     if (mask !== undefined) mask = fit(mask, h.field.bytes);
   }
-  return { badLength: h.badLength, field: h.field, isCookie: h.isCookie, value, mask };
+  return { field: h.field, isCookie: h.isCookie, value, mask };
 }
 
 /** Variable-length fields are right-aligned: the low-order bytes survive. */

@@ -123,6 +123,41 @@ function qmp(path: string, ...commands: readonly object[]): Promise<Record<strin
   });
 }
 
+describe('memory', () => {
+  it('is plugged under a running guest', async () => {
+    await using sw = createTestSwitch();
+    const a = await sw.addServer('vm1');
+    const b = await sw.addServer('vm2');
+    sw.forward(a, b);
+    sw.forward(b, a);
+    const monitor = join(sw.directory, 'vm1.qmp');
+    await using vm1 = await boot(sw, 1, 'client', {
+      extra: ['-qmp', `unix:${monitor},server=on,wait=off`, '-m', '192,slots=4,maxmem=1G'],
+    });
+    await using vm2 = await boot(sw, 2, 'client');
+    await Promise.all([vm1.ready(), vm2.ready()]);
+    const pinging = vm2.must('ping -c 30 -i 0.1 -W 2 10.9.0.1 | tail -3', 60_000);
+    for (const id of ['one', 'two']) {
+      await qmp(
+        monitor,
+        {
+          execute: 'object-add',
+          arguments: { 'qom-type': 'memory-backend-memfd', id: `mem${id}`, size: 1 << 27 },
+        },
+        { execute: 'device_add', arguments: { driver: 'pc-dimm', id, memdev: `mem${id}` } },
+      );
+    }
+    await until(
+      () => sw.log.filter((line) => line === 'vm1: ADD_MEM_REG').length >= 3,
+      () => sw.log.slice(-30).join('\n'),
+    );
+    const lost = /(\d+)% packet loss/.exec(await pinging);
+    assert.ok(lost !== null && Number(lost[1]) < 10, `ping: ${lost?.[0]}`);
+    await vm1.must('ping -c 2 -W 3 10.9.0.2');
+    assertHealthy(sw, a, b);
+  });
+});
+
 describe('live migration', () => {
   for (const packed of [false, true]) {
     it(`takes a pinged guest from port to port (${packed ? 'packed' : 'split'} rings)`, async () => {

@@ -98,7 +98,7 @@ for (const vlanLimit of [1, 2]) {
           }
         },
       ),
-      { numRuns: 400 },
+      { numRuns: 800 },
     );
     assert.ok(hits > 100, `only ${hits} packets met a megaflow`);
     rig.close();
@@ -163,7 +163,7 @@ test('packets that agree under the mask get the same program', async () => {
         }
       },
     ),
-    { numRuns: 1500 },
+    { numRuns: 5000 },
   );
   assert.ok(pairs > 1000, `only ${pairs} pairs compared`);
   rig.close();

@@ -23,7 +23,7 @@ import {
   type PacketIn,
 } from '../../src/wire/openflow/types.ts';
 import { arp, ethernet, IP4_B, ipv4, MAC_A, MAC_B, tcp } from '../oracle/frames.ts';
-import { makeRule, SwitchRig } from '../oracle/openflowRig.ts';
+import { FakeNetdev, makeRule, SwitchRig } from '../oracle/openflowRig.ts';
 
 const BROADCAST = [0xff, 0xff, 0xff, 0xff, 0xff, 0xff];
 
@@ -417,5 +417,43 @@ test('what the control plane loses is counted', async () => {
   addFlow(bridge, 'tcp', 'controller', { priority: 9 });
   rig.send(bridge.ports.get(1)!, frame());
   assert.equal(rig.datapath.controlDrops()[DROP_CONTROLLER_RATE], 1, 'nobody listens');
+  rig.close();
+});
+
+test('a bond sends by its first member that is up', async () => {
+  const { rig, bridge } = await normalSwitch(1);
+  const p1 = bridge.ports.get(1)!;
+  const b1 = rig.addPort(bridge, 'b1', {}, 2);
+  const b2 = bridge.addPort({
+    netdev: new FakeNetdev('b2', rig.rig.addPort()),
+    bundle: b1.bundle,
+    ofport: 3,
+  });
+  rig.send(p1, frame(BROADCAST));
+  assert.deepEqual(went(rig, bridge), ['2']);
+  rig.send(b2, frame(MAC_A, MAC_B));
+  assert.deepEqual(went(rig, bridge), [], 'the backup member takes nothing in');
+  (b1.netdev as FakeNetdev).state = { ...b1.netdev.status(), linkUp: false };
+  assert.equal(bridge.refreshPort(b1), true);
+  assert.equal(bridge.refreshPort(b1), false);
+  await rig.settled();
+  rig.send(p1, frame(BROADCAST));
+  assert.deepEqual(went(rig, bridge), ['3']);
+  rig.send(b2, frame(MAC_A, MAC_B));
+  assert.deepEqual(went(rig, bridge), ['1']);
+  rig.close();
+});
+
+test('a loop of patch ports ends', async () => {
+  const rig = await SwitchRig.create();
+  const br0 = rig.addBridge('br0');
+  const br1 = rig.addBridge('br1');
+  const p1 = rig.addPort(br0, 'p1', {}, 1);
+  const q1 = rig.addPort(br1, 'q1', {}, 1);
+  for (const bridge of [br0, br1]) addFlow(bridge, '', 'normal');
+  for (let i = 0; i < 3; i++) rig.patch(br0, br1);
+  rig.send(p1, frame(BROADCAST));
+  assert.ok(rig.sent(br1).length > 0);
+  assert.ok(rig.rig.counters(q1.dpPort).txPackets > 0);
   rig.close();
 });

@@ -2,17 +2,25 @@
 
 import assert from 'node:assert/strict';
 import { after, before, test } from 'node:test';
-import { ACT_END, ACT_USERSPACE, UPCALL_CONTROLLER } from '../../contract/action.ts';
-import { DROP_RX_BAD_DESC, DROP_UPCALL_NO_FLOW } from '../../contract/drop.ts';
+import {
+  ACT_DROP,
+  ACT_END,
+  ACT_SET_ETH,
+  ACT_USERSPACE,
+  UPCALL_CONTROLLER,
+} from '../../contract/action.ts';
+import { DROP_RX_BAD_DESC, DROP_UPCALL_NO_FLOW, DROP_VLAN_FILTER } from '../../contract/drop.ts';
 import { FQ_ENTRIES, FQ_HEAD, FQ_MSGS } from '../../contract/frame.ts';
+import { KEY_SIZE } from '../../contract/key.ts';
 import { INJECT_BASE } from '../../contract/memory.ts';
 import { QUEUE_FRAME, queueAddress } from '../../contract/port.ts';
 import { RING_DATA } from '../../contract/ring.ts';
 import { build } from '../../scripts/build.ts';
 import { createEngine, type DataPlaneEngine } from '../../src/engine/engine.ts';
-import type { Upcall } from '../../src/engine/types.ts';
+import type { FlowStats, Upcall } from '../../src/engine/types.ts';
 import { processCpuNs } from '../../src/sys/process.ts';
 import { ethernet, ipv4, udp } from '../oracle/frames.ts';
+import { parseFrame } from '../oracle/parse.ts';
 import { Rig } from '../oracle/rig.ts';
 
 interface Seen {
@@ -277,5 +285,44 @@ test('an exception in the control plane costs one upcall', async () => {
   await until('upcalls', () => seen.length === 3);
   onUpcall = () => {};
   assert.equal(logged.filter((text) => text.includes('stumbled')).length, 3);
+  await engine.removePort(port);
+});
+
+test('megaflows come and go under traffic, and every packet is in the books', async () => {
+  const port = engine.addPort();
+  const { key } = Rig.matchPort(port);
+  key.set(parseFrame(frame, port).key);
+  const drop = Uint32Array.of(ACT_DROP | (2 << 16), DROP_VLAN_FILTER, ACT_END | (1 << 16));
+  // Longer than a flow record has room for.
+  const nop = [ACT_SET_ETH | (7 << 16), 0, 0, 0, 0, 0, 0];
+  const long = Uint32Array.of(...nop, ...nop, ...drop);
+  const finals: Promise<FlowStats>[] = [];
+  let sent = 0;
+  let flow = -1;
+  const end = performance.now() + 700;
+  for (let round = 0; performance.now() < end; round++) {
+    for (let i = 0; i < 20; i++) if (engine.inject({ inPort: port, frame })) sent++;
+    if (flow >= 0) finals.push(engine.deleteFlow(flow));
+    for (let i = 0; i < 5; i++) if (engine.inject({ inPort: port, frame })) sent++;
+    const mask = new Uint8Array(KEY_SIZE).fill(0xff, 0, 8 + (round % 40));
+    flow = engine.putFlow(key, mask, round % 2 === 0 ? drop : long);
+    for (let i = 0; i < 20; i++) if (engine.inject({ inPort: port, frame })) sent++;
+    engine.setFlowActions(flow, round % 3 === 0 ? drop : long);
+    if (round % 8 === 0) await new Promise((resolve) => setImmediate(resolve));
+  }
+  finals.push(engine.deleteFlow(flow));
+  assert.ok(finals.length > 50, `${finals.length} rounds`);
+  const stats = await Promise.all(finals);
+  const books = (): number[] => {
+    const { drops } = engine.portCounters(port);
+    return [drops[DROP_VLAN_FILTER]!, drops[DROP_UPCALL_NO_FLOW]!];
+  };
+  await until('all packets', () => books()[0]! + books()[1]! === sent);
+  assert.equal(
+    stats.reduce((sum, { packets }) => sum + packets, 0),
+    books()[0],
+  );
+  assert.ok(books()[0]! > sent / 10 && books()[1]! > 0, `${books()} of ${sent}`);
+  assert.equal(engine.flowCount(), 0);
   await engine.removePort(port);
 });

@@ -5,7 +5,7 @@ import { after, before, test } from 'node:test';
 import type { SwitchBridge } from '../../src/switch/bridge.ts';
 import { switchCommandTable } from '../../src/switch/commands.ts';
 import { parseActions } from '../../src/wire/openflow/actionParse.ts';
-import { parseFlowText } from '../../src/wire/openflow/matchParse.ts';
+import { parseFlowText, parseMatch } from '../../src/wire/openflow/matchParse.ts';
 import {
   arp,
   ethernet,
@@ -18,7 +18,7 @@ import {
   tcp,
   udp,
 } from '../oracle/frames.ts';
-import { makeRule, SwitchRig } from '../oracle/openflowRig.ts';
+import { FakeNetdev, makeRule, SwitchRig } from '../oracle/openflowRig.ts';
 import { type OvsSide, startRealOvs } from './realOvs.ts';
 
 let real: OvsSide;
@@ -40,6 +40,18 @@ before(async () => {
       `protocols=OpenFlow10,OpenFlow11,OpenFlow12,OpenFlow13,OpenFlow14,OpenFlow15 ${add}`,
   );
   assert.equal(result.status, 0, result.stderr);
+  // A second bridge behind patch ports.
+  const second = await real.run(
+    'ovs-vsctl add-br br1 -- set Bridge br1 datapath_type=dummy fail_mode=secure ' +
+      '-- add-port br0 pa -- set Interface pa type=patch options:peer=pb ofport_request=10 ' +
+      '-- add-port br1 pb -- set Interface pb type=patch options:peer=pa ofport_request=11 ' +
+      '-- add-port br1 p5 -- set Interface p5 type=dummy ofport_request=5',
+  );
+  assert.equal(second.status, 0, second.stderr);
+  await real.run(
+    'ovs-ofctl add-flow br1 table=0,in_port=11,actions=dec_ttl,mod_nw_tos:8,output:5,resubmit\\(,1\\)',
+  );
+  await real.run('ovs-ofctl add-flow br1 table=1,ip,actions=mod_dl_dst:02:00:00:00:00:66,output:5');
   ours = await SwitchRig.create();
   bridge = ours.addBridge('br0');
   ours.addLocalPort(bridge, 100);
@@ -52,7 +64,33 @@ before(async () => {
     { vlanMode: 'native-untagged', tag: 10, trunks: new Set([10, 20]) },
     4,
   );
+  addSecondBridge();
 });
+
+/** The other bridge, as the real one has it. */
+function addSecondBridge(): void {
+  const br1 = ours.addBridge('br1');
+  ours.addPort(br1, 'p5', {}, 5);
+  ours.addLocalPort(br1, 101);
+  const ends = [
+    [bridge, 'pa', 'pb', 10],
+    [br1, 'pb', 'pa', 11],
+  ] as const;
+  for (const [owner, name, peer, ofport] of ends) {
+    owner.addPort({
+      netdev: new FakeNetdev(name, -1, 'patch'),
+      bundle: owner.addBundle(name),
+      peer,
+      ofport,
+    });
+  }
+  for (const [table, match, actions] of [
+    [0, 'in_port=11', 'dec_ttl,mod_nw_tos:8,output:5,resubmit(,1)'],
+    [1, 'ip', 'mod_dl_dst:02:00:00:00:00:66,output:5'],
+  ] as const) {
+    br1.tables[table]!.insert(makeRule(table, 32768, parseMatch(match), parseActions(actions)));
+  }
+}
 
 after(async () => {
   ours?.close();
@@ -243,6 +281,45 @@ const SCENARIOS: readonly [name: string, flows: string[], traces: string[][]][] 
     [
       ['br0', 'in_port=3'],
       ['br0', TCP.replace('in_port=1', 'in_port=4')],
+    ],
+  ],
+  [
+    'patch ports',
+    ['priority=1,actions=mod_dl_src:02:00:00:00:00:11,load:3->NXM_NX_REG0[],output:10,output:2'],
+    [
+      ['br0', TCP],
+      ['br0', ARP],
+      ['br0', ICMP],
+    ],
+  ],
+  [
+    'neighbour discovery and masks',
+    [
+      'priority=9,icmp6,icmp_type=135,nd_target=fd00::5,actions=load:0x9->NXM_NX_ND_TARGET[0..63],output:2',
+      'priority=8,icmp6,icmp_type=135,actions=output:3',
+      'priority=7,ipv6,ipv6_src=fd00::/16,ipv6_label=0x5,actions=output:4',
+      'priority=6,tcp6,tcp_flags=+syn-ack,actions=output:2',
+      'priority=5,dl_dst=01:00:00:00:00:00/01:00:00:00:00:00,actions=output:3',
+      'priority=4,dl_vlan_pcp=3,actions=output:1',
+      'priority=3,ip,nw_frag=later,actions=output:4',
+      'priority=2,ip,nw_tos=8,nw_ecn=1,actions=output:1',
+    ],
+    [
+      [
+        'br0',
+        'in_port=1,icmp6,ipv6_src=fe80::1,ipv6_dst=ff02::1,icmp_type=135,icmp_code=0,nd_target=fd00::5',
+      ],
+      [
+        'br0',
+        'in_port=1,icmp6,ipv6_src=fe80::1,ipv6_dst=ff02::1,icmp_type=135,icmp_code=0,nd_target=fd00::6',
+      ],
+      ['br0', 'in_port=1,tcp6,ipv6_src=fd00::1,ipv6_dst=fd01::1,tcp_flags=syn'],
+      ['br0', UDP6],
+      ['br0', ARP],
+      ['br0', TCP],
+      ['br0', 'in_port=3,dl_vlan=5,dl_vlan_pcp=3,dl_dst=02:00:00:00:00:01'],
+      ['br0', 'in_port=3,udp,nw_frag=later'],
+      ['br0', 'in_port=3,udp,nw_tos=8,nw_ecn=1'],
     ],
   ],
   [

@@ -139,7 +139,9 @@ export function lookupRule(
 /** Writes the line of a table to the trace; lines of its actions go below it. */
 export function reportTable(x: Xlate, rule: Rule): void {
   if (x.trace === undefined) return;
-  const { bridge } = x;
+  // Open vSwitch knows only the hidden rules of the bridge where the packet came in; those of a bridge behind a patch
+  // port it shows as they are.
+  const { bridge } = x.in;
   let text: string;
   if (rule === bridge.missRule) {
     text = 'No match, and a "packet-in" is called for.';
@@ -232,9 +234,10 @@ function reportActionSet(x: Xlate, verb: string): void {
 
 /** True when translation of this action list ends. */
 function decrementTtl(x: Xlate, controllerIds: readonly number[]): boolean {
-  if (!isIp(x.flow)) return false;
+  // Looked at for every packet, as Open vSwitch has it, so that the megaflows are the same.
   x.wildcards[K_NW_TTL] = 0xff;
   x.wildcards[K_NW_PROTO] = 0xff;
+  if (!isIp(x.flow)) return false;
   if (x.flow[K_NW_TTL]! > 1) {
     x.flow[K_NW_TTL]!--;
     return false;

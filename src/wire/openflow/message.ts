@@ -19,6 +19,7 @@ import { flowModCodecs } from './flowMod.ts';
 import { flowRemovedCodecs } from './flowRemoved.ts';
 import { flowStatsCodecs } from './flowStats.ts';
 import { groupMeterCodecs } from './groupMeter.ts';
+import { lengthFits } from './lengths.ts';
 import type { Decoded, DecodeOptions, Message, MessageType, TlvMapping } from './messages.ts';
 import { monitorCodecs } from './monitor.ts';
 import { niciraCodecs } from './nicira.ts';
@@ -95,6 +96,7 @@ function decodeFrom(r: Reader, options: DecodeOptions): Decoded {
   const route = readRoute(r, type, ctx);
   ctx.kind = route.kind;
   ctx.number = route.number;
+  if (!lengthFits(route.type, version, route.kind, r.left)) throw new OfError('OFPBRC_BAD_LEN');
   const message = codecOf(route.type).decode(r, ctx);
   if (r.left > 0) throw new OfError('OFPBRC_BAD_LEN');
   return { xid, version, message };
@@ -120,6 +122,7 @@ function decodeNested(r: Reader, options: DecodeOptions): Message {
 function readRoute(r: Reader, type: number, ctx: BodyContext): Route {
   const { version } = ctx;
   if (type === EXPERIMENTER) {
+    if (r.left < 8) throw new OfError('OFPBRC_BAD_LEN');
     const vendor = r.u32();
     if (vendor !== NX_VENDOR && vendor !== ONF_VENDOR) throw new OfError('OFPBRC_BAD_VENDOR');
     const route = routeByNumber(version, vendor === NX_VENDOR ? 'nx' : 'onf', r.u32());

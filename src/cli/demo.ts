@@ -32,7 +32,8 @@ Runs the xvio switch with an embedded database and two demonstration guests.
 Environment: OVS_RUNDIR is the same as --rundir.
 `;
 
-const VERSION = 'ovs-vswitchd (Open vSwitch) 3.1.0';
+const OVS_VERSION = '3.1.0';
+const VERSION = `ovs-vswitchd (Open vSwitch) ${OVS_VERSION}`;
 const REFRESH_MS = 1000;
 
 interface DemoOptions {
@@ -209,6 +210,7 @@ async function main(): Promise<void> {
     const embedded = await startEmbedded({
       file: options.db,
       sockets: [`punix:${join(rundir, 'db.sock')}`],
+      identity: { ovs_version: OVS_VERSION },
       log: vlog.module('ovsdb_server'),
     });
     undo.push(() => embedded.close());

@@ -3,6 +3,7 @@
 
 import type { ControllerConfig } from '../control/openflow/service.ts';
 import type { SslConfig } from '../control/openflow/vconn.ts';
+import type { FlowTableRow } from '../switch/flowMods.ts';
 import type { VlanMode } from '../switch/types.ts';
 
 export interface InterfaceIntent {
@@ -47,6 +48,9 @@ export interface BridgeIntent {
   macAgingSeconds: number;
   macTableSize: number;
   forwardBpdu: boolean;
+  /** Bridge.flow_tables. */
+  flowTables: ReadonlyMap<number, FlowTableRow & { prefixes: readonly string[] }>;
+  bundleIdleTimeoutMs: number | undefined;
   dpDesc: string | undefined;
   dpSn: string | undefined;
   ports: readonly PortIntent[];

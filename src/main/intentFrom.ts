@@ -103,7 +103,11 @@ function datapathId(text: string | undefined): bigint | undefined {
   return value === 0n ? undefined : value;
 }
 
-function bridgeIntent(snapshot: Snapshot, row: BridgeRow): BridgeIntent {
+function bridgeIntent(
+  snapshot: Snapshot,
+  row: BridgeRow,
+  root: Readonly<Record<string, string>>,
+): BridgeIntent {
   const other = row.other_config;
   return {
     uuid: row.uuid,
@@ -118,6 +122,24 @@ function bridgeIntent(snapshot: Snapshot, row: BridgeRow): BridgeIntent {
     macAgingSeconds: integer(other['mac-aging-time'], MAC_AGING_DEFAULT_S, 15, 3600),
     macTableSize: integer(other['mac-table-size'], MAC_TABLE_DEFAULT, 10, 1000000),
     forwardBpdu: other['forward-bpdu'] === 'true',
+    flowTables: new Map(
+      [...row.flow_tables].flatMap(([table, uuid]) => {
+        const settings = snapshot.get('Flow_Table', uuid);
+        if (!settings) return [];
+        return [
+          [
+            table,
+            {
+              name: settings.name,
+              flowLimit: settings.flow_limit,
+              overflowPolicy: settings.overflow_policy === 'evict' ? 'evict' : 'refuse',
+              prefixes: settings.prefixes,
+            } as const,
+          ] as const,
+        ];
+      }),
+    ),
+    bundleIdleTimeoutMs: 1000 * integer(root['bundle-idle-timeout'], 10, 1, 1_000_000),
     dpDesc: other['dp-desc'],
     dpSn: other['dp-sn'],
     ports: snapshot
@@ -144,7 +166,7 @@ export function intentFrom(snapshot: Snapshot): SwitchIntent | undefined {
     },
     bridges: snapshot
       .rows('Bridge', root.bridges)
-      .map((row) => bridgeIntent(snapshot, row))
+      .map((row) => bridgeIntent(snapshot, row, root.other_config))
       .sort((a, b) => (a.name < b.name ? -1 : 1)),
   };
 }

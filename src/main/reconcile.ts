@@ -1,7 +1,6 @@
 // Intent against reality: makes the bridges, ports, controllers and settings what the operator wants, and says what
 // has become of it in the words of the database's columns.
 
-import { DROP_COUNT } from '../../contract/drop.ts';
 import { Connmgr } from '../control/openflow/connmgr.ts';
 import type { Log } from '../control/openflow/vconn.ts';
 import { versionsFromNames } from '../control/openflow/versions.ts';
@@ -17,6 +16,7 @@ import {
 import type { NetdevContext } from '../port/types.ts';
 import { SwitchBridge } from '../switch/bridge.ts';
 import { checkActions } from '../switch/checkActions.ts';
+import { DEFAULT_PREFIXES } from '../switch/classifier.ts';
 import type { Datapath } from '../switch/datapath.ts';
 import type { BridgeIntent, SwitchIntent } from './intent.ts';
 import { BridgePorts } from './ports.ts';
@@ -29,6 +29,8 @@ export interface BridgeUnit {
   ports: BridgePorts;
   /** Row uuid by target. */
   controllers: Map<string, string>;
+  /** Flow_Table.prefixes in force, by table; absent = default. */
+  prefixes: Map<number, readonly string[]>;
 }
 
 export interface ReconcilerOptions {
@@ -39,6 +41,8 @@ export interface ReconcilerOptions {
   log: NetdevContext['log'];
   /** Log of the OpenFlow front-end. */
   connmgrLog: Log;
+  /** Log of its connections. */
+  rconnLog: Log;
   /** Some status changed: soon write statusColumns(). */
   onStatus: () => void;
 }
@@ -90,6 +94,7 @@ export class Reconciler {
     bridge.vlanLimit = settings.vlanLimit;
     bridge.forwardBpdu = intent.forwardBpdu;
     bridge.setFloodVlans(new Set(intent.floodVlans));
+    this.#applyPrefixes(unit, intent);
     bridge.setMacLimits(intent.macAgingSeconds, intent.macTableSize);
     await unit.ports.apply(intent);
     this.#applyAffinity(intent, unit);
@@ -101,20 +106,40 @@ export class Reconciler {
       ssl: whole.ssl,
       dpDesc: intent.dpDesc,
       serial: intent.dpSn,
+      flowTables: intent.flowTables,
+      bundleIdleTimeoutMs: intent.bundleIdleTimeoutMs,
     });
   }
 
+  /** Flow_Table.prefixes; setting them rebuilds tries, so only when they differ. */
+  #applyPrefixes(unit: BridgeUnit, intent: BridgeIntent): void {
+    for (const table of new Set([...unit.prefixes.keys(), ...intent.flowTables.keys()])) {
+      const wanted = intent.flowTables.get(table)?.prefixes ?? [];
+      const fields = wanted.length > 0 ? wanted : DEFAULT_PREFIXES;
+      if ((unit.prefixes.get(table) ?? DEFAULT_PREFIXES).join() === fields.join()) continue;
+      unit.bridge.setPrefixes(table, fields.includes('none') ? [] : fields);
+      unit.prefixes.set(table, fields);
+    }
+  }
+
   #addBridge(intent: BridgeIntent): BridgeUnit {
-    const { datapath, runDir, connmgrLog, context, log, onStatus } = this.#options;
+    const { datapath, runDir, connmgrLog, rconnLog, context, log, onStatus } = this.#options;
     const bridge = new SwitchBridge({
       name: intent.name,
       datapath,
       datapathId: intent.datapathId ?? 0n,
       failMode: intent.failMode,
     });
-    const connmgr = new Connmgr({ bridge, runDir, log: connmgrLog, checkActions });
+    const connmgr = new Connmgr({ bridge, runDir, log: connmgrLog, rconnLog, checkActions });
     const ports = new BridgePorts({ bridge, connmgr, context, log, onChange: onStatus });
-    const unit = { uuid: intent.uuid, bridge, connmgr, ports, controllers: new Map() };
+    const unit: BridgeUnit = {
+      uuid: intent.uuid,
+      bridge,
+      connmgr,
+      ports,
+      controllers: new Map(),
+      prefixes: new Map(),
+    };
     this.bridges.set(intent.name, unit);
     return unit;
   }
@@ -210,7 +235,7 @@ export class Reconciler {
 
   /** Drops by reason over all ports. */
   drops(): number[] {
-    const sums: number[] = new Array(DROP_COUNT).fill(0);
+    const sums = this.#options.datapath.controlDrops();
     for (const { ports } of this.bridges.values()) {
       for (const { netdev } of ports.units.values()) {
         if (!netdev || netdev.port < 0) continue;

@@ -43,6 +43,8 @@ export interface Vswitchd {
   close(cleanup: boolean): Promise<void>;
 }
 
+const RETRY_MS = 2000;
+
 class Daemon implements Vswitchd {
   readonly engine: Engine;
   readonly datapath: Datapath;
@@ -89,6 +91,7 @@ class Daemon implements Vswitchd {
       },
       log: vlog.module('bridge'),
       connmgrLog: vlog.module('connmgr'),
+      rconnLog: vlog.module('rconn'),
       onStatus: () => this.#publisher.statusChanged(),
     });
     this.#client = new OvsdbClient({
@@ -189,6 +192,10 @@ class Daemon implements Vswitchd {
     const written = await this.#publisher.publish(
       mergeWanted(this.reconciler.outcomeColumns(), identity),
     );
+    if (!written && this.#client.lockState === 'held') {
+      // The database refused (a full disk): what is in force has to be told sooner or later.
+      setTimeout(() => this.#wake(), RETRY_MS).unref();
+    }
     if (written && !this.#configured) {
       this.#configured = true;
       this.#options.onConfigured?.();

@@ -159,6 +159,50 @@ test('controllers, fail mode, managers', () => {
   both('clear', 'bridge', 'br0', 'protocols');
 });
 
+test('flow tables: limit, name, prefixes', () => {
+  both(
+    ...[
+      '--id=@t',
+      'create',
+      'Flow_Table',
+      'name=limited',
+      'flow_limit=1',
+      'overflow_policy=refuse',
+    ],
+    ...['prefixes=ip_src', '--', 'set', 'bridge', 'br0', 'flow_tables:5=@t'],
+  );
+  const results = [xvio, real].map((box) => {
+    box.ofctl('add-flow', 'br0', 'table=5,priority=1,actions=drop');
+    const full = box.run('ovs-ofctl', 'add-flow', 'br0', 'table=5,priority=2,actions=drop');
+    assert.match(full.stderr, /OFPFMFC_TABLE_FULL/);
+    const names = box.run(
+      'ovs-ofctl',
+      '-O',
+      'OpenFlow15',
+      '--names',
+      'dump-flows',
+      'br0',
+      'table=limited',
+    );
+    return names.stdout.replace(/duration=[\d.]+s/g, '').replace(/xid=0x\w+/, '');
+  });
+  assert.equal(results[0], results[1]);
+  both('clear', 'bridge', 'br0', 'flow_tables');
+});
+
+test('bridge/dump-flows shows hidden flows, too', () => {
+  const lines = [xvio, real].map((box) =>
+    box
+      .appctl('bridge/dump-flows', 'br0')
+      .replace(/duration=\d+s/g, 'duration=0s')
+      .split('\n')
+      .filter((line) => !line.includes('table_id=254'))
+      .sort(),
+  );
+  assert.deepEqual(lines[0], lines[1]);
+  assert.match(xvio.appctl('bridge/dump-flows', 'br0'), /table_id=254/);
+});
+
 test('show and whole tables', () => {
   both('show');
   const columns =

@@ -16,6 +16,7 @@ export const PEERS: Readonly<Record<string, string>> = {
   'iputils-ping': '/usr/bin/ping',
   ethtool: '/usr/sbin/ethtool',
   tcpdump: '/usr/bin/tcpdump',
+  python3: '/usr/bin/python3',
   socat: '/usr/bin/socat',
   cpio: '/usr/bin/cpio',
   openssl: '/usr/bin/openssl',

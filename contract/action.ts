@@ -24,7 +24,31 @@ export const ACT_USERSPACE = 12; // words 4: [1] UPCALL_* reason [2] cookie [3] 
 export const ACT_RECIRC = 13; // words 2: [1] recirculation id
 export const ACT_DROP = 14; // words 2: [1] drop reason
 export const ACT_SET_VLAN = 15; // words 2: [1] tci value | mask << 16 (host numbers) of the outermost VLAN
-// Numbers from 32 on are kept for ct, nat, tunnel push/pop, meter, sample, hash, clone, check_pkt_len, mpls.
+// Numbers from 32 on are kept for tunnel push/pop, meter, sample, hash, clone, check_pkt_len, mpls.
+
+// Connection tracking (dataplane/ct). Runs each packet through the connection table: translates it where NAT applies,
+// and writes ct_state, ct_zone, ct_mark, ct_label and the original tuple into its key. The program goes on; tables see
+// the fields after ACT_RECIRC. Addresses, mark and label in network byte order, the rest in host order.
+//   [1] CT_* flags (CT_CLEAR alone: ct_clear, the other words are 0)  [2] zone  [3] timeout policy, 0 = default
+//   [4] mark [5] its mask  [6-9] label [10-13] its mask
+//   [14-17] lowest NAT address (IPv4 in [14]) [18-21] highest  [22] lowest port | highest << 16, 0 = none
+export const ACT_CT = 32; // words 23
+export const ACT_CT_WORDS = 23;
+
+export const CT_COMMIT = 1;
+export const CT_FORCE = 2; // the packet's direction becomes the original one: a connection the other way is ended
+export const CT_NAT = 4; // without SRC and DST: translate packets of connections that have a translation
+export const CT_NAT_SRC = 8;
+export const CT_NAT_DST = 16;
+export const CT_NAT_PERSISTENT = 32;
+export const CT_NAT_HASH = 64;
+export const CT_NAT_RANDOM = 128;
+export const CT_HAS_MARK = 256;
+export const CT_HAS_LABEL = 512;
+export const CT_ALG_FTP = 1024;
+export const CT_ALG_TFTP = 2048;
+export const CT_CLEAR = 4096;
+export const CT_NAT_V6 = 8192; // the NAT addresses are IPv6
 
 /** Longest program in words: a flow that needs more is translated to "to userspace" (slow path). */
 export const ACTIONS_MAX_WORDS = 4096;

@@ -15,7 +15,8 @@
 //   0x1800_0000 128 MiB   flow counters         per worker
 //   0x2000_0000  64 MiB   microflow caches      MAX_WORKERS x 4 MiB
 //   0x2400_0000 448 MiB   arena of the control plane: frame slots of kernel ports, AF_XDP UMEM and rings
-//   0x4000_0000   3 GiB   windows on guest memory, 2 MiB chunks aligned by the memory's real address
+//   0x4000_0000 768 MiB   connection tracking: connections, index, locks        (contract/ct.ts)
+//   0x7000_0000 2.25 GiB  windows on guest memory, 2 MiB chunks aligned by the memory's real address
 //
 // Who writes what: the control plane's main thread writes everything except: a worker writes its own worker record
 // (the words marked W), its counters, its private memory, its cache, its end of its rings, the W words of the
@@ -39,7 +40,9 @@ export const FLOW_COUNTERS_SIZE = 0x08000000;
 export const CACHE_BASE = 0x20000000;
 export const ARENA_BASE = 0x24000000;
 export const ARENA_SIZE = 0x1c000000;
-export const WINDOW_BASE = 0x40000000;
+export const CT_BASE = 0x40000000;
+export const CT_SIZE = 0x30000000;
+export const WINDOW_BASE = 0x70000000;
 
 export const MAX_WORKERS = 16;
 export const WORKER_SIZE = 0x10000; // 64 KiB

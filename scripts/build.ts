@@ -2,6 +2,7 @@
 //
 //   dataplane/index.ts         build/dataplane.wasm (release), build/dataplane.debug.wasm (assertions on)
 //   src/guest/driver/index.ts  build/guest.wasm (the rings of our own guests), if present
+//   src/guest/driver/saturate.ts  build/saturate.wasm (the same for benchmarks: offers more than a switch can take)
 //
 // A module newer than all its sources is left alone. Each output is written beside its place and renamed, so that
 // a process that loads it at that moment gets the old module or the new one, never half of one. Release modules have no
@@ -49,6 +50,7 @@ const targets: readonly Target[] = [
   { entry: 'dataplane/index.ts', output: 'dataplane.wasm', options: release },
   { entry: 'dataplane/index.ts', output: 'dataplane.debug.wasm', options: debug },
   { entry: 'src/guest/driver/index.ts', output: 'guest.wasm', options: release },
+  { entry: 'src/guest/driver/saturate.ts', output: 'saturate.wasm', options: release },
 ];
 
 function newestSourceMs(entry: string): number {

@@ -71,7 +71,7 @@ function ipBytes(ip: string): number[] {
 }
 
 /** First 42 bytes of a generated frame: Ethernet, IPv4 with checksum, UDP without. */
-function frameTemplate(traffic: Traffic, frameBytes: number): Uint8Array {
+export function frameTemplate(traffic: Traffic, frameBytes: number): Uint8Array {
   const bytes = new Uint8Array(L.PAYLOAD);
   const view = new DataView(bytes.buffer);
   bytes.set(macBytes(traffic.destinationMac), 0);

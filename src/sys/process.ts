@@ -40,6 +40,22 @@ export function getThreadAffinity(): number[] {
   return cores;
 }
 
+const SYS_sched_setscheduler = 144n; // x86-64
+const SCHED_OTHER = 0n;
+const SCHED_FIFO = 1n;
+
+/**
+ * Lets a thread of any process (0: the calling one) run before all ordinary ones until told otherwise; priority 0 makes
+ * it an ordinary one again. Needs CAP_SYS_NICE. Throws SysError.
+ */
+export function setRealtime(tid: number, priority: number): void {
+  const param = new NativeBuffer(4);
+  param.view.setInt32(0, priority, true);
+  const policy = priority > 0 ? SCHED_FIFO : SCHED_OTHER;
+  const arguments_ = [SYS_sched_setscheduler, BigInt(tid), policy, param.address, 0n, 0n] as const;
+  check(Number(c.syscall(...arguments_, 0n)), 'sched_setscheduler');
+}
+
 function cpuClockNs(clock: number): number {
   const time = new NativeBuffer(16);
   check(c.clock_gettime(clock, time.address), 'clock_gettime');

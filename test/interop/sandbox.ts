@@ -19,6 +19,10 @@ export interface Result {
 
 export interface SandboxOptions {
   daemon?: 'xvio' | 'real';
+  /** Another daemon than these two. */
+  binary?: string;
+  /** Runs between the start of the database and that of the daemon. */
+  configure?: (box: Sandbox) => void;
   /** More arguments of the daemon. */
   args?: readonly string[];
   /** false: stay in the namespace of the test. */
@@ -61,6 +65,7 @@ export class Sandbox implements AsyncDisposable {
       ]);
       await box.until(() => existsSync(box.path('db.sock')), 10000, 'ovsdb-server');
       box.must('ovs-vsctl', '--no-wait', 'init');
+      options.configure?.(box);
       await box.startDaemon();
       return box;
     } catch (error) {
@@ -133,7 +138,8 @@ export class Sandbox implements AsyncDisposable {
 
   async startDaemon(): Promise<void> {
     const real = this.#options.daemon === 'real';
-    this.#daemon = this.spawn(real ? REAL : join(ROOT, 'bin', 'ovs-vswitchd'), [
+    const binary = this.#options.binary ?? (real ? REAL : join(ROOT, 'bin', 'ovs-vswitchd'));
+    this.#daemon = this.spawn(binary, [
       `unix:${this.path('db.sock')}`,
       '--pidfile',
       '--log-file',

@@ -4,13 +4,15 @@
 // everything with plain loads and stores.
 //
 //   0x0000_0000  64 KiB  nothing
-//   0x0001_0000  64 KiB  control: traffic profile, counters (below)
+//   0x0001_0000  32 KiB  control: traffic profile, counters (below)
+//   0x0001_8000  32 KiB  latency histograms, one KiB for each pair
 //   0x0002_0000  64 KiB  records of rings, 64 x RG_SIZE
 //   0x0010_0000          rings, then packet buffers
 //
 // Everything in here is guest memory: whoever holds the other side of the vhost-user socket can read and write it.
 
 export const GUEST_CONTROL = 0x10000;
+export const GUEST_HISTOGRAMS = 0x18000;
 export const GUEST_RINGS = 0x20000;
 export const GUEST_DYNAMIC = 0x100000;
 
@@ -55,11 +57,17 @@ export const GT_RTT_COUNT = 136; // f64 echoes of our own frames
 export const GT_RTT_SUM = 144; // f64 milliseconds
 export const GT_RTT_MAX = 152; // f64 milliseconds
 export const GT_BATCH = 160; // u32 frames per burst, at most 256
+export const GT_SPREAD = 164; // u32 1 = flows differ in source address and port, not in the port alone
 /** Template of the frame: Ethernet, IPv4, UDP; then the mark. */
 export const GT_TEMPLATE = 256;
 
 export const TRAFFIC_SEND = 1;
 export const TRAFFIC_ECHO = 2;
+
+// Latency histogram of a pair: u32 x 256, in units of 1/16 microsecond, eight buckets an octave.
+export const HISTOGRAM_BYTES = 1024;
+export const HISTOGRAM_BUCKETS = 256;
+export const HISTOGRAM_PER_MS = 16000;
 
 // UDP payload of a generated frame, at offset 42: u32 mark, u32 sequence number, f64 time in milliseconds.
 export const PAYLOAD = 42;

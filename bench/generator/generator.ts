@@ -1,0 +1,183 @@
+// Our saturating generator: guests (src/guest) with the driver saturate.ts, all in one thread on one core. One guest
+// sends and another receives what the switch makes of it, or both do both.
+
+import { once } from 'node:events';
+import { readFileSync } from 'node:fs';
+import path from 'node:path';
+import { Worker } from 'node:worker_threads';
+import * as L from '../../src/guest/driver/layout.ts';
+import { Guest, guestFeatures } from '../../src/guest/guest.ts';
+import { frameTemplate } from '../../src/guest/thread.ts';
+import type { Options } from '../types.ts';
+import type { GeneratorData, Trial, TrialResult } from './worker.ts';
+
+const MODULE = path.join(import.meta.dirname, '../../build/saturate.wasm');
+/** Not a power of two: or all buffers would compete for few sets of the caches. */
+const BUFFER_BYTES = 2240;
+const JUMBO_BUFFER_BYTES = 9216 + 64;
+
+export interface Stream {
+  from: number;
+  to: number;
+  frameBytes?: number;
+  /** 1 … 64 000. */
+  flows?: number;
+  /** Flows differ in source address and port (64 000 addresses), not only in the port. */
+  spread?: boolean;
+  /** 0 = as many as the ring takes. */
+  perSecond?: number;
+  batch?: number;
+}
+
+export interface TrialCounts {
+  elapsedMs: number;
+  longestGapMs: number;
+  sent: number;
+  received: number;
+  receivedBytes: number;
+  lost: number;
+  reordered: number;
+  /** Of all receivers together, buckets of driver/layout.ts. */
+  histogram: Float64Array;
+  latencyMaxMs: number;
+}
+
+export const macOf = (guest: number): string => `52:54:00:00:01:${(guest + 16).toString(16)}`;
+export const ipOf = (guest: number): string => `10.${guest + 1}.0.0`;
+
+export class Generator implements AsyncDisposable {
+  readonly guests: Guest[];
+  #worker: Worker | undefined;
+  #waiting: ((result: TrialResult) => void) | undefined;
+  #failed: Error | undefined;
+  readonly #core: number;
+
+  /** Guests listen at `sockets` from now on. */
+  constructor(sockets: readonly string[], options: Options, mtu = 1500) {
+    this.#core = options.generatorCore;
+    const bufferBytes = mtu > 1500 ? JUMBO_BUFFER_BYTES : BUFFER_BYTES;
+    const ring = options.queueSize * (bufferBytes + 64) + (64 << 10);
+    this.guests = sockets.map(
+      (path) =>
+        new Guest({
+          path,
+          mode: 'server',
+          queueSize: options.queueSize,
+          bufferBytes,
+          memoryBytes: Math.ceil((2 * ring + (2 << 20)) / (2 << 20)) * (2 << 20),
+          features: guestFeatures({ packed: options.packed, inOrder: options.inOrder }),
+        }),
+    );
+    for (const guest of this.guests) guest.open();
+  }
+
+  /** Waits for the switch to connect to all of them and begins to drive the rings. */
+  async start(): Promise<void> {
+    await Promise.all(this.guests.map((guest) => guest.connected(1, 30_000)));
+    const workerData: GeneratorData = {
+      guests: this.guests.map(({ memory, kicks }) => ({ memory, kicks })),
+      module: readFileSync(MODULE),
+      core: this.#core,
+    };
+    const worker = new Worker(new URL('./worker.ts', import.meta.url), { workerData });
+    this.#worker = worker;
+    await once(worker, 'message');
+    worker.on('message', (result: TrialResult) => this.#waiting?.(result));
+    worker.once('error', (error) => {
+      this.#failed = error as Error;
+      this.#waiting?.({ elapsedMs: 0, longestGapMs: 0, error: String(error) });
+    });
+  }
+
+  setStreams(streams: readonly Stream[]): void {
+    for (const guest of this.guests) guest.view.setUint32(L.GUEST_CONTROL + L.GT_MODE, 0, true);
+    for (const stream of streams) {
+      const { view, bytes } = this.guests[stream.from]!;
+      const at = L.GUEST_CONTROL;
+      const frameBytes = stream.frameBytes ?? 60;
+      const template = frameTemplate(
+        {
+          send: true,
+          sourceMac: macOf(stream.from),
+          destinationMac: macOf(stream.to),
+          sourceIp: ipOf(stream.from),
+          destinationIp: ipOf(stream.to),
+        },
+        frameBytes,
+      );
+      template[34] = 4; // UDP source port 1024, if there is one flow
+      bytes.set(template, at + L.GT_TEMPLATE);
+      view.setUint32(at + L.GT_FRAME_LEN, frameBytes, true);
+      view.setUint32(at + L.GT_FLOWS, stream.flows ?? 1, true);
+      view.setUint32(at + L.GT_SPREAD, stream.spread ? 1 : 0, true);
+      view.setFloat64(at + L.GT_PER_MS, (stream.perSecond ?? 0) / 1000, true);
+      view.setFloat64(at + L.GT_CREDIT, 0, true);
+      view.setUint32(at + L.GT_MODE, L.TRAFFIC_SEND, true);
+    }
+    for (const guest of this.guests) {
+      const batch = streams[0]?.batch ?? 256;
+      guest.view.setUint32(L.GUEST_CONTROL + L.GT_BATCH, batch, true);
+    }
+  }
+
+  /** Runs traffic; resolves with what the guests counted after the warm-up. Throws if the switch kept packets. */
+  async trial(options: Partial<Trial> & { durationMs: number }): Promise<TrialCounts> {
+    const result = await new Promise<TrialResult>((resolve) => {
+      if (this.#failed) throw this.#failed;
+      this.#waiting = resolve;
+      this.#worker!.postMessage({ warmUpMs: 20, drainMs: 5, boost: [], ...options });
+    });
+    if (result.error) throw new Error(result.error);
+    const counts: TrialCounts = {
+      elapsedMs: result.elapsedMs,
+      longestGapMs: result.longestGapMs,
+      sent: 0,
+      received: 0,
+      receivedBytes: 0,
+      lost: 0,
+      reordered: 0,
+      histogram: new Float64Array(L.HISTOGRAM_BUCKETS),
+      latencyMaxMs: 0,
+    };
+    for (const { view } of this.guests) {
+      const f64 = (offset: number) => view.getFloat64(L.GUEST_CONTROL + offset, true);
+      counts.sent += f64(L.GT_SENT);
+      counts.received += f64(L.GT_OURS);
+      counts.receivedBytes += f64(L.GT_RECEIVED_BYTES);
+      counts.lost += f64(L.GT_LOST);
+      counts.reordered += f64(L.GT_REORDERED);
+      counts.latencyMaxMs = Math.max(counts.latencyMaxMs, f64(L.GT_RTT_MAX));
+      for (let i = 0; i < L.HISTOGRAM_BUCKETS; i++) {
+        counts.histogram[i]! += view.getUint32(L.GUEST_HISTOGRAMS + i * 4, true);
+      }
+    }
+    return counts;
+  }
+
+  async [Symbol.asyncDispose](): Promise<void> {
+    if (this.#worker) {
+      const exited = once(this.#worker, 'exit');
+      this.#worker.postMessage('stop');
+      await exited;
+    }
+    for (const guest of this.guests) guest.close();
+  }
+}
+
+/** Upper end, in microseconds, of the bucket in which the given share of the packets lies. */
+export function percentileUs(histogram: Float64Array, share: number): number {
+  let total = 0;
+  for (const n of histogram) total += n;
+  let seen = 0;
+  for (let i = 0; i < histogram.length; i++) {
+    seen += histogram[i]!;
+    if (seen >= total * share && seen > 0) return bucketEnd(i) / 16;
+  }
+  return 0;
+}
+
+function bucketEnd(bucket: number): number {
+  if (bucket < 8) return bucket + 1;
+  const octave = (bucket >> 3) + 2;
+  return (8 + (bucket & 7) + 1) * 2 ** (octave - 3);
+}

@@ -1,0 +1,131 @@
+// Thread of the generator: drives the rings of several guests on one core, for the time of one trial, without ever
+// giving the core away. It takes the time itself, so that a main thread that gets no core does not matter.
+
+import { parentPort, workerData } from 'node:worker_threads';
+import { GR_KICK, GR_RECORD, GUEST_RINGS } from '../../src/guest/driver/layout.ts';
+import { eventfdSignal } from '../../src/sys/eventfd.ts';
+import { setRealtime, setThreadAffinity } from '../../src/sys/process.ts';
+
+export interface GeneratorData {
+  guests: { memory: WebAssembly.Memory; kicks: readonly number[] }[];
+  module: Uint8Array;
+  core: number;
+}
+
+export interface Trial {
+  durationMs: number;
+  /** Traffic runs before the counters are reset. */
+  warmUpMs: number;
+  /** After the end, to let packets on their way arrive. */
+  drainMs: number;
+  /** Threads of the switch that run ahead of other processes during the trial, as this one does. */
+  boost: readonly number[];
+}
+
+export interface TrialResult {
+  elapsedMs: number;
+  /** Longest time between two looks at the rings: what the machine took away from us. */
+  longestGapMs: number;
+  error?: string;
+}
+
+interface Driver {
+  start(pair: number): void;
+  prepare(pair: number): number;
+  reset(pair: number): void;
+  send(pair: number, nowMs: number): number;
+  receive(pair: number, nowMs: number): number;
+}
+
+const PRIORITY = 10;
+const { guests, module, core } = workerData as GeneratorData;
+const drivers: Driver[] = [];
+const views = guests.map(({ memory }) => new DataView(memory.buffer));
+
+function kick(): void {
+  for (const [i, { kicks }] of guests.entries()) {
+    for (const [ring, fd] of kicks.entries()) {
+      const at = GUEST_RINGS + ring * GR_RECORD + GR_KICK;
+      if (views[i]!.getUint32(at, true) === 0) continue;
+      views[i]!.setUint32(at, 0, true);
+      eventfdSignal(fd);
+    }
+  }
+}
+
+/** Looks at all rings until `endMs`. Returns the longest time between two looks. */
+function spin(endMs: number, sending: boolean): number {
+  let last = performance.now();
+  let longest = 0;
+  const n = drivers.length;
+  for (;;) {
+    const now = performance.now();
+    if (now - last > longest) longest = now - last;
+    last = now;
+    if (now >= endMs) return longest;
+    for (let i = 0; i < n; i++) drivers[i]!.receive(0, now);
+    if (sending) for (let i = 0; i < n; i++) drivers[i]!.send(0, now);
+    kick();
+  }
+}
+
+function trial({ durationMs, warmUpMs, drainMs, boost }: Trial): TrialResult {
+  const boosted: number[] = [];
+  try {
+    for (const tid of [...boost, 0]) {
+      try {
+        if (boost.length > 0) setRealtime(tid, PRIORITY);
+        boosted.push(tid);
+      } catch {
+        // Without the right to do so the trial is noisier, not wrong.
+      }
+    }
+    for (const driver of drivers) {
+      const until = performance.now() + 1000;
+      while (driver.prepare(0) === 0) {
+        if (performance.now() > until)
+          return { elapsedMs: 0, longestGapMs: 0, error: 'the switch keeps packets' };
+        for (const other of drivers) other.receive(0, performance.now());
+      }
+    }
+    spin(performance.now() + warmUpMs, true);
+    for (const driver of drivers) driver.reset(0);
+    const from = performance.now();
+    const longestGapMs = spin(from + durationMs, true);
+    const elapsedMs = performance.now() - from;
+    if (drainMs > 0) spin(performance.now() + drainMs, false);
+    return { elapsedMs, longestGapMs };
+  } finally {
+    if (boost.length > 0) for (const tid of boosted) setRealtime(tid, 0);
+  }
+}
+
+async function main(): Promise<void> {
+  setThreadAffinity([core]);
+  const abort = (): never => {
+    throw new Error('driver aborted');
+  };
+  for (const { memory } of guests) {
+    const { instance } = await WebAssembly.instantiate(module as Uint8Array<ArrayBuffer>, {
+      env: { memory, abort },
+    });
+    const driver = instance.exports as unknown as Driver;
+    drivers.push(driver);
+    driver.start(0);
+  }
+  kick();
+  parentPort!.on('message', (message: Trial | 'stop') => {
+    if (message === 'stop') {
+      parentPort!.close();
+      return;
+    }
+    try {
+      parentPort!.postMessage(trial(message));
+    } catch (error) {
+      parentPort!.postMessage({ elapsedMs: 0, longestGapMs: 0, error: String(error) });
+    }
+  });
+  parentPort!.postMessage('ready');
+}
+
+await main();

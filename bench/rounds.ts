@@ -1,0 +1,191 @@
+// Rounds: all peers run at the same time, on the same cores, but only one is awake. They take turns, many short times,
+// so that whatever else happens on the machine happens to all of them; what counts is the ratio within a round.
+//
+// While it is another one's turn, a peer is stopped (SIGSTOP): a polling switch would otherwise take half of the core.
+
+import { readFileSync } from 'node:fs';
+import { setTimeout as sleep } from 'node:timers/promises';
+import { Generator, percentileUs, type Stream, type TrialCounts } from './generator/generator.ts';
+import type { Measurement, Options, Peer, Series, Setup, SwitchThread, Testbed } from './types.ts';
+
+export interface Contestant {
+  testbed: Testbed;
+  generator: Generator;
+  threads: SwitchThread[];
+}
+
+export interface Sample {
+  value: number;
+  details?: Record<string, number>;
+}
+
+export function median(values: readonly number[]): number {
+  if (values.length === 0) return Number.NaN;
+  const sorted = [...values].sort((a, b) => a - b);
+  const middle = sorted.length >> 1;
+  return sorted.length % 2 ? sorted[middle]! : (sorted[middle - 1]! + sorted[middle]!) / 2;
+}
+
+/** Medians of the ratios of round i of one peer to round i of the baseline. */
+export function medianRatio(series: Series, baseline: Series): number {
+  return median(series.rounds.map((value, i) => value / baseline.rounds[i]!));
+}
+
+/** Of those wanted, the peers that can run here; what the others lack goes to the log. */
+export function usablePeers(peers: readonly Peer[], options: Options): Peer[] {
+  return peers.filter((peer) => {
+    if (options.peers && !options.peers.includes(peer.name)) return false;
+    const missing = peer.missing();
+    if (missing) options.log(`${peer.name}: left out: ${missing}`);
+    return !missing;
+  });
+}
+
+function signal(testbed: Testbed, name: NodeJS.Signals): void {
+  for (const pid of testbed.pids) process.kill(pid, name);
+}
+
+/** CPU time that threads have used so far (schedstat: nanoseconds on a core). */
+export function cpuNs(threads: readonly SwitchThread[]): number {
+  let total = 0;
+  for (const { pid, tid } of threads) {
+    total += Number(readFileSync(`/proc/${pid}/task/${tid}/schedstat`, 'utf8').split(' ')[0]);
+  }
+  return total;
+}
+
+/** Starts a peer with a guest at each of its ports. */
+export async function enlist(peer: Peer, setup: Setup, options: Options): Promise<Contestant> {
+  const testbed = await peer.start(setup);
+  let generator: Generator | undefined;
+  try {
+    generator = new Generator(testbed.sockets, options, setup.mtu);
+    await generator.start();
+    await testbed.ready();
+    return { testbed, generator, threads: testbed.threads() };
+  } catch (error) {
+    await dismiss(testbed, generator);
+    throw error;
+  }
+}
+
+async function dismiss(testbed: Testbed, generator?: Generator): Promise<void> {
+  signal(testbed, 'SIGCONT');
+  await generator?.[Symbol.asyncDispose]();
+  await testbed[Symbol.asyncDispose]();
+}
+
+export interface Match {
+  scenario: string;
+  variant: string;
+  unit: string;
+  higherIsBetter?: boolean;
+  baseline?: string;
+  peers: readonly Peer[];
+  setup: (peer: Peer) => Omit<Setup, 'switchCore' | 'generatorCore'>;
+  /** Once for each peer, before the rounds: learn addresses, fill caches. */
+  prepare?: (contestant: Contestant) => Promise<void>;
+  measure: (contestant: Contestant) => Promise<Sample>;
+  notes?: readonly string[];
+}
+
+/** Runs all rounds of one variant of a scenario. */
+export async function play(match: Match, options: Options): Promise<Measurement> {
+  const peers = usablePeers(match.peers, options);
+  const contestants: Contestant[] = [];
+  const notes = [...(match.notes ?? [])];
+  try {
+    for (const peer of peers) {
+      const { switchCore, generatorCore } = options;
+      const setup = { ...match.setup(peer), switchCore, generatorCore };
+      const contestant = await enlist(peer, setup, options);
+      contestants.push(contestant);
+      await match.prepare?.(contestant);
+      signal(contestant.testbed, 'SIGSTOP');
+    }
+    const series = contestants.map(
+      ({ testbed }): Series => ({ peer: testbed.name, rounds: [], details: {} }),
+    );
+    const details = contestants.map((): Record<string, number[]> => ({}));
+    for (let round = 0; round < options.rounds; round++) {
+      for (let i = 0; i < contestants.length; i++) {
+        // Turned by one in each round: nobody is always the first.
+        const at = (i + round) % contestants.length;
+        const contestant = contestants[at]!;
+        signal(contestant.testbed, 'SIGCONT');
+        await sleep(30);
+        const sample = await match.measure(contestant);
+        signal(contestant.testbed, 'SIGSTOP');
+        series[at]!.rounds.push(sample.value);
+        for (const [name, value] of Object.entries(sample.details ?? {})) {
+          details[at]![name] ??= [];
+          details[at]![name].push(value);
+        }
+      }
+    }
+    for (const [i, { testbed }] of contestants.entries()) {
+      for (const [name, values] of Object.entries(details[i]!)) {
+        series[i]!.details[name] = median(values);
+      }
+      signal(testbed, 'SIGCONT');
+      const drops = Object.entries(testbed.drops?.() ?? {});
+      if (drops.length > 0) {
+        const text = drops.map(([name, n]) => `${name} ${n}`).join(', ');
+        notes.push(`${testbed.name}: drops in the switch's own counters: ${text}`);
+      }
+    }
+    const { scenario, variant, unit, higherIsBetter = true, baseline = 'ovs-dpdk' } = match;
+    return { scenario, variant, unit, higherIsBetter, baseline, series, notes };
+  } finally {
+    for (const { testbed, generator } of contestants) await dismiss(testbed, generator);
+  }
+}
+
+export function latencies({ histogram, latencyMaxMs }: TrialCounts): Record<string, number> {
+  return {
+    p50Us: percentileUs(histogram, 0.5),
+    p99Us: percentileUs(histogram, 0.99),
+    p999Us: percentileUs(histogram, 0.999),
+    maxUs: latencyMaxMs * 1000,
+  };
+}
+
+/** One trial with these streams: packets received a second, and what it cost. */
+export async function trialOf(
+  contestant: Contestant,
+  streams: readonly Stream[],
+  options: Options,
+): Promise<Sample & { counts: TrialCounts }> {
+  const { testbed, generator, threads } = contestant;
+  generator.setStreams(streams);
+  testbed.clearBusy?.();
+  const before = cpuNs(threads);
+  const counts = await generator.trial({
+    durationMs: options.durationMs,
+    boost: options.realtime ? threads.map(({ tid }) => tid) : [],
+  });
+  const used = cpuNs(threads) - before;
+  const busy = testbed.busy?.();
+  const details: Record<string, number> = {
+    lostPerMillion: (counts.lost / Math.max(counts.sent, 1)) * 1e6,
+    reordered: counts.reordered,
+    gapMs: counts.longestGapMs,
+    threadNs: used / Math.max(counts.received, 1),
+    ...latencies(counts),
+  };
+  if (busy && busy.packets > 0) details.busyNs = busy.busyNs / busy.packets;
+  return { value: (counts.received / counts.elapsedMs) * 1000, details, counts };
+}
+
+/** Traffic in both directions, at the speed of ordinary threads: addresses are learned, caches filled. */
+export async function acquaint(
+  { generator }: Contestant,
+  streams: readonly Stream[],
+  durationMs = 300,
+): Promise<void> {
+  const back = streams.map((s) => ({ ...s, from: s.to, to: s.from, flows: 1, perSecond: 1000 }));
+  generator.setStreams(back);
+  await generator.trial({ durationMs: 100, drainMs: 20 });
+  generator.setStreams(streams.map((s) => ({ ...s, perSecond: s.perSecond ?? 200_000 })));
+  await generator.trial({ durationMs, drainMs: 20 });
+}

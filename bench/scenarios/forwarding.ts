@@ -1,0 +1,57 @@
+// Scenarios of pure forwarding with the saturating generator: how many packets a second one core moves from one guest
+// to another. The shared part; the scenarios are one file each.
+
+import { ovsDpdk } from '../peers/ovsDpdk.ts';
+import { xvio } from '../peers/xvio.ts';
+import { acquaint, play, trialOf } from '../rounds.ts';
+import type { Measurement, Options, Peer, Wiring } from '../types.ts';
+
+export interface Variant {
+  label: string;
+  frameBytes?: number;
+  flows?: number;
+  spread?: boolean;
+  mtu?: number;
+}
+
+export const FLOW_VARIANTS: readonly Variant[] = [
+  { label: '64 B, 1 flow', flows: 1 },
+  { label: '64 B, 1 000 flows', flows: 1000 },
+  { label: '64 B, 64 000 flows', flows: 64_000 },
+];
+
+export async function forwarding(
+  scenario: string,
+  wiring: Wiring,
+  variants: readonly Variant[],
+  options: Options,
+  peers: readonly Peer[] = [xvio, ovsDpdk],
+): Promise<Measurement[]> {
+  const measurements: Measurement[] = [];
+  for (const { label, mtu, ...stream } of variants) {
+    const streams = [{ from: 0, to: 1, ...stream }];
+    const measurement = await play(
+      {
+        scenario,
+        variant: label,
+        unit: 'packets/s',
+        peers,
+        setup: (peer) => ({
+          wiring: peer.wirings.includes(wiring) ? wiring : peer.wirings[0]!,
+          ports: 2,
+          ...(mtu ? { mtu } : {}),
+        }),
+        prepare: (contestant) => acquaint(contestant, streams, warmUpMs(stream.flows ?? 1)),
+        measure: (contestant) => trialOf(contestant, streams, options),
+      },
+      options,
+    );
+    measurements.push(measurement);
+  }
+  return measurements;
+}
+
+/** Long enough for every flow to have had its upcall. */
+function warmUpMs(flows: number): number {
+  return 300 + flows / 20;
+}

@@ -1,0 +1,108 @@
+// What the parts of the benchmark suite say to each other: a peer is a switch of some kind that is compared, a
+// testbed a peer that runs, a scenario what is measured on it. Rates are packets a second, times nanoseconds unless the
+// name says otherwise.
+
+/** How a switch under test forwards between the ports that the generator drives. */
+export type Wiring =
+  /** in_port → output, ports in pairs: 0 ↔ 1, 2 ↔ 3, … */
+  | 'port'
+  /** NORMAL: MAC learning. */
+  | 'l2'
+  /** 1 000 overlapping wildcard rules over addresses and ports; everything that matches goes to the other port. */
+  | 'rules'
+  /** Pairs without parsing or tables. */
+  | 'relay'
+  /** Nothing installed: the scenario does it. */
+  | 'none';
+
+export interface Setup {
+  wiring: Wiring;
+  /** vhost-user ports. */
+  ports: number;
+  mtu?: number;
+  switchCore: number;
+  generatorCore: number;
+}
+
+/** A thread that forwards packets. */
+export interface SwitchThread {
+  pid: number;
+  tid: number;
+}
+
+/** Since the last clear, of all forwarding threads together. */
+export interface BusyTime {
+  packets: number;
+  /** Time in polls that found packets. */
+  busyNs: number;
+}
+
+/** A switch that runs and waits for guests at `sockets`. */
+export interface Testbed extends AsyncDisposable {
+  readonly name: string;
+  /** vhost-user sockets; guests listen there and the switch connects. */
+  readonly sockets: readonly string[];
+  /** Resolves when all ports forward, after the guests have connected. */
+  ready(): Promise<void>;
+  /** Forwarding threads. May be called only when ports are up. */
+  threads(): SwitchThread[];
+  /** Processes to be stopped while it is another one's turn. */
+  readonly pids: readonly number[];
+  clearBusy?(): void;
+  busy?(): BusyTime | undefined;
+  ofctl?(...args: string[]): string;
+  appctl?(...args: string[]): string;
+  /** Drops that the switch itself has counted, by name. */
+  drops?(): Record<string, number>;
+}
+
+export interface Peer {
+  readonly name: string;
+  readonly wirings: readonly Wiring[];
+  /** What is missing on this machine and what to do about it; undefined = it can run. */
+  missing(): string | undefined;
+  start(setup: Setup): Promise<Testbed>;
+}
+
+/** One figure of one peer, measured in several rounds. */
+export interface Series {
+  peer: string;
+  /** One value for each round. */
+  rounds: number[];
+  /** Further figures, medians over the rounds: CPU-ns a packet, latencies, loss. */
+  details: Record<string, number>;
+}
+
+export interface Measurement {
+  scenario: string;
+  /** Which variant of it: "64 B, 1 000 flows". */
+  variant: string;
+  unit: string;
+  /** false: less is better. */
+  higherIsBetter: boolean;
+  /** Ratios are taken to this peer. */
+  baseline: string;
+  series: Series[];
+  notes: string[];
+}
+
+export interface Options {
+  rounds: number;
+  durationMs: number;
+  /** Scheduling of switch and generator threads ahead of everything else during a trial. */
+  realtime: boolean;
+  switchCore: number;
+  generatorCore: number;
+  peers: readonly string[] | undefined;
+  queueSize: number;
+  /** Rings that the guests ask for. */
+  packed: boolean;
+  inOrder: boolean;
+  log: (text: string) => void;
+}
+
+export interface Scenario {
+  readonly name: string;
+  readonly title: string;
+  run(options: Options): Promise<Measurement[]>;
+}

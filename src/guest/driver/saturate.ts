@@ -1,0 +1,250 @@
+// The driver of a guest that measures switches: it offers more than any switch can take, and counts by itself what
+// arrives, what is missing, what comes late, and how old it is.
+//
+// index.ts writes every descriptor, as real drivers do, and then the generator is the limit and not the switch. Here,
+// on split rings, descriptors and avail entries are written once (prepare); a packet costs the guest one store into
+// its payload, and one load where it arrives. On packed rings the driver has to write descriptors, so it does.
+// The rings are used in order, which every known back-end does for packets of one buffer.
+
+import {
+  GR_BUFFER_SIZE,
+  GR_CONTINUE,
+  GR_DONE,
+  GR_HEADER,
+  GR_NEXT,
+  GR_PACKED,
+  GR_RECORD,
+  GR_SIZE,
+  GT_BATCH,
+  GT_CREDIT,
+  GT_EXPECTED,
+  GT_FLOWS,
+  GT_FRAME_LEN,
+  GT_LAST,
+  GT_LOST,
+  GT_MODE,
+  GT_OURS,
+  GT_PER_MS,
+  GT_RECEIVED,
+  GT_RECEIVED_BYTES,
+  GT_RECORD,
+  GT_REORDERED,
+  GT_RTT_COUNT,
+  GT_RTT_MAX,
+  GT_RTT_SUM,
+  GT_SENT,
+  GT_SENT_DONE,
+  GT_SEQUENCE,
+  GT_SPREAD,
+  GT_TEMPLATE,
+  GUEST_CONTROL,
+  GUEST_HISTOGRAMS,
+  GUEST_RINGS,
+  HISTOGRAM_BUCKETS,
+  HISTOGRAM_BYTES,
+  HISTOGRAM_PER_MS,
+  MARK,
+  PAYLOAD,
+  TRAFFIC_SEND,
+} from './layout.ts';
+import {
+  bufferAt,
+  done,
+  fill,
+  freeCount,
+  interrupts,
+  publish,
+  returned,
+  takenLength,
+} from './ring.ts';
+
+const IP_CHECKSUM: u32 = 24;
+const IP_SOURCE_LOW: u32 = 28;
+const UDP_SOURCE: u32 = 34;
+
+function add(address: u32, value: f64): void {
+  store<f64>(address, load<f64>(address) + value);
+}
+
+function ringAt(index: u32): u32 {
+  return GUEST_RINGS + index * GR_RECORD;
+}
+
+function trafficOf(pair: u32): u32 {
+  return GUEST_CONTROL + pair * GT_RECORD;
+}
+
+/** Gives all receive buffers to the device. Once, after the handshake. */
+export function start(pair: u32): void {
+  const rx = ringAt(pair * 2);
+  interrupts(rx, false);
+  interrupts(ringAt(pair * 2 + 1), false);
+  const n = freeCount(rx);
+  const next = load<u32>(rx, GR_NEXT);
+  const length = load<u32>(rx, GR_BUFFER_SIZE);
+  for (let i: u32 = 0; i < n; i++) fill(rx, next + i, length, true);
+  publish(rx, n, true);
+}
+
+/**
+ * Writes headers, frames and (split ring) descriptors of all transmit buffers: after every change of the profile, and
+ * only while the device has none of them. Returns false if it has.
+ */
+export function prepare(pair: u32): bool {
+  const tx = ringAt(pair * 2 + 1);
+  done(tx, returned(tx));
+  const size = load<u32>(tx, GR_SIZE);
+  if (freeCount(tx) !== size) return false;
+  const traffic = trafficOf(pair);
+  const header = load<u32>(tx, GR_HEADER);
+  const length = load<u32>(traffic, GT_FRAME_LEN);
+  const next = load<u32>(tx, GR_NEXT);
+  const split = load<u32>(tx, GR_PACKED) === 0;
+  for (let i: u32 = 0; i < size; i++) {
+    const buffer = bufferAt(tx, next + i);
+    memory.fill(buffer, 0, header);
+    memory.copy(buffer + header, traffic + GT_TEMPLATE, PAYLOAD);
+    store<u32>(buffer + header, MARK, PAYLOAD);
+    if (split) fill(tx, next + i, header + length, false);
+  }
+  return true;
+}
+
+/** Sets counters, histogram and sequence numbers of a pair to zero. */
+export function reset(pair: u32): void {
+  const traffic = trafficOf(pair);
+  memory.fill(traffic + GT_SENT, 0, GT_BATCH - GT_SENT);
+  memory.fill(GUEST_HISTOGRAMS + pair * HISTOGRAM_BYTES, 0, HISTOGRAM_BYTES);
+}
+
+/** The peer's frames are numbered from `sequence` on. */
+export function expect(pair: u32, sequence: u32): void {
+  store<u32>(trafficOf(pair), sequence, GT_EXPECTED);
+}
+
+/** One look at the receive ring of a pair. Returns the frames received. */
+export function receive(pair: u32, nowMs: f64): u32 {
+  const rx = ringAt(pair * 2);
+  const traffic = trafficOf(pair);
+  const n = min(returned(rx), load<u32>(traffic, GT_BATCH));
+  if (n === 0) return 0;
+  const first = load<u32>(rx, GR_DONE);
+  const header = load<u32>(rx, GR_HEADER);
+  const histogram = GUEST_HISTOGRAMS + pair * HISTOGRAM_BYTES;
+  let expected = load<u32>(traffic, GT_EXPECTED);
+  let more = load<u32>(rx, GR_CONTINUE);
+  let frames: u32 = 0;
+  let ours: u32 = 0;
+  let bytes: f64 = 0;
+  let ages: f64 = 0;
+  let oldest = load<f64>(traffic, GT_RTT_MAX);
+  for (let i: u32 = 0; i < n; i++) {
+    bytes += takenLength(rx, first + i);
+    if (more !== 0) {
+      more--;
+      continue;
+    }
+    const buffer = bufferAt(rx, first + i);
+    const frame = buffer + header;
+    frames++;
+    bytes -= header;
+    if (header >= 12) {
+      const buffers = <u32>load<u16>(buffer, 10);
+      if (buffers > 1) more = buffers - 1;
+    }
+    if (load<u32>(frame, PAYLOAD) !== <u32>MARK) continue;
+    ours++;
+    const sequence = load<u32>(frame, PAYLOAD + 4);
+    const jump = <i32>(sequence - expected);
+    if (jump >= 0) {
+      if (jump > 0) add(traffic + GT_LOST, jump);
+      expected = sequence + 1;
+    } else add(traffic + GT_REORDERED, 1);
+    const age = nowMs - load<f64>(frame, PAYLOAD + 8);
+    ages += age;
+    oldest = max(oldest, age);
+    const bucket = histogram + bucketOf(age) * 4;
+    store<u32>(bucket, load<u32>(bucket) + 1);
+  }
+  store<u32>(rx, more, GR_CONTINUE);
+  store<u32>(traffic, expected, GT_EXPECTED);
+  store<f64>(traffic, oldest, GT_RTT_MAX);
+  add(traffic + GT_RECEIVED, frames);
+  add(traffic + GT_RECEIVED_BYTES, bytes);
+  add(traffic + GT_OURS, ours);
+  add(traffic + GT_RTT_COUNT, ours);
+  add(traffic + GT_RTT_SUM, ages);
+  done(rx, n);
+  if (load<u32>(rx, GR_PACKED) !== 0) {
+    const next = load<u32>(rx, GR_NEXT);
+    const length = load<u32>(rx, GR_BUFFER_SIZE);
+    for (let i: u32 = 0; i < n; i++) fill(rx, next + i, length, true);
+  }
+  publish(rx, n, true);
+  return frames;
+}
+
+function bucketOf(ageMs: f64): u32 {
+  if (!(ageMs > 0)) return 0;
+  const units = <u64>(ageMs * HISTOGRAM_PER_MS);
+  if (units < 8) return <u32>units;
+  const octave = 63 - <u32>clz<u64>(units);
+  const bucket = (octave - 2) * 8 + (<u32>(units >> (octave - 3)) & 7);
+  return min<u32>(bucket, HISTOGRAM_BUCKETS - 1);
+}
+
+/** Fills the transmit ring of a pair as far as its rate allows. Returns the frames sent. */
+export function send(pair: u32, nowMs: f64): u32 {
+  const tx = ringAt(pair * 2 + 1);
+  const traffic = trafficOf(pair);
+  const gone = returned(tx);
+  if (gone !== 0) {
+    done(tx, gone);
+    add(traffic + GT_SENT_DONE, gone);
+  }
+  if ((load<u32>(traffic, GT_MODE) & TRAFFIC_SEND) === 0) return 0;
+  let n = min(freeCount(tx), load<u32>(traffic, GT_BATCH));
+  const perMs = load<f64>(traffic, GT_PER_MS);
+  if (perMs > 0) {
+    // Time lost beyond a millisecond is not made up for: that would be a burst that nobody asked for.
+    const elapsed = min<f64>(nowMs - load<f64>(traffic, GT_LAST), 1);
+    store<f64>(traffic, nowMs, GT_LAST);
+    const credit = load<f64>(traffic, GT_CREDIT) + max<f64>(elapsed, 0) * perMs;
+    n = min(n, <u32>credit);
+    store<f64>(traffic, min<f64>(credit - n, max<f64>(perMs, 1)), GT_CREDIT);
+  }
+  if (n === 0) return 0;
+  const header = load<u32>(tx, GR_HEADER);
+  const flows = load<u32>(traffic, GT_FLOWS);
+  const next = load<u32>(tx, GR_NEXT);
+  const split = load<u32>(tx, GR_PACKED) === 0;
+  const length = header + load<u32>(traffic, GT_FRAME_LEN);
+  let sequence = load<u32>(traffic, GT_SEQUENCE);
+  let flow = sequence % flows;
+  for (let i: u32 = 0; i < n; i++) {
+    const frame = bufferAt(tx, next + i) + header;
+    if (flows > 1) setFlow(frame, traffic, flow);
+    if (++flow === flows) flow = 0;
+    store<u32>(frame, sequence++, PAYLOAD + 4);
+    store<f64>(frame, nowMs, PAYLOAD + 8);
+    if (!split) fill(tx, next + i, length, false);
+  }
+  publish(tx, n, false);
+  store<u32>(traffic, sequence, GT_SEQUENCE);
+  add(traffic + GT_SENT, n);
+  return n;
+}
+
+/** Makes the frame one of flow number `flow`. */
+function setFlow(frame: u32, traffic: u32, flow: u32): void {
+  if (load<u32>(traffic, GT_SPREAD) === 0) {
+    store<u16>(frame, bswap<u16>(<u16>(1024 + flow)), UDP_SOURCE);
+    return;
+  }
+  // The template's source address ends in 0.0 and its checksum covers that.
+  store<u16>(frame, bswap<u16>(<u16>flow), IP_SOURCE_LOW);
+  store<u16>(frame, bswap<u16>(<u16>(1024 + ((flow * 40503) & 0x3fff))), UDP_SOURCE);
+  let sum: u32 = (<u32>~bswap<u16>(load<u16>(traffic + GT_TEMPLATE, IP_CHECKSUM)) & 0xffff) + flow;
+  sum = (sum & 0xffff) + (sum >> 16);
+  store<u16>(frame, bswap<u16>(<u16>~sum), IP_CHECKSUM);
+}

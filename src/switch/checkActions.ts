@@ -199,6 +199,14 @@ function checkOne(c: Check, action: Action): void {
   }
 }
 
+/** A flow that is part of conjunctions does nothing itself. */
+function checkConjunctions(actions: readonly Action[]): void {
+  for (const { type } of actions) {
+    if (type === 'conjunction' || type === 'note') continue;
+    fail('NXBAC_BAD_CONJUNCTION', `"conjunction" actions go along with "note", not "${type}"`);
+  }
+}
+
 /**
  * Throws OfError if the bridge cannot execute the actions of a flow with this match in this table. `version`: the
  * protocol of the request (OpenFlow 1.1 and later insist on matches that fit the actions); absent: lenient as 1.0.
@@ -209,6 +217,10 @@ export function checkActions(
   table: number,
   version?: OfVersion,
 ): void {
+  if (actions.some(({ type }) => type === 'conjunction')) {
+    checkConjunctions(actions);
+    return;
+  }
   const c: Check = { key: match.key.slice(), mask: match.mask, table, version };
   for (const action of actions) checkOne(c, action);
 }

@@ -6,6 +6,7 @@
 // tries over address prefixes and transport ports that prove with few bits that a subtable cannot match.
 
 import {
+  F_CONJ_ID,
   K_ETH_TYPE,
   K_IPV6_DST,
   K_IPV6_SRC,
@@ -15,6 +16,7 @@ import {
   K_TP_SRC,
 } from '../../contract/key.ts';
 import type { Match } from '../wire/openflow/types.ts';
+import { conjunctionsOf, resolveConjunctions, type SoftMatch } from './conjunction.ts';
 import { be16, be32, ETH_TYPE_IP, ETH_TYPE_IPV6, or16, wordsOf } from './flow.ts';
 
 import { PrefixTrie } from './prefixTrie.ts';
@@ -42,7 +44,12 @@ interface Trie {
   bits: number;
 }
 
-const NO_RULES: readonly Rule[] = [];
+const F_CONJ_WORD = F_CONJ_ID / 4;
+
+/** A number as a host word of the record, which is in network byte order. */
+function swapped(value: number): number {
+  return (value << 24) | ((value & 0xff00) << 8) | ((value >>> 8) & 0xff00) | (value >>> 24);
+}
 
 function maskHash(mask: Int32Array): number {
   let hash = 0;
@@ -196,35 +203,53 @@ export class Classifier implements FlowTable {
     if (this.#size === 0) return undefined;
     if (!this.#sorted) this.#sort();
     const words = flowWords ?? wordsOf(flow);
-    if (wildcards === undefined) return this.#lookupPlain(words);
+    if (wildcards === undefined) return this.#search(flow, words, undefined, undefined, true);
     const aligned = (wildcards.byteOffset & 3) === 0;
     const wcBytes = aligned ? wildcards : wildcards.slice();
     const wc = wildcardWords ?? wordsOf(wcBytes);
+    const rule = this.#search(flow, words, wcBytes, wc, true);
+    if (!aligned) wildcards.set(wcBytes);
+    return rule;
+  }
+
+  /** `conjunctions`: flows of conjunctions count, which ends when the flow of a complete one is looked for. */
+  #search(
+    flow: Uint8Array,
+    words: Int32Array,
+    wcBytes: Uint8Array | undefined,
+    wc: Int32Array | undefined,
+    conjunctions: boolean,
+  ): Rule | undefined {
     for (const trie of this.#tries) trie.bits = -1;
     let best: Rule | undefined;
+    let soft: SoftMatch[] | undefined;
     for (const subtable of this.#order) {
       if (best !== undefined && subtable.maxPriority <= best.priority) break;
-      const entry = this.#lookupIn(subtable, flow, words, wcBytes, wc);
+      const entry =
+        wc === undefined
+          ? subtable.findKey(words)
+          : this.#lookupIn(subtable, flow, words, wcBytes!, wc);
       if (entry === undefined) continue;
       const rule = entry.rules[0]!;
-      if (best === undefined || rule.priority > best.priority) best = rule;
+      if (best !== undefined && rule.priority <= best.priority) continue;
+      if (conjunctionsOf(rule) === undefined) best = rule;
+      else if (conjunctions) {
+        soft ??= [];
+        soft.push({ entry, index: 0 });
+      }
     }
-    if (!aligned) wildcards.set(wcBytes);
-    return best;
+    if (soft === undefined) return best;
+    return resolveConjunctions(soft, best, (id) => {
+      const saved = words[F_CONJ_WORD]!;
+      words[F_CONJ_WORD] = swapped(id);
+      const rule = this.#search(flow, words, wcBytes, wc, false);
+      words[F_CONJ_WORD] = saved;
+      return rule;
+    });
   }
 
   *[Symbol.iterator](): Generator<Rule> {
     for (const subtable of [...this.#order]) yield* [...subtable.rules()];
-  }
-
-  #lookupPlain(flow: Int32Array): Rule | undefined {
-    let best: Rule | undefined;
-    for (const subtable of this.#order) {
-      if (best !== undefined && subtable.maxPriority <= best.priority) break;
-      const rule = (subtable.findKey(flow)?.rules ?? NO_RULES)[0];
-      if (rule !== undefined && (best === undefined || rule.priority > best.priority)) best = rule;
-    }
-    return best;
   }
 
   /** Looks into one subtable, or-ing what was looked at into the mask. */

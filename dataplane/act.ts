@@ -24,12 +24,19 @@ import {
 import { DROP_BAD_ACTION, DROP_FLOW_EXPLICIT, DROP_RECIRC_LIMIT } from '../contract/drop.ts';
 import { K_RECIRC_ID } from '../contract/key.ts';
 import { WK_RECIRC } from '../contract/memory.ts';
-import { PKT_IN_PORT, PKT_KEY, PKT_TRUNC } from '../contract/packet.ts';
+import {
+  KEY_STRIDE,
+  PKT_HASH,
+  PKT_IN_PORT,
+  PKT_KEY,
+  PKT_L3,
+  PKT_TRUNC,
+} from '../contract/packet.ts';
 import { clone, cloneWithKey, output, release } from './batch.ts';
 import { countDrop } from './drop.ts';
 import { markLines } from './key.ts';
 import { parseAgain } from './parse.ts';
-import { LIST_MAX, S_RECIRC } from './scratch.ts';
+import { LIST_MAX, S_RECIRC, S_UPCALL_KEY } from './scratch.ts';
 import {
   popVlan,
   pushVlan,
@@ -63,7 +70,7 @@ export function resetAct(): void {
 /** Runs `program` on the `n` packets of `list`, which it may reorder and shorten. */
 export function execute(program: u32, list: u32, n: i32): void {
   let handedOn = false; // the packets have gone somewhere, so the end of the program is no drop
-  let modified = false; // headers differ from the key
+  let modified = false; // headers differ from the key, which stays what the look-up saw until the end
   let at = program;
   while (n > 0) {
     const header = load<u32>(at);
@@ -80,11 +87,10 @@ export function execute(program: u32, list: u32, n: i32): void {
       const max = load<u32>(operands);
       for (let i = 0; i < n; i++) store<u32>(load<u32>(list + (i << 2)) + PKT_TRUNC, max);
     } else if (op === ACT_USERSPACE) {
-      if (modified) parseAll(list, n);
-      modified = false;
       for (let i = 0; i < n; i++) {
         const pkt = load<u32>(list + (i << 2));
-        upcall(pkt, load<u32>(operands), load<u32>(operands, 4), load<u32>(operands, 8));
+        if (modified) upcallModified(pkt, operands);
+        else upcall(pkt, load<u32>(operands), load<u32>(operands, 4), load<u32>(operands, 8));
         store<u32>(pkt + PKT_TRUNC, 0);
       }
       handedOn = true;
@@ -141,8 +147,23 @@ function recirculateAll(list: u32, n: i32, id: u32, last: bool): void {
   addStat(WK_RECIRC, <f64>n);
 }
 
-function parseAll(list: u32, n: i32): void {
-  for (let i = 0; i < n; i++) parseAgain(load<u32>(list + (i << 2)));
+/**
+ * The control plane gets the key of the packet as it is now, made in a place of its own: the actions that follow go on
+ * with key and offsets of the look-up. A parse of a packet with more tags than vlan-limit would not find its L3 header
+ * again.
+ */
+function upcallModified(pkt: u32, operands: u32): void {
+  const key = load<u32>(pkt + PKT_KEY);
+  const hash = load<u32>(pkt + PKT_HASH);
+  const offsets = load<u32>(pkt + PKT_L3); // and PKT_L4
+  const scratch = privateBase + S_UPCALL_KEY;
+  memory.copy(scratch, key, KEY_STRIDE);
+  store<u32>(pkt + PKT_KEY, scratch);
+  parseAgain(pkt);
+  upcall(pkt, load<u32>(operands), load<u32>(operands, 4), load<u32>(operands, 8));
+  store<u32>(pkt + PKT_KEY, key);
+  store<u32>(pkt + PKT_HASH, hash);
+  store<u32>(pkt + PKT_L3, offsets);
 }
 
 function dropAll(list: u32, n: i32, reason: u32): void {

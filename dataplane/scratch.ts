@@ -12,6 +12,7 @@
 //   0x08400  free clone records             768 x u32
 //   0x09000  packets to recirculate       1 024 x u32
 //   0x0a000  queues that had packets in the last poll: queue, packets   2 048 x 8
+//   0x0e000  flow key of a packet that goes to the control plane    KEY_STRIDE
 //   0x10000  output batches of the slots     64 x 256 x u32
 
 import { PV_LOOKUP } from '../contract/packet.ts';
@@ -27,6 +28,7 @@ export const S_SLOTS: u32 = PV_LOOKUP + 0x8000;
 export const S_FREE: u32 = PV_LOOKUP + 0x8400;
 export const S_RECIRC: u32 = PV_LOOKUP + 0x9000;
 export const S_BUSY: u32 = PV_LOOKUP + 0xa000;
+export const S_UPCALL_KEY: u32 = PV_LOOKUP + 0xe000;
 export const S_BATCHES: u32 = PV_LOOKUP + 0x10000;
 
 /** Most packets in any list. */

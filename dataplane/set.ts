@@ -1,6 +1,9 @@
-// The set actions (contract/action.ts): each rewrites one header of one packet in its head buffer. They return false
-// when the packet has no such header, which the caller drops as DROP_BAD_ACTION: translation matches on the header
-// before it sets a field of it, so it never happens to a program that was translated.
+// The set actions (contract/action.ts): each rewrites one header of one packet in its head buffer.
+//
+// A header that is cut short is left as it is, as Open vSwitch does: its fields are zero in the key, so the packet can
+// meet a program made for one whose fields are zero. False, which the caller drops as DROP_BAD_ACTION: the packet is of
+// another type (translation matches on the type before it sets a field, so that is no translated program), or the
+// header lies behind the head, out of reach.
 //
 // `program` points to the action's first word after its header.
 
@@ -39,11 +42,16 @@ import {
 const BE_IPV4: u32 = 0x0008;
 const BE_IPV6: u32 = 0xdd86;
 
-/** Address of the L3 header if the key says `type` (as loaded) and `bytes` of it are in the head, else 0. */
-function network(pkt: u32, type: u32, bytes: u32): u32 {
+/** Type of the packet, in network order. */
+function ethType(pkt: u32): u32 {
+  return load<u16>(load<u32>(pkt + PKT_KEY) + K_ETH_TYPE);
+}
+
+/** Address of the L3 header if the packet has `bytes` of it; 0 if not; TOO_FAR. */
+function network(pkt: u32, bytes: u32): u32 {
   const offset: u32 = load<u16>(pkt + PKT_L3);
-  if (offset === 0xffff || offset + bytes > load<u32>(pkt + PKT_HEAD_LEN)) return 0;
-  if (load<u16>(load<u32>(pkt + PKT_KEY) + K_ETH_TYPE) !== type) return 0;
+  if (offset === 0xffff || offset + bytes > load<u32>(pkt + PKT_LEN)) return 0;
+  if (offset + bytes > load<u32>(pkt + PKT_HEAD_LEN)) return TOO_FAR;
   return load<u32>(pkt + PKT_HEAD) + offset;
 }
 
@@ -61,10 +69,11 @@ export function setEth(pkt: u32, program: u32): bool {
 }
 
 export function setIpv4(pkt: u32, program: u32): bool {
+  if (ethType(pkt) !== BE_IPV4) return false;
   // A packet whose IP header is not sane has no L4 offset.
-  if (load<u16>(pkt + PKT_L4) === 0xffff) return false;
-  const ip = network(pkt, BE_IPV4, 20);
-  if (ip === 0) return false;
+  if (load<u16>(pkt + PKT_L4) === 0xffff) return true;
+  const ip = network(pkt, 20);
+  if (ip <= TOO_FAR) return ip === 0;
   const addresses =
     setWord(ip + 12, load<u32>(program), load<u32>(program, 12)) +
     setWord(ip + 16, load<u32>(program, 4), load<u32>(program, 16));
@@ -81,8 +90,9 @@ export function setIpv4(pkt: u32, program: u32): bool {
 }
 
 export function setIpv6(pkt: u32, program: u32): bool {
-  const ip = network(pkt, BE_IPV6, 40);
-  if (ip === 0) return false;
+  if (ethType(pkt) !== BE_IPV6) return false;
+  const ip = network(pkt, 40);
+  if (ip <= TOO_FAR) return ip === 0;
   let source: u32 = 0;
   let destination: u32 = 0;
   let touched: u32 = 0;
@@ -129,22 +139,25 @@ export function setTransport(pkt: u32, program: u32): bool {
   const protocol = proto(pkt);
   if (protocol === PROTO_TCP) {
     const l4 = transport(pkt, 20);
-    if (l4 <= TOO_FAR) return false;
+    if (l4 <= TOO_FAR) return l4 === 0;
+    const length = (<u32>(load<u8>(l4, 12) >> 4)) << 2;
+    if (length < 20 || load<u16>(pkt + PKT_L4) + length > ipEnd(pkt)) return true;
     fixTransport(pkt, l4 + 16, protocol, setWord(l4, value, mask));
   } else if (protocol === PROTO_UDP) {
     const l4 = transport(pkt, 8);
-    if (l4 <= TOO_FAR) return false;
+    if (l4 <= TOO_FAR) return l4 === 0;
     fixTransport(pkt, l4 + 6, protocol, setWord(l4, value, mask));
   } else if (protocol === PROTO_SCTP) {
     const l4 = transport(pkt, 12);
-    if (l4 <= TOO_FAR) return false;
+    if (l4 <= TOO_FAR) return l4 === 0;
     const before = load<u32>(l4);
     setPlain(l4, value, mask);
     const length = ipEnd(pkt) - load<u16>(pkt + PKT_L4);
     store<u32>(l4 + 8, load<u32>(l4 + 8) ^ crcChange(before ^ load<u32>(l4), length));
   } else if (protocol === PROTO_ICMP || protocol === PROTO_ICMPV6) {
     const l4 = transport(pkt, 8);
-    if (l4 <= TOO_FAR || isIpv6(pkt) !== (protocol === PROTO_ICMPV6)) return false;
+    if (l4 <= TOO_FAR) return l4 === 0;
+    if (isIpv6(pkt) !== (protocol === PROTO_ICMPV6)) return false;
     // type and code are the low bytes of the two 16-bit fields of the key, adjacent bytes in the packet
     const typeCode = ((value >> 8) & 0xff) | ((value >> 16) & 0xff00);
     const typeCodeMask = ((mask >> 8) & 0xff) | ((mask >> 16) & 0xff00);
@@ -159,11 +172,10 @@ export function setTransport(pkt: u32, program: u32): bool {
 }
 
 export function setArp(pkt: u32, program: u32): bool {
-  const offset: u32 = load<u16>(pkt + PKT_L3);
-  if (offset === 0xffff || offset + 28 > load<u32>(pkt + PKT_HEAD_LEN)) return false;
-  const type = load<u16>(load<u32>(pkt + PKT_KEY) + K_ETH_TYPE);
+  const type = ethType(pkt);
   if (type !== 0x0608 && type !== 0x3580) return false;
-  const arp = load<u32>(pkt + PKT_HEAD) + offset;
+  const arp = network(pkt, 28);
+  if (arp <= TOO_FAR) return arp === 0;
   setPlain(arp + 14, load<u32>(program), load<u32>(program, 24));
   setPlain(arp + 24, load<u32>(program, 4), load<u32>(program, 28));
   // sha at 8, tha at 18: six bytes each
@@ -185,7 +197,7 @@ function setHalf(at: u32, value: u32, mask: u32): u32 {
 export function setNeighbour(pkt: u32, program: u32): bool {
   if (proto(pkt) !== PROTO_ICMPV6) return false;
   const nd = transport(pkt, 24);
-  if (nd <= TOO_FAR) return false;
+  if (nd <= TOO_FAR) return nd === 0;
   const end = load<u32>(pkt + PKT_HEAD) + min<u32>(load<u32>(pkt + PKT_HEAD_LEN), ipEnd(pkt));
   let delta: u32 = 0;
   for (let i: u32 = 0; i < 16; i += 4) {

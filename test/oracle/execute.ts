@@ -85,7 +85,7 @@ export function execute(program: Uint32Array, start: OraclePacket, vlanLimit = 1
   const events: Event[] = [];
   let packet = clone(start);
   // Which headers a packet has is what the look-up before the program saw.
-  let key = keyOf(packet, vlanLimit);
+  const key = keyOf(packet, vlanLimit);
   let trunc = 0;
   const cut = (frame: Uint8Array, max = 0xffff): Uint8Array => {
     let bytes = frame.length;
@@ -105,9 +105,9 @@ export function execute(program: Uint32Array, start: OraclePacket, vlanLimit = 1
     } else if (op === ACT_TRUNC) {
       trunc = operand[0]!;
     } else if (op === ACT_USERSPACE) {
-      key = keyOf(packet, vlanLimit);
       const frame = cut(packet.frame, operand[2]!);
-      events.push({ type: 'upcall', reason: operand[0]!, cookie: operand[1]!, frame, key });
+      const now = keyOf(packet, vlanLimit);
+      events.push({ type: 'upcall', reason: operand[0]!, cookie: operand[1]!, frame, key: now });
       trunc = 0;
     } else if (op === ACT_RECIRC) {
       const again = clone(packet);
@@ -152,7 +152,7 @@ function put(
   for (let i = 0; i < length; i++) setByte(target, at + i, bytes[from + i]!, bytes[mask + i]!);
 }
 
-/** The packet after a set, push or pop action; undefined = it has no such header. */
+/** The packet after a set, push or pop action; undefined = of another type, or the header lies out of reach. */
 function rewrite(
   op: number,
   bytes: Uint8Array,
@@ -187,13 +187,16 @@ function rewrite(
   const parsed = offsets(packet, key);
   if (parsed === undefined) return undefined;
   const { l3, l4, l4Bytes } = parsed;
+  const inFrame = (at: number, length: number): boolean => at + length <= frame.length;
   const inHead = (at: number, length: number): boolean =>
     at >= 0 && at + length <= packet.headBytes;
   const needed = proto === 6 ? 20 : proto === 132 ? 12 : 8;
   const hasTransport = l4 >= 0 && !isLater && l4Bytes >= needed;
+  // Headers that are cut short are left alone.
   switch (op) {
     case ACT_SET_IPV4: {
-      if (type !== 0x0800 || l4 < 0) return undefined;
+      if (type !== 0x0800) return undefined;
+      if (l4 < 0) return packet;
       put(frame, l3 + 12, bytes, 0, 12, 8);
       put(frame, l3 + 1, bytes, 8, 20, 1);
       put(frame, l3 + 8, bytes, 9, 21, 1);
@@ -202,7 +205,9 @@ function rewrite(
       break;
     }
     case ACT_SET_IPV6: {
-      if (type !== 0x86dd || !inHead(l3, 40)) return undefined;
+      if (type !== 0x86dd) return undefined;
+      if (!inFrame(l3, 40)) return packet;
+      if (!inHead(l3, 40)) return undefined;
       put(frame, l3 + 8, bytes, 0, 40, 32);
       const view = new DataView(frame.buffer, l3, 4);
       const values = new DataView(bytes.buffer);
@@ -215,7 +220,12 @@ function rewrite(
       break;
     }
     case ACT_SET_TP: {
-      if (!hasTransport || !inHead(l4, needed)) return undefined;
+      if (![1, 6, 17, 58, 132].includes(proto)) return undefined;
+      if (!hasTransport) return packet;
+      if (!inHead(l4, needed)) return undefined;
+      if (proto === 6 && (frame[l4 + 12]! >> 4 < 5 || (frame[l4 + 12]! >> 4) * 4 > l4Bytes)) {
+        return packet;
+      }
       if (proto === 6 || proto === 17 || proto === 132) {
         put(frame, l4, bytes, 0, 4, 4);
       } else if (proto === (type === 0x0800 ? 1 : 58)) {
@@ -225,7 +235,9 @@ function rewrite(
       break;
     }
     case ACT_SET_ARP:
-      if ((type !== 0x0806 && type !== 0x8035) || !inHead(l3, 28)) return undefined;
+      if (type !== 0x0806 && type !== 0x8035) return undefined;
+      if (!inFrame(l3, 28)) return packet;
+      if (!inHead(l3, 28)) return undefined;
       put(frame, l3 + 14, bytes, 0, 24, 4);
       put(frame, l3 + 24, bytes, 4, 28, 4);
       put(frame, l3 + 8, bytes, 8, 32, 6);
@@ -233,7 +245,9 @@ function rewrite(
       put(frame, l3 + 6, bytes, 20, 44, 2);
       return packet;
     case ACT_SET_ND: {
-      if (proto !== 58 || l4 < 0 || isLater || l4Bytes < 24 || !inHead(l4, 24)) return undefined;
+      if (proto !== 58) return undefined;
+      if (l4 < 0 || isLater || l4Bytes < 24) return packet;
+      if (!inHead(l4, 24)) return undefined;
       put(frame, l4 + 8, bytes, 0, 28, 16);
       const end = Math.min(l4 + l4Bytes, packet.headBytes);
       for (let at = l4 + 24; end - at >= 8; at += frame[at + 1]! * 8) {

@@ -265,11 +265,32 @@ const icmp6 = fc.oneof(
     .map(([t, target, options]) => [58, neighbour(t, target, options)] as const),
 );
 
+/** Transport headers cut short within an intact IP packet, or with a TCP header length that is too much. */
+const short = (
+  whole: fc.Arbitrary<readonly [number, Uint8Array]>,
+): fc.Arbitrary<readonly [number, Uint8Array]> =>
+  fc.tuple(whole, fc.integer({ min: 0, max: 27 })).map(([[proto, data], length]) => {
+    const cut = data.slice(0, length);
+    if (proto === 6 && length > 19) cut[12] = length % 2 === 0 ? 0xf0 : 0x40;
+    return [proto, cut] as const;
+  });
+const mostlyWhole = (
+  whole: fc.Arbitrary<readonly [number, Uint8Array]>,
+): fc.Arbitrary<readonly [number, Uint8Array]> =>
+  fc.oneof({ weight: 7, arbitrary: whole }, { weight: 1, arbitrary: short(whole) });
+
 const packet4 = fc
-  .tuple(fc.oneof(segment, icmp4), ipOptions, fragment4, byteArray(4), byteArray(4))
+  .tuple(mostlyWhole(fc.oneof(segment, icmp4)), ipOptions, fragment4, byteArray(4), byteArray(4))
   .map(([[proto, data], o, fragment, src, dst]) => ipv4(proto, data, { ...o, fragment, src, dst }));
 const packet6 = fc
-  .tuple(fc.oneof(segment, icmp6), ipOptions, fragment6, extensions, byteArray(16), byteArray(16))
+  .tuple(
+    mostlyWhole(fc.oneof(segment, icmp6)),
+    ipOptions,
+    fragment6,
+    extensions,
+    byteArray(16),
+    byteArray(16),
+  )
   .map(([[proto, data], o, fragment, ext, src, dst]) =>
     ipv6(proto, data, { ...o, fragment, extensions: ext, src, dst }),
   );

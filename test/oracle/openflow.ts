@@ -307,7 +307,9 @@ export class OpenflowOracle {
     const body = original.slice(12 + 4 * tags);
     const shift = 12 + 4 * tags;
     writeNetwork(body, record, parsed.l3 - shift);
-    if (parsed.l4 >= 0) writeTransport(body, record, parsed.key, parsed.l4 - shift);
+    if (parsed.l4 >= 0) {
+      writeTransport(body, record, parsed.key, parsed.l4 - shift, parsed.l4Bytes);
+    }
     const head = [...record.subarray(K_ETH_DST, K_ETH_DST + 12)];
     for (let i = 0; i < 2; i++) {
       const tci = get16(record, K_VLAN0_TCI + 4 * i);
@@ -358,9 +360,13 @@ function writeTransport(
   record: Uint8Array,
   original: Uint8Array,
   at: number,
+  bytes: number,
 ): void {
   if ((record[K_NW_FRAG]! & 2) !== 0) return;
   const type = get16(record, K_ETH_TYPE);
+  // A header that is cut short is left alone.
+  const needed = { 6: 20, 132: 12 }[record[K_NW_PROTO]!] ?? 8;
+  if (bytes < needed) return;
   switch (record[K_NW_PROTO]) {
     case 6:
     case 17:
@@ -373,7 +379,7 @@ function writeTransport(
       if ((type === 0x0800) !== (record[K_NW_PROTO] === 1)) break;
       body[at] = record[K_TP_SRC + 1]!;
       body[at + 1] = record[K_TP_DST + 1]!;
-      if (type === 0x86dd) writeNeighbor(body, record, original, at);
+      if (type === 0x86dd && bytes >= 24) writeNeighbor(body, record, original, at);
       break;
   }
 }

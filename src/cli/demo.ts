@@ -1,7 +1,7 @@
 // `npm start`: the whole switch in one process with nothing around it. An embedded OVSDB, a bridge, two guests of our own
 // that exchange traffic over real vhost-user sockets, and a live table. Ctrl-C removes everything but the database file.
 
-import { mkdirSync, rmdirSync } from 'node:fs';
+import { lstatSync, mkdirSync, rmdirSync } from 'node:fs';
 import { connect } from 'node:net';
 import { homedir, tmpdir } from 'node:os';
 import { join } from 'node:path';
@@ -81,6 +81,20 @@ function readOptions(): DemoOptions {
     };
   } catch (error) {
     return fail(`${(error as Error).message}; try --help`);
+  }
+}
+
+/** The run directory: nobody else may put sockets and links where a switch that runs as root creates files. */
+function makeRundir(rundir: string): void {
+  try {
+    mkdirSync(rundir, { recursive: true, mode: 0o700 });
+    const { uid, mode } = lstatSync(rundir);
+    const shared = tmpdir() === join(rundir, '..');
+    if (shared && (uid !== process.getuid!() || (mode & 0o22) !== 0)) {
+      fail(`${rundir}: others can write there; choose another directory with --rundir`);
+    }
+  } catch (error) {
+    fail((error as Error).message);
   }
 }
 
@@ -173,7 +187,7 @@ function takeSample(daemon: Vswitchd): Sample {
 async function main(): Promise<void> {
   const options = readOptions();
   const { rundir } = options;
-  mkdirSync(rundir, { recursive: true });
+  makeRundir(rundir);
   if (await isServed(join(rundir, 'db.sock'))) fail(`another switch runs in ${rundir}`);
 
   const interactive = process.stdout.isTTY === true;

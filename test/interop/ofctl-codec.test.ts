@@ -53,7 +53,7 @@ function ofpParse(messages: readonly Uint8Array[]): string[] {
   for (const line of out.split('\n')) {
     const xid = /^\S.*\(xid=0x([0-9a-f]+)\)/.exec(line);
     if (xid !== null) current = Number.parseInt(xid[1]!, 16);
-    texts[current] = (texts[current] ?? '') + `${line}\n`;
+    texts[current] = `${texts[current] ?? ''}${line}\n`;
   }
   return texts;
 }
@@ -498,7 +498,7 @@ function reply(m: Message, version: OfVersion): Message | 'none' | undefined {
           portStats: true,
           queueStats: true,
           groupStats: version > 1,
-          arpMatchIp: version === 1,
+          arpMatchIp: version <= 2,
           bundles: version >= 5,
           flowMonitoring: version >= 5,
           ports: [PORT],

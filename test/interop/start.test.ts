@@ -120,9 +120,6 @@ test('Ctrl-C leaves nothing but the database; the next start knows the configura
     () => existsSync(join(rundir, 'db.sock')),
     () => running.text(),
   );
-  assert.equal(
-    tool('ovs-vsctl', 'get', 'bridge', 'br0', 'other_config:kept').stdout.trim(),
-    'yes',
-  );
+  assert.equal(tool('ovs-vsctl', 'get', 'bridge', 'br0', 'other_config:kept').stdout.trim(), 'yes');
   await interrupt(running);
 });

@@ -87,7 +87,7 @@ function features(version: OfVersion): fc.Arbitrary<Message> {
       portStats: fc.boolean(),
       queueStats: fc.boolean(),
       groupStats: since(2),
-      arpMatchIp: version === 1 ? fc.boolean() : fc.constant(false),
+      arpMatchIp: version <= 2 ? fc.boolean() : fc.constant(false),
       bundles: since(5),
       flowMonitoring: since(5),
       ports: fc.array(portDesc(version), { maxLength: version < 4 ? 3 : 0 }),

@@ -62,7 +62,7 @@ function decodeFeatures(r: Reader, version: number): MessageOf<'features_reply'>
       portStats: (caps & PORT_STATS) !== 0,
       queueStats: (caps & QUEUE_STATS) !== 0,
       groupStats: version > 1 && (caps & GROUP_STATS) !== 0,
-      arpMatchIp: version === 1 && (caps & ARP_MATCH_IP) !== 0,
+      arpMatchIp: version <= 2 && (caps & ARP_MATCH_IP) !== 0,
       bundles: version >= 5 && (caps & BUNDLES) !== 0,
       flowMonitoring: version >= 5 && (caps & FLOW_MONITORING) !== 0,
       ports,
@@ -78,7 +78,7 @@ function encodeFeatures(w: Writer, m: MessageOf<'features_reply'>, version: numb
   if (f.portStats) caps |= PORT_STATS;
   if (f.queueStats) caps |= QUEUE_STATS;
   if (version > 1 && f.groupStats) caps |= GROUP_STATS;
-  if (version === 1 && f.arpMatchIp) caps |= ARP_MATCH_IP;
+  if (version <= 2 && f.arpMatchIp) caps |= ARP_MATCH_IP;
   if (version >= 5 && f.bundles) caps |= BUNDLES;
   if (version >= 5 && f.flowMonitoring) caps |= FLOW_MONITORING;
   w.u64(f.datapathId)

@@ -48,7 +48,7 @@ export interface SwitchFeatures {
   queueStats: boolean;
   /** OpenFlow 1.1 and later. */
   groupStats: boolean;
-  /** OpenFlow 1.0: OFPC_ARP_MATCH_IP. */
+  /** OpenFlow 1.0 and 1.1: OFPC_ARP_MATCH_IP. */
   arpMatchIp: boolean;
   bundles: boolean;
   flowMonitoring: boolean;

@@ -4,9 +4,10 @@
 //   connections  CT_MAX x 192 bytes      record (below); number of a connection = its place
 //   index        2^23 buckets of u32     first entry of a chain, 0 = none
 //   locks        2^16 x u32              one for the buckets whose number has the same low bits
-//   zones        2^16 x 16               connections now, limit, refused for the limit
+//   zones        2^16 x 16               connections now, limit
 //   policies     256 x 64                timeouts
 //   counters     17 x 4 KiB              per worker, and one for the control plane
+//   scratch      17 x 64 KiB             tuples of the burst in hand
 //
 // A connection stands in the index twice, under the tuple of each direction as its packets carry it: the original one,
 // and that of the replies, which differs from the original reversed where there is NAT. An index entry, and each link
@@ -34,6 +35,8 @@ export const CT_POLICIES = CT_BASE + 0x26200000;
 export const CT_CONTROL = CT_BASE + 0x26210000;
 export const CT_COUNTERS = CT_BASE + 0x26220000;
 export const CT_COUNTERS_SIZE = 0x1000;
+export const CT_SCRATCH = CT_BASE + 0x26300000;
+export const CT_SCRATCH_SIZE = 0x10000;
 /** Holder number of the control plane's instance; workers are 0 … MAX_WORKERS-1. */
 export const CT_CONTROL_PLANE = MAX_WORKERS;
 
@@ -60,8 +63,7 @@ export const CN_HASH = 144; // u32 of the original tuple
 export const CN_REPLY_HASH = 148; // u32
 export const CN_POLICY = 152; // u32 timeout policy
 export const CN_CREATED = 156; // u32 ms
-export const CN_PARENT_META = 160; // u32 reserved for connections that an ALG expects (0 = none)
-export const CN_REVISION = 164; // u32 raised each time the record is given to a new connection
+export const CN_REVISION = 160; // u32 raised each time the record is given to a new connection
 
 export const CN_FREE = 0;
 export const CN_LIVE = 1;
@@ -69,9 +71,6 @@ export const CN_LIVE = 1;
 export const CNF_SNAT = 1; // the source of packets in the original direction is translated
 export const CNF_DNAT = 2;
 export const CNF_LABEL = 4; // CN_LABEL may be other than zero
-export const CNF_RELATED = 8; // made by an ALG
-export const CNF_FTP = 16;
-export const CNF_TFTP = 32;
 export const CNF_TIMEOUT_SHIFT = 8; // the timeout in force: CT_TM_* << 8
 
 // TCP peer
@@ -130,7 +129,8 @@ export const CZ_LIMIT = 4; // u32 own limit + 1, 0 = the default limit applies
 export const CTC_LIMIT = 0; // u32 connections allowed
 export const CTC_DEFAULT_ZONE_LIMIT = 4; // u32 limit + 1, 0 = none
 export const CTC_LIBERAL = 8; // u32 1 = TCP sequence numbers are not checked
-export const CTC_SEED = 12; // u32 of the hashes, random at start
+export const CTC_SEED = 192; // u32 x CTC_SEED_WORDS: keys of the hash, random at start
+export const CTC_SEED_WORDS = 12;
 export const CTC_COUNT = 64; // u32 connections now
 export const CTC_POOL_LOCK = 128; // u32
 export const CTC_FREE = 132; // u32 first free record (number + 1), 0 = none
@@ -156,6 +156,15 @@ export const CTK_ZONE_FULL = 120; // refused: limit of the zone
 export const CTK_NAT_EXHAUSTED = 128; // refused: no address and port left
 export const CTK_RACE = 136; // two workers committed the same connection; the second one found it
 export const CTK_COUNT = 18;
+
+// Tuple: what a packet is looked up by (scratch of dataplane/ct, and of flushes by tuple)
+export const TU_SRC = 0; // 16 bytes, as CN_SRC
+export const TU_DST = 16; // 16 bytes
+export const TU_PORTS = 32; // u32, as CN_PORTS
+export const TU_META = 36; // u32, as CN_META
+export const TU_HASH = 40; // u32
+export const TU_FLAGS = 44; // u32 private
+export const TU_SIZE = 64;
 
 // ct_state
 export const CS_NEW = 0x01;

@@ -34,7 +34,8 @@ export function medianRatio(series: Series, baseline: Series): number {
 /** Of those wanted, the peers that can run here; what the others lack goes to the log. */
 export function usablePeers(peers: readonly Peer[], options: Options): Peer[] {
   return peers.filter((peer) => {
-    if (options.peers && !options.peers.includes(peer.name)) return false;
+    const wanted = options.peers?.includes(peer.name) ?? true;
+    if (!wanted && !peer.name.startsWith('xvio:')) return false;
     const missing = peer.missing();
     if (missing) options.log(`${peer.name}: left out: ${missing}`);
     return !missing;

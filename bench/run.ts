@@ -12,6 +12,7 @@ const HELP = `usage: npm run bench [-- SCENARIO… OPTIONS]
   --json FILE        writes machine, rounds and medians as JSON instead of tables
   --report DIR       writes report.md with charts (default for a full run: bench-report)
   --peers A,B        only these peers
+  --compare DIR      another checkout of xvio as a further peer (may be repeated)
   --rounds N         alternating rounds of each peer (default 9)
   --duration MS      of one trial (default 300)
   --switch-core N    core of the switch's forwarding thread (default 0)
@@ -38,6 +39,7 @@ function read() {
         json: { type: 'string' },
         report: { type: 'string' },
         peers: { type: 'string' },
+        compare: { type: 'string', multiple: true, default: [] },
         rounds: { type: 'string', default: '9' },
         duration: { type: 'string', default: '300' },
         'switch-core': { type: 'string', default: '0' },
@@ -82,6 +84,7 @@ const options: Options = {
   switchCore: number('switch-core', values['switch-core'], 0),
   generatorCore: number('generator-core', values['generator-core'], 0),
   peers: values.peers?.split(','),
+  compare: values.compare,
   queueSize: number('queue-size', values['queue-size'], 2),
   packed: values.packed,
   inOrder: values['in-order'],

@@ -94,6 +94,8 @@ export interface Options {
   switchCore: number;
   generatorCore: number;
   peers: readonly string[] | undefined;
+  /** Other checkouts of xvio to compare with. */
+  compare: readonly string[];
   queueSize: number;
   /** Rings that the guests ask for. */
   packed: boolean;

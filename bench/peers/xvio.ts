@@ -1,5 +1,6 @@
 // xvio itself: bin/ovs-vswitchd in a sandbox, one worker on the core of the switch.
 
+import path from 'node:path';
 import type { Peer, Setup, Testbed, Wiring } from '../types.ts';
 import { type OvsOptions, startOvs } from './ovs.ts';
 
@@ -25,14 +26,22 @@ const OPTIONS = (setup: Setup): OvsOptions => ({
   },
 });
 
-const peer = (name: string, wirings: readonly Wiring[]): Peer => ({
+const peer = (name: string, wirings: readonly Wiring[], binary?: string): Peer => ({
   name,
   wirings,
   missing: () => undefined,
   async start(setup: Setup): Promise<Testbed> {
-    return startOvs({ ...OPTIONS(setup), name }, setup);
+    const options = OPTIONS(setup);
+    const sandbox = { ...options.sandbox, ...(binary ? { binary } : {}) };
+    return startOvs({ ...options, sandbox, name }, setup);
   },
 });
+
+/** xvio of another checkout: is a change any good? */
+export function xvioOf(directory: string): Peer {
+  const name = `xvio:${path.basename(directory)}`;
+  return peer(name, ['port', 'l2', 'rules', 'none'], path.resolve(directory, 'bin/ovs-vswitchd'));
+}
 
 export const xvio = peer('xvio', ['port', 'l2', 'rules', 'none']);
 export const xvioRelay = peer('xvio-relay', ['relay']);

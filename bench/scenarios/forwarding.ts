@@ -2,7 +2,7 @@
 // to another. The shared part; the scenarios are one file each.
 
 import { ovsDpdk } from '../peers/ovsDpdk.ts';
-import { xvio } from '../peers/xvio.ts';
+import { xvio, xvioOf } from '../peers/xvio.ts';
 import { acquaint, play, trialOf } from '../rounds.ts';
 import type { Measurement, Options, Peer, Wiring } from '../types.ts';
 
@@ -35,12 +35,13 @@ export async function forwarding(
         scenario,
         variant: label,
         unit: 'packets/s',
-        peers,
+        peers: [...peers, ...options.compare.map(xvioOf)],
         setup: (peer) => ({
           wiring: peer.wirings.includes(wiring) ? wiring : peer.wirings[0]!,
           ports: 2,
           ...(mtu ? { mtu } : {}),
         }),
+        baseline: options.compare.length > 0 ? 'xvio' : 'ovs-dpdk',
         prepare: (contestant) => acquaint(contestant, streams, warmUpMs(stream.flows ?? 1)),
         measure: (contestant) => trialOf(contestant, streams, options),
       },

@@ -87,8 +87,8 @@ export class HostLoop {
     const { words, record } = this;
     let lastPacketNs = now();
     while (Atomics.load(words, record + (WK_STOP >> 2)) === 0) {
-      for (const queue of this.frameQueues) io.rxFrames(queue);
       const nowNs = now();
+      for (const queue of this.frameQueues) io.rxFrames(queue, nowNs);
       const packets = dataPlane.poll(nowNs);
       this.afterPoll();
       if (packets > 0) {
@@ -97,6 +97,7 @@ export class HostLoop {
         if (dataPlane.sleep() !== 0) {
           this.wait();
           dataPlane.wakeUp(now());
+          for (const queue of this.frameQueues) io.rxFrames(queue);
           // What has woken it may take a moment to arrive; one patience from here.
           lastPacketNs = now();
         }

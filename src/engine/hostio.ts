@@ -44,8 +44,12 @@ const MSG_DONTWAIT = 0x40;
 const MSG_NOSIGNAL = 0x4000;
 const EIO = 5;
 
-/** After this many empty receives in a row, only one breath in 16 asks the kernel again. */
-const EMPTY_PATIENCE = 8;
+/**
+ * A device that had nothing is asked again after this time, then after twice the time, and so on up to the longest: a
+ * question costs a microsecond, in which a worker that is busy with other queues forwards dozens of packets.
+ */
+const EMPTY_WAIT_NS = 1000;
+const EMPTY_WAIT_MAX_NS = 200_000;
 
 /** What a host loop remembers of a queue, in the form that the calls need. */
 interface Known {
@@ -59,8 +63,9 @@ interface Known {
   /** Word indices of FQ_HEAD and FQ_TAIL. */
   head: number;
   tail: number;
-  /** Empty receives in a row. */
-  empty: number;
+  /** How long the device is left alone after it had nothing, and until when. */
+  waitNs: number;
+  nextNs: number;
 }
 
 export class HostIo {
@@ -78,22 +83,25 @@ export class HostIo {
 
   /**
    * Fetches what a receive queue's device has. Call it before each poll for every frame queue of the worker; cheap for
-   * other kinds. Returns the number of frames that came in.
+   * other kinds. `nowNs`, any steady clock: a device that had nothing lately may be left alone. Returns the number of
+   * frames that came in.
    */
-  rxFrames(queue: number): number {
+  rxFrames(queue: number, nowNs?: number): number {
     const q = this.lookUp(queue);
     if (q === undefined) return 0;
-    if (q.empty > EMPTY_PATIENCE && (++q.empty & 15) !== 0) return 0;
+    if (nowNs !== undefined && nowNs < q.nextNs) return 0;
     const head = this.words[q.head]!;
     // Signed differences of counts modulo 2^32.
     const room = q.mask + 1 - ((head - Atomics.load(this.words, q.tail)) | 0);
     if (room <= 0) return 0;
     const received = q.packet ? this.receivePacket(q, head, room) : this.receiveTap(q, head, room);
     if (received === 0) {
-      q.empty++;
+      q.waitNs = Math.min(q.waitNs * 2, EMPTY_WAIT_MAX_NS);
+      if (nowNs !== undefined) q.nextNs = nowNs + q.waitNs;
       return 0;
     }
-    q.empty = 0;
+    q.waitNs = EMPTY_WAIT_NS;
+    q.nextNs = 0;
     Atomics.store(this.words, q.head, (head + received) | 0);
     return received;
   }
@@ -222,7 +230,8 @@ export class HostIo {
       iovsReal: real + BigInt(word(FQ_IOVS)),
       head: record + (FQ_HEAD >> 2),
       tail: record + (FQ_TAIL >> 2),
-      empty: 0,
+      waitNs: EMPTY_WAIT_NS,
+      nextNs: 0,
     };
     this.known.set(queue, made);
     return made;

@@ -49,7 +49,7 @@ import { resetAct } from './act.ts';
 import { resetBatches } from './batch.ts';
 import { resetGroups, runBurst } from './burst.ts';
 import { countDrop } from './drop.ts';
-import { injectBurst, injectEmpty } from './inject.ts';
+import { injectBurst, injectEmpty, injectedUpTo, injectHead } from './inject.ts';
 import { parseBurst } from './parse.ts';
 import { prepareSleep, rxBurst, rxDone, wake } from './port/index.ts';
 import { S_BURST, S_BUSY } from './scratch.ts';
@@ -59,6 +59,10 @@ import { addStat, privateBase, setNow, setWorker, workerRecord } from './worker.
 let lastNs: f64 = 0;
 let lastPackets: i32 = 0;
 let busyQueues: u32 = 0;
+// A generation that was seen, and the end of the inject ring at that time.
+let seen: bool = false;
+let seenGeneration: u32 = 0;
+let seenHead: u32 = 0;
 
 /** Prepares this instance to be worker `id`. `nowNs`: the engine's clock. */
 export function start(id: u32, nowNs: f64): void {
@@ -70,6 +74,7 @@ export function start(id: u32, nowNs: f64): void {
   lastNs = nowNs;
   lastPackets = 0;
   busyQueues = 0;
+  seen = false;
   const packets = privateBase + PV_PACKETS;
   for (let i: u32 = 0; i < <u32>BURST_MAX; i++) {
     store<u32>(packets + i * PKT_SIZE + PKT_KEY, privateBase + PV_KEYS + i * KEY_STRIDE);
@@ -80,11 +85,11 @@ export function start(id: u32, nowNs: f64): void {
 
 /** One breath. `nowNs` is the engine's clock. Returns the number of packets received or injected. */
 export function poll(nowNs: f64): i32 {
-  // Nothing is in hand here, so what was unlinked before this generation cannot be met any more.
-  atomic.store<u32>(workerRecord + WK_ACK, atomic.load<u32>(CONTROL_BASE + CTL_GENERATION));
+  acknowledge();
   account(nowNs);
   setNow(nowNs / 1e6);
   let total = injectBurst();
+  if (seen) acknowledge();
   const queues = atomic.load<u32>(workerRecord + WK_RXQ_COUNT);
   for (let i: u32 = 0; i < queues; i++) {
     const queue = load<u32>(workerRecord + WK_RXQ + i * 4);
@@ -98,6 +103,24 @@ export function poll(nowNs: f64): i32 {
   }
   lastPackets = total;
   return total;
+}
+
+/**
+ * To be called when no packet is in hand: what was unlinked before the acknowledged generation cannot be met any more.
+ * Injected packets bring their programs with them, so those that were in the ring when the generation was seen
+ * come first, however many bursts they are.
+ */
+function acknowledge(): void {
+  if (!seen) {
+    const generation = atomic.load<u32>(CONTROL_BASE + CTL_GENERATION);
+    if (generation === load<u32>(workerRecord + WK_ACK)) return;
+    seen = true;
+    seenGeneration = generation;
+    seenHead = injectHead();
+  }
+  if (!injectedUpTo(seenHead)) return;
+  seen = false;
+  atomic.store<u32>(workerRecord + WK_ACK, seenGeneration);
 }
 
 function receive(queue: u32): i32 {

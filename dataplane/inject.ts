@@ -52,6 +52,16 @@ export function injectEmpty(): bool {
   return atomic.load<u32>(ring + RING_HEAD) === load<u32>(ring + RING_TAIL);
 }
 
+/** Where the next injection will be put. */
+export function injectHead(): u32 {
+  return atomic.load<u32>(INJECT_BASE + worker * INJECT_RING_SIZE + RING_HEAD);
+}
+
+/** Whether everything in front of this position has been run. */
+export function injectedUpTo(head: u32): bool {
+  return <i32>(load<u32>(INJECT_BASE + worker * INJECT_RING_SIZE + RING_TAIL) - head) >= 0;
+}
+
 /** Runs what is in the ring, up to a burst. Returns the number of packets. */
 export function injectBurst(): i32 {
   const ring = INJECT_BASE + worker * INJECT_RING_SIZE;

@@ -250,7 +250,8 @@ export class DataPlaneEngine implements Engine {
   // ---- packets
 
   inject(injection: Injection): boolean {
-    const worker = injection.worker ?? this.rx.workerOfPort(injection.inPort);
+    const asked = injection.worker ?? -1;
+    const worker = this.workers.takes(asked) ? asked : this.rx.workerOfPort(injection.inPort);
     const pushed = this.injectRings[worker]?.push(injection) ?? false;
     if (pushed) this.workers.wake(worker);
     else this.ports.countLostInjection(injection.inPort);

@@ -2,8 +2,11 @@
 //
 //   main thread                         worker, between two bursts
 //   unlink; generation++  ----------->  acknowledged = generation
-//   wait until acknowledged             (asleep: holds nothing, counts as acknowledged)
+//   wait until acknowledged             (asleep and nothing injected: holds nothing, counts as acknowledged)
 //   reuse what was unlinked
+//
+// An acknowledgement also says that all packets have been run that were injected before the generation was raised:
+// they bring programs of their own, which may be those of before.
 //
 // One generation serves everything that was asked for in the same turn of the event loop. The order "publish the
 // generation, then look at the states" here, and "publish the state, then look at the generation" in the worker,
@@ -12,11 +15,13 @@
 import {
   CONTROL_BASE,
   CTL_GENERATION,
+  INJECT_BASE,
   WK_ACK,
   WK_STATE,
   WORKER_BASE,
   WORKER_SIZE,
 } from '../../contract/memory.ts';
+import { INJECT_RING_SIZE, RING_HEAD, RING_TAIL } from '../../contract/ring.ts';
 import type { EngineMemory } from './memory.ts';
 
 interface Waiting {
@@ -68,8 +73,14 @@ export class Grace {
   private acknowledged(generation: number): boolean {
     return this.workers().every((worker) => {
       const record = WORKER_BASE + worker * WORKER_SIZE;
-      if (this.memory.load(record + WK_STATE) !== 1) return true;
+      if (this.memory.load(record + WK_STATE) !== 1) return this.nothingInjected(worker);
       return ((this.memory.load(record + WK_ACK) - generation) | 0) >= 0;
     });
+  }
+
+  /** A worker that sleeps or starts takes injected packets up as soon as it has woken. */
+  private nothingInjected(worker: number): boolean {
+    const ring = INJECT_BASE + worker * INJECT_RING_SIZE;
+    return this.memory.load(ring + RING_TAIL) === this.memory.load(ring + RING_HEAD);
   }
 }

@@ -60,6 +60,11 @@ export class Workers {
       .map(({ id, core }) => ({ id, core }));
   }
 
+  /** Whether packets may be injected into this worker: it runs, and will go on. */
+  takes(id: number): boolean {
+    return this.running.get(id)?.stopping === false;
+  }
+
   /** Starts a worker on a core (undefined = not pinned) and returns its number. */
   start(core: number | undefined): number {
     let id = 0;

@@ -24,7 +24,10 @@ import {
 } from '../../contract/drop.ts';
 import { K_NW_SRC, K_RECIRC_ID } from '../../contract/key.ts';
 import {
+  CONTROL_BASE,
+  CTL_GENERATION,
   CTL_UPCALLS_ENABLED,
+  WK_ACK,
   WK_LOST,
   WK_MISSES,
   WK_RECIRC,
@@ -312,4 +315,40 @@ test('a full injection ring refuses, and takes again', () => {
   assert.ok(pushed > 30 && pushed < 40, `${pushed}`);
   assert.equal(rig.poll(), pushed);
   assert.equal(rig.inject({ inPort: input, frame }), true);
+});
+
+test('a generation is acknowledged when all packets have run that were injected before it', () => {
+  const out = rig.addPort();
+  const frame = numbered(0);
+  const inject = (n: number): void => {
+    for (let i = 0; i < n; i++) {
+      assert.ok(
+        rig.inject({ inPort: input, frame, actions: Uint32Array.of(...output(out), ...end) }),
+      );
+    }
+  };
+  const raise = (): number => {
+    const generation = rig.memory.load(CONTROL_BASE + CTL_GENERATION) + 1;
+    rig.set(CTL_GENERATION, generation);
+    return generation;
+  };
+  const acknowledged = (): number => rig.memory.load(WORKER_BASE + WK_ACK);
+  inject(600);
+  const first = raise();
+  rig.poll();
+  assert.notEqual(acknowledged(), first);
+  inject(500); // after it: not waited for
+  const second = raise();
+  rig.poll();
+  assert.notEqual(acknowledged(), first);
+  rig.poll();
+  assert.equal(acknowledged(), first);
+  assert.ok(rig.sent(out).length >= 600);
+  rig.poll();
+  assert.notEqual(acknowledged(), second);
+  rig.poll();
+  assert.equal(acknowledged(), second);
+  const third = raise();
+  rig.poll();
+  assert.equal(acknowledged(), third);
 });

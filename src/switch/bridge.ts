@@ -366,13 +366,15 @@ export class SwitchBridge implements DatapathBridge {
       actions,
       inPacketOut: true,
       packetIns: this.datapath.packetIns,
+      recircs: this.datapath.recircs,
+      timeoutPolicy: this.datapath.timeoutPolicy,
       learn: true,
     });
     credit(out.effects, 1, data.length, this.nowMs());
     for (const program of splitProgram(out.program)) {
       engine.inject({ inPort: dpPort, frame: data, key, actions: program });
     }
-    this.datapath.packetIns.release(out.effects.packetIns);
+    this.datapath.releaseIds(out.effects);
   }
 
   /** Takes the bridge out of the datapath; its ports must be gone. */

@@ -18,6 +18,7 @@ import {
   type OfVersion,
   type Subfield,
 } from '../wire/openflow/types.ts';
+import { checkCt, checkNat, checkResubmitCt, isCtField } from './checkCt.ts';
 import { be16, isIp, putBe16 } from './flow.ts';
 
 /** Ports of a bridge: 1 … 0xfeff. A flow may name one that does not exist yet. */
@@ -82,6 +83,7 @@ function checkSubfield(c: Check, s: Subfield): Field {
 }
 
 function checkWritable(f: Field): void {
+  if (isCtField(f.name)) fail('OFPBAC_BAD_SET_ARGUMENT', `${f.name} is set by ct(exec(…)) only`);
   if (!f.writable) fail('OFPBAC_BAD_SET_ARGUMENT', `field ${f.name} is not writable`);
   if (NOT_WRITABLE.test(f.name)) {
     fail('OFPBAC_BAD_SET_TYPE', `setting ${f.name} is not supported`);
@@ -124,6 +126,19 @@ function checkPush(c: Check, ethertype: number): void {
   c.key.copyWithin(K_VLAN1_TCI, K_VLAN0_TCI, K_VLAN0_TCI + 4);
   putBe16(c.key, K_VLAN0_TCI, VLAN_PRESENT);
   putBe16(c.key, K_VLAN0_TPID, ethertype);
+}
+
+function checkTracking(c: Check, action: Action & { type: 'ct' }): void {
+  checkCt(action, c.key);
+  if (typeof action.zone !== 'number') {
+    // Open vSwitch looks no further then.
+    checkSubfield(c, action.zone);
+    return;
+  }
+  for (const nested of action.actions) {
+    if (nested.type === 'nat') checkNat(nested, c.key);
+    else if (nested.type === 'move') checkSubfield(c, nested.src);
+  }
 }
 
 function checkOne(c: Check, action: Action): void {
@@ -182,7 +197,12 @@ function checkOne(c: Check, action: Action): void {
       if (action.pause) fail('OFPBAC_BAD_ARGUMENT', 'controller(pause) is not supported');
       return;
     case 'resubmit':
-      if (action.withCt) fail('OFPBAC_BAD_ARGUMENT', 'resubmit(ct) is not supported');
+      if (action.withCt) checkResubmitCt(c.key, c.mask);
+      return;
+    case 'ct':
+      checkTracking(c, action);
+      return;
+    case 'ct_clear':
       return;
     case 'set_queue':
     case 'pop_queue':

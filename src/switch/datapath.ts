@@ -18,6 +18,7 @@ import {
   FLOW_SIZE,
   K_IN_PORT,
   K_PKT_MARK,
+  K_RECIRC_ID,
   KEY_SIZE,
 } from '../../contract/key.ts';
 import { MAX_PORTS } from '../../contract/port.ts';
@@ -26,17 +27,32 @@ import type { PacketIn } from '../wire/openflow/types.ts';
 import { be32, newRecord, putBe32 } from './flow.ts';
 import { credit, creditStats, hashKey, type Megaflow, MegaflowTable } from './megaflow.ts';
 import { PacketIns } from './packetIns.ts';
+import { RecircIds, thawMetadata } from './recirc.ts';
 import { Revalidator } from './revalidate.ts';
 import { slowPathProgram, splitProgram } from './slowPath.ts';
 import { newScratch } from './translate/context.ts';
 import { translate } from './translate/translate.ts';
-import type { PacketInSpec, XlateBridge, XlateOut } from './translate/types.ts';
+import type {
+  Effects,
+  FrozenState,
+  PacketInSpec,
+  XlateBridge,
+  XlateOut,
+} from './translate/types.ts';
 import { datapathMask } from './translate/wildcards.ts';
 import type { Bridge, BridgePort } from './types.ts';
 import { UpcallQueue } from './upcallQueue.ts';
 
 /** A bridge as the datapath needs it: for translation and for packet-ins. */
 export type DatapathBridge = XlateBridge & Bridge;
+
+/** A datapath key as translation wants it. */
+export interface LocatedFlow {
+  bridge: DatapathBridge;
+  /** FLOW_SIZE bytes. */
+  flow: Uint8Array;
+  frozen: FrozenState | undefined;
+}
 
 export interface DatapathLog {
   warn(text: string): void;
@@ -55,8 +71,11 @@ export class Datapath {
   readonly engine: Engine;
   readonly megaflows = new MegaflowTable();
   readonly packetIns: PacketIns;
+  readonly recircs: RecircIds;
   readonly revalidator: Revalidator;
   readonly upcalls: UpcallQueue;
+  /** Timeout policies of zones of connection tracking that have one (CT_Zone). Call revalidator.changed() after. */
+  zonePolicies: ReadonlyMap<number, number> = new Map();
   /** Lent to one translation after the other. */
   readonly scratch = newScratch();
   /** A mask, for the revalidator. */
@@ -77,6 +96,7 @@ export class Datapath {
     this.engine = options.engine;
     this.#log = options.log;
     this.packetIns = new PacketIns(() => this.engine.nowMs());
+    this.recircs = new RecircIds(() => this.engine.nowMs());
     this.revalidator = new Revalidator(this);
     this.upcalls = new UpcallQueue((upcall) => this.#handleUpcall(upcall), options.upcallBudget);
   }
@@ -128,19 +148,27 @@ export class Datapath {
     return peer?.port.peer === port.name ? peer : undefined;
   }
 
-  /** Flow record of a datapath key; undefined when the input port belongs to no bridge. `record` is overwritten. */
-  flowOf(
-    key: Uint8Array,
-    record?: Uint8Array,
-  ): { bridge: DatapathBridge; flow: Uint8Array } | undefined {
+  /**
+   * Flow record of a datapath key, and the frozen pipeline if it was recirculated; undefined when the input port
+   * belongs to no bridge, or the recirculation id means nothing any more. `record` is overwritten.
+   */
+  flowOf(key: Uint8Array, record?: Uint8Array): LocatedFlow | undefined {
+    const recirc = be32(key, K_RECIRC_ID);
+    const frozen = recirc === 0 ? undefined : this.recircs.get(recirc);
     const at = this.#ports.get(be32(key, K_IN_PORT));
-    if (at === undefined) return undefined;
+    const bridge = recirc === 0 ? at?.bridge : frozen && this.#bridges.get(frozen.bridge.name);
+    if (bridge === undefined || (frozen !== undefined && frozen.bridge !== bridge))
+      return undefined;
     const flow = record ?? newRecord();
     flow.set(key.length === KEY_SIZE ? key : key.subarray(0, KEY_SIZE));
     if (record !== undefined) flow.fill(0, KEY_SIZE);
-    putBe32(flow, F_IN_PORT, at.port.ofport);
-    return { bridge: at.bridge, flow };
+    if (frozen !== undefined) thawMetadata(frozen.metadata, flow);
+    else putBe32(flow, F_IN_PORT, at!.port.ofport);
+    return { bridge, flow, frozen };
   }
+
+  /** Timeout policy of a zone of connection tracking, 0 = default. */
+  readonly timeoutPolicy = (zone: number): number => this.zonePolicies.get(zone) ?? 0;
 
   /** Datapath port that stands for "no port" in packets of controllers. */
   controllerPort(): number {
@@ -181,9 +209,10 @@ export class Datapath {
     const key = record.subarray(0, KEY_SIZE);
     key.set(upcall.key);
     const out = translate({
-      bridge: located.bridge,
-      flow: located.flow,
+      ...located,
       packetIns: this.packetIns,
+      recircs: this.recircs,
+      timeoutPolicy: this.timeoutPolicy,
       learn: true,
       scratch,
     });
@@ -198,8 +227,14 @@ export class Datapath {
       });
     }
     if (upcall.reason === UPCALL_SLOW || !this.#install(record, out, validated)) {
-      this.packetIns.release(out.effects.packetIns);
+      this.releaseIds(out.effects);
     }
+  }
+
+  /** Gives back the numbers that a translation has reserved. */
+  releaseIds(effects: Effects): void {
+    this.packetIns.release(effects.packetIns);
+    this.recircs.release(effects.recircs);
   }
 
   /** Puts the megaflow into the data plane. False: not now, the effects are not kept. */
@@ -218,9 +253,12 @@ export class Datapath {
       return false;
     }
     this.#limitWarned = false;
+    const recirc = be32(key, K_RECIRC_ID);
+    if (recirc !== 0 && !this.recircs.retain(recirc)) return false;
     const program = out.slow ? slowPathProgram() : out.program;
     const id = this.engine.putFlow(key, mask, program);
     if (id < 0) {
+      if (recirc !== 0) this.recircs.release([recirc]);
       this.notInstalled++;
       return false;
     }
@@ -278,7 +316,9 @@ export class Datapath {
     this.megaflows.remove(flow);
     return this.engine.deleteFlow(flow.id).then((stats) => {
       creditStats(flow, stats);
-      this.packetIns.release(flow.effects.packetIns);
+      this.releaseIds(flow.effects);
+      const recirc = be32(flow.key, K_RECIRC_ID);
+      if (recirc !== 0) this.recircs.release([recirc]);
     });
   }
 

@@ -187,7 +187,8 @@ export class Revalidator {
 
   /** Translates a megaflow again. The packets counted so far are credited to the old rules first. */
   #revalidate(flow: Megaflow): void {
-    const { engine, packetIns, megaflows, scratch, scratchMask } = this.#datapath;
+    const { engine, packetIns, recircs, megaflows, scratch, scratchMask, timeoutPolicy } =
+      this.#datapath;
     creditStats(flow, engine.flowStats(flow.id));
     const validated = this.change;
     const located = this.#datapath.flowOf(flow.key, scratch.flow);
@@ -196,9 +197,10 @@ export class Revalidator {
       return;
     }
     const out = translate({
-      bridge: located.bridge,
-      flow: located.flow,
+      ...located,
       packetIns,
+      recircs,
+      timeoutPolicy,
       learn: false,
       scratch,
     });
@@ -206,7 +208,7 @@ export class Revalidator {
     for (let i = 0; i < KEY_SIZE; i++) {
       if ((mask[i]! & ~flow.mask[i]!) !== 0) {
         // Now it depends on more than the megaflow matches.
-        packetIns.release(out.effects.packetIns);
+        this.#datapath.releaseIds(out.effects);
         void this.#datapath.deleteMegaflow(flow);
         return;
       }
@@ -217,9 +219,9 @@ export class Revalidator {
       flow.program = program;
       flow.slow = out.slow;
     }
-    const old = flow.effects.packetIns;
+    const old = flow.effects;
     megaflows.setEffects(flow, out.effects);
-    packetIns.release(old);
+    this.#datapath.releaseIds(old);
     flow.validated = validated;
   }
 
@@ -257,6 +259,7 @@ export class Revalidator {
       busyMs += performance.now() - sliceStart;
       for (const bridge of bridges.values()) bridge.macs.expire();
       this.#datapath.packetIns.sweep();
+      this.#datapath.recircs.sweep();
       this.dumpDurationMs = Math.round(performance.now() - start);
       this.#adaptLimit(Math.max(1, busyMs), flows);
     } finally {

@@ -43,6 +43,7 @@ import {
 } from '../flow.ts';
 import type { Rule } from '../types.ts';
 import { countVlans } from './commit.ts';
+import { clearTracking, trackConnection } from './conntrack.ts';
 import {
   actionSetOrder,
   inPort,
@@ -52,6 +53,7 @@ import {
   report,
   type Xlate,
 } from './context.ts';
+import { hasOriginalTuple, swapWithOriginalTuple } from './ctFields.ts';
 import {
   applyWrite,
   coverL3Prerequisite,
@@ -174,18 +176,33 @@ function mayResubmit(x: Xlate): boolean {
   return false;
 }
 
-/** Continues in a table: resubmit, goto_table, OFPP_TABLE, entry into another bridge (which has its own action set). */
+interface TableOptions {
+  /** Entry into another bridge, which has an action set of its own. */
+  readonly ownActionSet?: boolean;
+  /** The look-up is for the original tuple of the packet's connection. */
+  readonly withCt?: boolean;
+}
+const NO_OPTIONS: TableOptions = {};
+const WITH_CT: TableOptions = { withCt: true };
+
+/** Continues in a table: resubmit, goto_table, OFPP_TABLE, entry into another bridge. */
 export function translateTable(
   x: Xlate,
   port: number,
   table: number,
   mayPacketIn: boolean,
   honorMiss: boolean,
-  ownActionSet = false,
+  options: TableOptions = NO_OPTIONS,
 ): void {
   if (!mayResubmit(x)) return;
+  if (options.withCt && !hasOriginalTuple(x)) {
+    report(x, 'error', 'resubmit(ct) with non-tracked or non-IP packet!');
+    return;
+  }
   const saved = { table: x.table, rule: x.rule, cookie: x.cookie, trace: x.trace };
+  if (options.withCt) swapWithOriginalTuple(x);
   const rule = lookupRule(x, port, table, mayPacketIn, honorMiss);
+  if (options.withCt) swapWithOriginalTuple(x);
   x.effects.rules.push(rule);
   reportTable(x, rule);
   const deepens = table <= saved.table ? 1 : 0;
@@ -194,7 +211,7 @@ export function translateTable(
   x.rule = rule;
   x.cookie = rule.cookie;
   runActions(x, rule.actions);
-  if (ownActionSet && x.error === undefined) executeActionSet(x);
+  if (options.ownActionSet && x.error === undefined) executeActionSet(x);
   x.depth -= deepens;
   x.rule = saved.rule;
   x.cookie = saved.cookie;
@@ -340,7 +357,7 @@ function resubmit(x: Xlate, action: Action & { type: 'resubmit' }): void {
   const internal = x.rule?.hidden === true && x.rule.table === HIDDEN_TABLE;
   const port = action.inPort === OFPP_IN_PORT ? inPort(x) : action.inPort;
   const table = action.table === 255 ? x.table : action.table;
-  translateTable(x, port, table, internal, internal);
+  translateTable(x, port, table, internal, internal, action.withCt ? WITH_CT : NO_OPTIONS);
 }
 
 function writeMetadata(x: Xlate, metadata: bigint, mask: bigint): void {
@@ -416,6 +433,12 @@ function runAction(x: Xlate, action: Action): boolean {
       return decrementTtl(x, action.controllerIds);
     case 'resubmit':
       resubmit(x, action);
+      return false;
+    case 'ct':
+      trackConnection(x, action);
+      return false;
+    case 'ct_clear':
+      clearTracking(x);
       return false;
     case 'goto_table':
       translateTable(x, inPort(x), action.table, true, true);

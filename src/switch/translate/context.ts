@@ -41,7 +41,11 @@ export interface Xlate {
   exit: boolean;
   error: XlateError | undefined;
   actionSet: Action[];
+  /** Values of stack_push, the oldest first. */
+  stack: Uint8Array[];
   inActionSet: boolean;
+  /** Connection tracking has seen the packet in this bridge, so its ct fields mean something. */
+  conntracked: boolean;
   trace: TraceNode[] | undefined;
   /** Why the packet is dropped, if no output is reached. */
   dropReason: number;
@@ -74,6 +78,7 @@ export function newXlate(input: XlateIn, scratch: XlateScratch): Xlate {
       bridges: new Set([input.bridge]),
       macQuestions: [],
       packetIns: [],
+      recircs: [],
     },
     flow: input.flow,
     base: scratch.base,
@@ -91,7 +96,9 @@ export function newXlate(input: XlateIn, scratch: XlateScratch): Xlate {
     exit: false,
     error: undefined,
     actionSet: [],
+    stack: [],
     inActionSet: false,
+    conntracked: false,
     trace: input.trace,
     dropReason: DROP_FLOW_EXPLICIT,
   };
@@ -130,7 +137,10 @@ export function actionSetOrder(set: readonly Action[]): Action[] {
   ];
   const group = last('group');
   if (group.length > 0) return [...ordered, ...group];
-  const output = last('output', 'resubmit');
-  // Without an output the packet is dropped, whatever else the set says.
-  return output.length > 0 ? [...ordered, ...output] : [];
+  // Without one of these the packet is dropped, whatever else the set says.
+  for (const type of ['output', 'resubmit', 'ct_clear', 'ct'] as const) {
+    const final = last(type);
+    if (final.length > 0) return [...ordered, ...final];
+  }
+  return [];
 }

@@ -31,6 +31,7 @@ import {
   ND_SOLICIT,
   neighborDiscoveryType,
 } from '../flow.ts';
+import { conntrackValid } from './ctFields.ts';
 
 /** Has the packet the header that the field lives in? Notes what was looked at. */
 export function prerequisiteMet(f: Field, flow: Uint8Array, wildcards: Uint8Array): boolean {
@@ -65,8 +66,10 @@ export function prerequisiteMet(f: Field, flow: Uint8Array, wildcards: Uint8Arra
       return neighborDiscoveryType(flow, wildcards) === ND_SOLICIT;
     case 'nd_advert':
       return neighborDiscoveryType(flow, wildcards) === ND_ADVERT;
+    case 'ct':
+      return conntrackValid(flow, wildcards);
     default:
-      return false; // MPLS, connection tracking: no such packets yet
+      return false; // MPLS: no such packets yet
   }
 }
 

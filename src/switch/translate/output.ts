@@ -20,14 +20,8 @@ import {
   F_METADATA,
   FLOW_SIZE,
   K_CT_IPV6_SRC,
-  K_CT_LABEL,
-  K_CT_MARK,
-  K_CT_STATE,
-  K_CT_ZONE,
   K_ETH_DST,
-  K_PKT_MARK,
   K_TUN_ID,
-  KEY_SIZE,
 } from '../../../contract/key.ts';
 import {
   OFPP_ALL,
@@ -47,6 +41,7 @@ import type { BridgePort } from '../types.ts';
 import { executeActionSet, translateTable } from './actions.ts';
 import { commit } from './commit.ts';
 import { inPort, portOf, report, type Xlate } from './context.ts';
+import { clearConntrack } from './ctFields.ts';
 
 const OFPPC_NO_RECV = 4;
 const OFPPC_NO_RECV_STP = 8;
@@ -134,6 +129,8 @@ function outputToPatch(x: Xlate, port: BridgePort): void {
     tunnelMask: wildcards.slice(K_TUN_ID, K_CT_IPV6_SRC),
     bridge: x.bridge,
     actionSet: x.actionSet,
+    stack: x.stack,
+    conntracked: x.conntracked,
     trace: x.trace,
   };
   flow.fill(0, K_TUN_ID, K_CT_IPV6_SRC);
@@ -141,17 +138,15 @@ function outputToPatch(x: Xlate, port: BridgePort): void {
   flow.fill(0, F_METADATA, FLOW_SIZE);
   putBe32(flow, F_ACTSET_OUTPUT, OFPP_UNSET);
   putBe32(flow, F_IN_PORT, peer.port.ofport);
-  flow.fill(0, K_CT_STATE, K_CT_ZONE + 2);
-  flow.fill(0, K_CT_MARK, K_CT_MARK + 4);
-  flow.fill(0, K_CT_LABEL, K_PKT_MARK);
-  flow.fill(0, K_CT_IPV6_SRC, KEY_SIZE);
+  clearConntrack(x);
   x.trace = report(x, 'bridge', `bridge("${peer.bridge.name}")`);
   x.bridge = peer.bridge;
   x.actionSet = [];
+  x.stack = [];
   x.effects.bridges.add(peer.bridge);
 
   if (mayReceive(x, peer.port)) {
-    translateTable(x, peer.port.ofport, 0, true, true, true);
+    translateTable(x, peer.port.ofport, 0, true, true, { ownActionSet: true });
     if (x.error === undefined) executeActionSet(x);
   }
 
@@ -160,6 +155,8 @@ function outputToPatch(x: Xlate, port: BridgePort): void {
   wildcards.set(saved.tunnelMask, K_TUN_ID);
   x.bridge = saved.bridge;
   x.actionSet = saved.actionSet;
+  x.stack = saved.stack;
+  x.conntracked = saved.conntracked;
   x.exit = false;
   x.error = undefined;
   x.effects.patches.push({ tx: port, rx: peer.port });

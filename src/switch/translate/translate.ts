@@ -11,6 +11,7 @@ import { F_ACTSET_OUTPUT, F_IN_PORT } from '../../../contract/key.ts';
 import { OFPP_UNSET } from '../../wire/openflow/types.ts';
 import { be32, putBe32 } from '../flow.ts';
 import { executeActionSet, lookupRule, reportTable, runActions } from './actions.ts';
+import { thaw } from './conntrack.ts';
 import { newScratch, newXlate, report } from './context.ts';
 import { mayReceive } from './output.ts';
 import type { XlateIn, XlateOut } from './types.ts';
@@ -24,18 +25,22 @@ export function translate(input: XlateIn): XlateOut {
   putBe32(input.flow, F_ACTSET_OUTPUT, OFPP_UNSET);
   const x = newXlate(input, scratch);
   initWildcards(x.wildcards, original);
+  const { frozen } = input;
   const port = input.bridge.ports.get(be32(input.flow, F_IN_PORT));
   x.trace = report(x, 'bridge', `bridge("${input.bridge.name}")`);
 
-  if (input.actions === undefined) {
-    const rule = lookupRule(x, be32(input.flow, F_IN_PORT), 0, true, true);
+  if (frozen !== undefined) thaw(x, frozen);
+  const actions =
+    input.actions ?? (frozen && frozen.actions.length > 0 ? frozen.actions : undefined);
+  if (actions === undefined) {
+    const rule = lookupRule(x, be32(input.flow, F_IN_PORT), x.table, true, true);
     x.rule = rule;
     x.effects.rules.push(rule);
     reportTable(x, rule);
   }
   if (port === undefined || mayReceive(x, port)) {
     if (x.rule !== undefined) x.cookie = x.rule.cookie;
-    runActions(x, input.actions ?? x.rule!.actions);
+    runActions(x, actions ?? x.rule!.actions);
     if (x.error === undefined) executeActionSet(x);
   }
 

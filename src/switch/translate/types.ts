@@ -49,7 +49,38 @@ export interface PacketInStore {
   add(spec: PacketInSpec): number;
 }
 
-export type TraceType = 'detail' | 'warn' | 'error' | 'bridge' | 'table' | 'action';
+/** The pipeline of a packet that will be recirculated, as it goes on afterwards (recirc.ts). Immutable. */
+export interface FrozenState {
+  readonly bridge: XlateBridge;
+  /** Where the look-up goes on, unless there are `actions` to run. */
+  readonly table: number;
+  /** Connection tracking has seen the packet: its ct fields mean something. */
+  readonly conntracked: boolean;
+  /** FLOW_SIZE bytes: tunnel, metadata, registers, OpenFlow input port; the rest is zero. */
+  readonly metadata: Uint8Array;
+  readonly actionSet: readonly Action[];
+  /** What remains to be run of an action list; empty: look up in `table`. */
+  readonly actions: readonly Action[];
+  /** stack_push values, the oldest first. */
+  readonly stack: readonly Uint8Array[];
+}
+
+/** Keeps frozen pipelines until the megaflows that name them are gone. */
+export interface RecircStore {
+  /** Recirculation id for ACT_RECIRC; the caller uses it until it releases it. 0 = too many. */
+  add(state: FrozenState): number;
+}
+
+/** ofproto/trace: a recirculation whose trace is still to be written. */
+export interface RecircTrace {
+  readonly id: number;
+  readonly conntrack: boolean;
+  /** FLOW_SIZE bytes: the flow with recirculation id and zone set. */
+  readonly flow: Uint8Array;
+  readonly nat: (Action & { type: 'nat' }) | undefined;
+}
+
+export type TraceType = 'detail' | 'warn' | 'error' | 'bridge' | 'table' | 'action' | 'thaw';
 export interface TraceNode {
   type: TraceType;
   text: string;
@@ -75,6 +106,8 @@ export interface Effects {
   /** MAC table answers that the result depends on: MacTable and key. */
   macQuestions: { macs: MacTable; key: string }[];
   packetIns: number[];
+  /** Recirculation ids in the program. */
+  recircs: number[];
 }
 
 /** Why a translation failed; the texts are those that ofproto/trace prints. */
@@ -103,9 +136,17 @@ export interface XlateIn {
   readonly actions?: readonly Action[];
   readonly inPacketOut?: boolean;
   readonly packetIns: PacketInStore;
+  /** Absent: actions that recirculate fail. */
+  readonly recircs?: RecircStore | undefined;
+  /** The packet comes out of a recirculation: `flow` has the state's metadata already. */
+  readonly frozen?: FrozenState | undefined;
+  /** Timeout policy of a zone of connection tracking, 0 = default. */
+  readonly timeoutPolicy?: ((zone: number) => number) | undefined;
   /** Teach MAC tables now (a packet is at hand). */
   readonly learn: boolean;
   readonly trace?: TraceNode[];
+  /** ofproto/trace: recirculations are added. */
+  readonly recircTraces?: RecircTrace[];
   /** Lent records: `flow` is scratch.flow then, and the result's wildcards are scratch.wildcards. */
   readonly scratch?: XlateScratch;
   /** Text of actions and matches, needed only with `trace`. */

@@ -23,6 +23,8 @@ export interface OvsOptions {
 export async function startOvs(options: OvsOptions, setup: Setup): Promise<OvsTestbed> {
   const box = await Sandbox.start(options.sandbox);
   try {
+    // A peer that waits for its turn must not find all its flows expired.
+    box.vsctl('set', 'Open_vSwitch', '.', 'other_config:max-idle=3600000');
     box.vsctl(
       'add-br',
       'br0',

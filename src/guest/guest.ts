@@ -40,6 +40,8 @@ export interface GuestOptions {
   protocolFeatures?: bigint;
   /** Bytes of each packet buffer. */
   bufferBytes?: number;
+  /** Distance of the first buffer from a page: 52 makes frames behind a 12-byte header begin at a cache line. */
+  bufferSkewBytes?: number;
   memoryBytes?: number;
   mtu?: number;
 }
@@ -106,6 +108,7 @@ export class Guest {
       features: guestFeatures(),
       protocolFeatures: OFFERED_PROTOCOL_FEATURES,
       bufferBytes: 2048,
+      bufferSkewBytes: 0,
       memoryBytes: 64 << 20,
       mtu: 0,
       ...options,
@@ -135,7 +138,7 @@ export class Guest {
 
   /** Writes the records of all rings; returns the first address behind the last buffer. */
   #layOut(features: bigint): number {
-    const { pairs, queueSize, bufferBytes } = this.options;
+    const { pairs, queueSize, bufferBytes, bufferSkewBytes } = this.options;
     let free = L.GUEST_DYNAMIC;
     const take = (bytes: number): number => {
       const address = free;
@@ -156,7 +159,7 @@ export class Guest {
       set(L.GR_AVAIL, take(6 + 2 * queueSize));
       set(L.GR_USED, take(6 + 8 * queueSize));
       set(L.GR_BUFFER_SIZE, bufferBytes);
-      set(L.GR_BUFFERS, take(queueSize * bufferBytes));
+      set(L.GR_BUFFERS, take(queueSize * bufferBytes + bufferSkewBytes) + bufferSkewBytes);
       this.bytes.fill(
         0,
         this.view.getUint32(r + L.GR_DESC, true),

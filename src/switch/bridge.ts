@@ -20,6 +20,7 @@ import {
   OFPP_LOCAL,
   OFPP_MAX,
   OfError,
+  type OfVersion,
   type PacketIn,
 } from '../wire/openflow/types.ts';
 import { checkActions } from './checkActions.ts';
@@ -344,6 +345,7 @@ export class SwitchBridge implements DatapathBridge {
     match: Match | undefined,
     actions: readonly Action[],
     data: Uint8Array,
+    version?: OfVersion,
   ): void {
     if (inPort >= OFPORTS_MAX && inPort < OFPP_MAX) {
       throw new OfError('OFPBRC_BAD_PORT', `bad in_port ${inPort}`);
@@ -358,7 +360,7 @@ export class SwitchBridge implements DatapathBridge {
     putBe32(flow, K_IN_PORT, dpPort);
     putBe32(flow, F_IN_PORT, inPort);
     const exact: Match = { key: flow, mask: new Uint8Array(FLOW_SIZE).fill(0xff) };
-    checkActions(actions, exact, 0);
+    checkActions(actions, exact, 0, version);
     const key = flow.slice(0, KEY_SIZE);
     const out = translate({
       bridge: this,

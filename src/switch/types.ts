@@ -2,7 +2,14 @@
 // (src/control/openflow). Behaviour lives elsewhere; this file only says what there is.
 
 import type { Netdev } from '../port/types.ts';
-import type { Action, FlowMod, Match, PacketIn, PortDesc } from '../wire/openflow/types.ts';
+import type {
+  Action,
+  FlowMod,
+  Match,
+  OfVersion,
+  PacketIn,
+  PortDesc,
+} from '../wire/openflow/types.ts';
 
 /** One OpenFlow flow. Identity (table, priority, match) never changes; the rest may be modified in place. */
 export interface Rule {
@@ -102,12 +109,13 @@ export interface Bridge {
   settled(): Promise<void>;
   /** Brings the counters of all rules up to date with the data plane. */
   syncStats(): void;
-  /** Executes a packet-out; throws OfError. */
+  /** Executes a packet-out; throws OfError. `version`: its protocol, as in checkActions. */
   packetOut(
     inPort: number,
     match: Match | undefined,
     actions: readonly Action[],
     data: Uint8Array,
+    version?: OfVersion,
   ): void;
   /** Where packet-ins of this bridge go: set by the OpenFlow front-end. */
   onPacketIn: ((packet: PacketIn, controllerId: number) => void) | undefined;

@@ -6,7 +6,7 @@ import { decode, encode } from '../../src/wire/openflow/message.ts';
 import type { Message, MessageType } from '../../src/wire/openflow/messages.ts';
 import type { OfVersion } from '../../src/wire/openflow/types.ts';
 
-const TIMEOUT_MS = 3000;
+const TIMEOUT_MS = 30_000;
 
 export interface Received {
   xid: number;

@@ -172,7 +172,7 @@ export class BundleSet {
           }
           case 'packet_out': {
             const { inPort, match, actions, data } = message.packetOut;
-            later.push(() => this.#switch.bridge.packetOut(inPort, match, actions, data));
+            later.push(() => this.#switch.bridge.packetOut(inPort, match, actions, data, version));
             break;
           }
           case 'group_mod':

@@ -103,12 +103,12 @@ const handlers: HandlerTable = {
     countFlowMod(conn, message);
   },
 
-  packet_out(ofSwitch, { conn }, { packetOut }) {
+  packet_out(ofSwitch, { conn, version }, { packetOut }) {
     rejectSecondary(conn);
     const { bufferId, inPort, match, actions, data } = packetOut;
     if (inPort >= MAX_PORTS && inPort < OFPP_MAX) throw new OfError('OFPBRC_BAD_PORT');
     if (bufferId !== NO_BUFFER) throw new OfError('OFPBRC_BUFFER_UNKNOWN');
-    ofSwitch.bridge.packetOut(inPort, match, actions, data);
+    ofSwitch.bridge.packetOut(inPort, match, actions, data, version);
   },
 
   port_mod(ofSwitch, { conn }, { portMod }) {

@@ -78,7 +78,12 @@ function putTags(flow: Uint8Array, tags: Tags, priorityTags: Bundle['priorityTag
   }
 }
 
+/** A native VLAN is always trunked, and takes the place of VLAN 0. */
 function trunks(bundle: Bundle, vid: number): boolean {
+  if (bundle.tag !== 0 && bundle.vlanMode.startsWith('native')) {
+    if (vid === 0) return false;
+    if (vid === bundle.tag) return true;
+  }
   return bundle.trunks === undefined || bundle.trunks.has(vid);
 }
 

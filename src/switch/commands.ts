@@ -4,6 +4,7 @@ import { K_IN_PORT } from '../../contract/key.ts';
 import type { SwitchBridge } from './bridge.ts';
 import { CommandFailure, type SwitchCommand } from './commandTypes.ts';
 import type { Datapath, DatapathBridge } from './datapath.ts';
+import { checkDatapath, dpctlOptions } from './dpctl.ts';
 import { be32 } from './flow.ts';
 import { STATIC_AGE } from './macLearning.ts';
 import { macText } from './odpFields.ts';
@@ -212,33 +213,6 @@ function dumpFlows(
 function ufid(id: number): string {
   const hex = id.toString(16).padStart(8, '0');
   return `ufid:${hex}-0000-0000-0000-${'0'.repeat(12)}`;
-}
-
-/** Options of dpctl commands, and what is left. */
-function dpctlOptions(args: readonly string[]): {
-  verbose: boolean;
-  names: boolean;
-  statistics: boolean;
-  rest: string[];
-} {
-  const rest = [...args];
-  const out = { verbose: false, statistics: false, names: undefined as boolean | undefined };
-  while (rest[0]?.startsWith('-')) {
-    const option = rest.shift()!;
-    if (option === '-m' || option === '--more') out.verbose = true;
-    else if (option === '-s' || option === '--statistics') out.statistics = true;
-    else if (option === '--names') out.names = true;
-    else if (option === '--no-names') out.names = false;
-    else if (option !== '--clear' && option !== '--may-create') {
-      throw new CommandFailure(`Unrecognized option ${option}`);
-    }
-  }
-  return { ...out, names: out.names ?? out.verbose, rest };
-}
-
-function checkDatapath(name: string | undefined): void {
-  if (name === undefined || /^(netdev@)?(ovs-netdev)$|^netdev$/.test(name)) return;
-  throw new CommandFailure('ovs-vswitchd: opening datapath (No such device)');
 }
 
 function dpctlDumpFlows(datapath: Datapath, args: readonly string[]): string {

@@ -4,6 +4,13 @@
 import {
   K_ARP_SHA,
   K_ARP_THA,
+  K_CT_IPV6_DST,
+  K_CT_IPV6_SRC,
+  K_CT_NW_DST,
+  K_CT_NW_PROTO,
+  K_CT_NW_SRC,
+  K_CT_TP_DST,
+  K_CT_TP_SRC,
   K_ETH_DST,
   K_ETH_SRC,
   K_IPV6_DST,
@@ -106,6 +113,28 @@ export const ODP_SCTP: OdpGroup = { name: 'sctp', fields: TRANSPORT_FIELDS };
 export const ODP_ICMP: OdpGroup = { name: 'icmp', fields: ICMP_FIELDS };
 export const ODP_ICMPV6: OdpGroup = { name: 'icmpv6', fields: ICMP_FIELDS };
 
+/** Original tuples of connection tracking. */
+export const ODP_CT_TUPLE4: OdpGroup = {
+  name: 'ct_tuple4',
+  fields: [
+    { name: 'src', offset: K_CT_NW_SRC, format: 'ipv4' },
+    { name: 'dst', offset: K_CT_NW_DST, format: 'ipv4' },
+    { name: 'proto', offset: K_CT_NW_PROTO, format: 'dec8' },
+    { name: 'tp_src', offset: K_CT_TP_SRC, format: 'dec16' },
+    { name: 'tp_dst', offset: K_CT_TP_DST, format: 'dec16' },
+  ],
+};
+export const ODP_CT_TUPLE6: OdpGroup = {
+  name: 'ct_tuple6',
+  fields: [
+    { name: 'src', offset: K_CT_IPV6_SRC, format: 'ipv6' },
+    { name: 'dst', offset: K_CT_IPV6_DST, format: 'ipv6' },
+    { name: 'proto', offset: K_CT_NW_PROTO, format: 'dec8' },
+    { name: 'src_port', offset: K_CT_TP_SRC, format: 'dec16' },
+    { name: 'dst_port', offset: K_CT_TP_DST, format: 'dec16' },
+  ],
+};
+
 /** Groups of plain fields, by name. */
 export const ODP_GROUPS: ReadonlyMap<string, OdpGroup> = new Map(
   [
@@ -119,6 +148,8 @@ export const ODP_GROUPS: ReadonlyMap<string, OdpGroup> = new Map(
     ODP_SCTP,
     ODP_ICMP,
     ODP_ICMPV6,
+    ODP_CT_TUPLE4,
+    ODP_CT_TUPLE6,
   ].map((group) => [group.name, group]),
 );
 

@@ -6,8 +6,6 @@ import {
   FRAG_ANY,
   FRAG_LATER,
   K_CT_MARK,
-  K_CT_STATE,
-  K_CT_ZONE,
   K_DP_HASH,
   K_ETH_TYPE,
   K_IN_PORT,
@@ -21,6 +19,7 @@ import {
   VLAN_PRESENT,
 } from '../../contract/key.ts';
 import { be16, isVlanType, putBe16, putBe32 } from './flow.ts';
+import { parseCtField } from './odpCt.ts';
 import { formatBytes, ODP_GROUPS, type OdpField, TCP_FLAG_NAMES } from './odpFields.ts';
 import { parseIpv4, parseIpv6, parseMac } from './textAddress.ts';
 
@@ -33,7 +32,7 @@ const NUMBERS: ReadonlyMap<string, number> = new Map([
   ['ct_mark', K_CT_MARK],
 ]);
 /** Accepted when wildcarded or zero: nothing of the kind exists yet. */
-const IGNORED = ['packet_type', 'ct_label', 'ufid'];
+const IGNORED = ['packet_type', 'ufid'];
 
 function fail(text: string): never {
   throw new SyntaxError(`syntax error at ${text}`);
@@ -174,10 +173,8 @@ function parseParts(
       parseParts(key, body, depth + 1, portByName);
     } else if (name === 'tcp_flags') {
       putBe16(key, K_TCP_FLAGS, tcpFlags(body));
-    } else if (name === 'ct_state') {
-      putBe32(key, K_CT_STATE, /^(0x)?[0-9a-f]+$/i.test(plain) ? number(plain, 0xffffffff) : 0);
-    } else if (name === 'ct_zone') {
-      putBe16(key, K_CT_ZONE, number(plain, 0xffff));
+    } else if (parseCtField(key, name, plain)) {
+      // done
     } else if (!IGNORED.includes(name)) {
       fail(part);
     }

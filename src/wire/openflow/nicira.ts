@@ -3,6 +3,7 @@
 import type { Reader, Writer } from './buffer.ts';
 import type { BodyContext, Codecs, MessageOf } from './codec.ts';
 import { empty, readList } from './codec.ts';
+import { decodeCtFlush, encodeCtFlush } from './ctFlush.ts';
 import type { BundleControlType, Message, PacketInFormat, TlvMapping } from './messages.ts';
 import { readProps } from './prop.ts';
 import { OfError } from './types.ts';
@@ -76,7 +77,6 @@ function putMappings(w: Writer, mappings: readonly TlvMapping[]): void {
 const FORMATS: readonly PacketInFormat[] = ['standard', 'nxt_packet_in', 'nxt_packet_in2'];
 
 /** NXT_CT_FLUSH: the zone among the properties that narrow the flush; 0xffff0000 and above do not exist. */
-const CT_ZONE_PROP = 2;
 
 export const niciraCodecs: Codecs = {
   bundle_control: {
@@ -157,16 +157,7 @@ export const niciraCodecs: Codecs = {
     encode: (w, m) => void w.zeros(6).u16(m.zone),
   },
   ct_flush: {
-    decode: (r) => {
-      r.skip(1);
-      r.mustBeZero(7, 'NXBRC_MUST_BE_ZERO');
-      let zone = -1;
-      for (const p of readProps(r)) if (p.type === CT_ZONE_PROP) zone = p.body.u16();
-      return { type: 'ct_flush', zone };
-    },
-    encode: (w, m) => {
-      w.zeros(8);
-      if (m.zone >= 0) w.u16(CT_ZONE_PROP).u16(6).u16(m.zone).zeros(2);
-    },
+    decode: (r) => ({ type: 'ct_flush', ...decodeCtFlush(r) }),
+    encode: encodeCtFlush,
   },
 };

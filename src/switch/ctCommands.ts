@@ -1,0 +1,213 @@
+// unixctl commands of connection tracking (ovs-dpctl(8), "Connection Tracking Table Commands"): dpctl/dump-conntrack,
+// dpctl/flush-conntrack and dpctl/ct-*. Texts and errors are Open vSwitch's.
+
+import type { Conntrack } from '../engine/conntrackTypes.ts';
+import { CommandFailure, type SwitchCommand } from './commandTypes.ts';
+import { CtMatchError, flushConnections, parseCtMatch } from './ctMatch.ts';
+import { connectionStatistics, connectionText } from './ctText.ts';
+import { checkDatapath, dpctlOptions } from './dpctl.ts';
+
+const MANY = Number.MAX_SAFE_INTEGER;
+const EINVAL = 'Invalid argument';
+
+function fail(text: string, error = EINVAL): never {
+  throw new CommandFailure(`ovs-vswitchd: ${text} (${error})`);
+}
+
+function unsigned(text: string | undefined, max: number): number | undefined {
+  if (text === undefined || !/^\d+$/.test(text)) return undefined;
+  const value = Number(text);
+  return value <= max ? value : undefined;
+}
+
+/** "zone=N"; undefined when it is none. */
+function zoneOf(text: string | undefined): number | undefined {
+  return text?.startsWith('zone=') ? unsigned(text.slice(5), 0xffff) : undefined;
+}
+
+/** Takes the last argument off if it is a zone. */
+function popZone(args: string[]): number | undefined {
+  const zone = zoneOf(args.at(-1));
+  if (zone !== undefined) args.pop();
+  return zone;
+}
+
+function dumpConntrack(conntrack: Conntrack, argv: readonly string[]): string {
+  const { verbose, statistics, rest } = dpctlOptions(argv);
+  const zone = popZone(rest);
+  checkDatapath(rest[0]);
+  let text = '';
+  for (const c of conntrack.dump(zone)) text += `${connectionText(c, verbose, statistics)}\n`;
+  return text;
+}
+
+function flushConntrack(conntrack: Conntrack, argv: readonly string[]): string {
+  const { rest } = dpctlOptions(argv);
+  // A first argument that is neither zone nor tuple names the datapath.
+  if (rest[0] !== undefined && /^(netdev|system)?@?[\w-]+$/.test(rest[0])) {
+    checkDatapath(rest.shift());
+  }
+  let zone: number | undefined;
+  if (rest[0]?.startsWith('zone=')) {
+    zone = zoneOf(rest.shift()) ?? fail('failed to parse zone');
+  }
+  if (rest.length > 2) fail('invalid arguments');
+  try {
+    const [orig = '', reply = ''] = rest;
+    const match = orig === '' && reply === '' ? undefined : parseCtMatch(orig, reply);
+    flushConnections(conntrack, zone, match);
+  } catch (error) {
+    if (error instanceof CtMatchError) fail(error.message);
+    throw error;
+  }
+  return '';
+}
+
+function showStatistics(conntrack: Conntrack, argv: readonly string[]): string {
+  const { verbose, rest } = dpctlOptions(argv);
+  let wordy = verbose;
+  let zone: number | undefined;
+  for (let more = true; more; ) {
+    more = false;
+    if (rest.at(-1)?.startsWith('verbose')) {
+      wordy = true;
+      rest.pop();
+      more = true;
+    }
+    const found = popZone(rest);
+    if (found !== undefined) {
+      zone = found;
+      more = true;
+    }
+  }
+  checkDatapath(rest[0]);
+  return connectionStatistics(conntrack.dump(zone), wordy);
+}
+
+/** Arguments without the datapath's name in front. `first`: the form of the first argument behind it. */
+function withoutDatapath(argv: readonly string[], first: RegExp): string[] {
+  const { rest } = dpctlOptions(argv);
+  if (rest[0] !== undefined && !first.test(rest[0])) checkDatapath(rest.shift());
+  return rest;
+}
+
+function parseZoneLimit(text: string): { zone: number; limit: number } {
+  let zone: number | undefined;
+  let limit: number | undefined;
+  for (const item of text.split(',')) {
+    const [key = '', value = ''] = item.split('=');
+    if (value === '') fail(`field ${key} missing value`);
+    if (key === 'zone') zone = unsigned(value, 0xffff) ?? fail(`failed to parse field ${key}`);
+    else if (key === 'limit') {
+      limit = unsigned(value, 0xffffffff) ?? fail(`failed to parse field ${key}`);
+    } else fail(`invalid zone limit field: ${key}`);
+  }
+  if (zone === undefined || limit === undefined) fail('failed to parse zone limit');
+  return { zone, limit };
+}
+
+function parseZones(text: string): number[] {
+  if (!text.startsWith('zone=')) fail(`invalid argument ${text}`);
+  return text
+    .slice(5)
+    .split(',')
+    .map((zone) => unsigned(zone, 0xffff) ?? fail('invalid zone'));
+}
+
+function setLimits(conntrack: Conntrack, argv: readonly string[]): string {
+  const args = withoutDatapath(argv, /^(default|zone|limit)=/);
+  let defaultLimit: number | undefined;
+  if (args[0]?.startsWith('default=')) {
+    defaultLimit = unsigned(args.shift()!.slice(8), 0xffffffff) ?? fail('invalid default limit');
+  }
+  // All or nothing.
+  const limits = args.map(parseZoneLimit);
+  if (defaultLimit !== undefined) conntrack.setDefaultLimit(defaultLimit);
+  for (const { zone, limit } of limits) conntrack.setZoneLimit(zone, limit);
+  return '';
+}
+
+function deleteLimits(conntrack: Conntrack, argv: readonly string[]): string {
+  const [zones] = withoutDatapath(argv, /=/);
+  for (const zone of parseZones(zones ?? '')) conntrack.deleteZoneLimit(zone);
+  return '';
+}
+
+function getLimits(conntrack: Conntrack, argv: readonly string[]): string {
+  const [zones] = withoutDatapath(argv, /=/);
+  const defaultLimit = conntrack.getDefaultLimit();
+  const own = new Map(conntrack.zoneLimits().map((limit) => [limit.zone, limit]));
+  const shown =
+    zones === undefined
+      ? [...own.values()].sort((a, b) => a.zone - b.zone)
+      : parseZones(zones).map(
+          (zone) =>
+            own.get(zone) ?? { zone, limit: defaultLimit ?? 0, count: conntrack.zoneCount(zone) },
+        );
+  return [
+    `default limit=${defaultLimit ?? 0}`,
+    ...shown.map(({ zone, limit, count }) => `zone=${zone},limit=${limit},count=${count}`),
+  ]
+    .map((line) => `${line}\n`)
+    .join('');
+}
+
+function setMaxConns(conntrack: Conntrack, argv: readonly string[]): string {
+  const { rest } = dpctlOptions(argv);
+  const limit = unsigned(rest.pop(), 0xffffffff) ?? fail('maxconns missing or malformed');
+  checkDatapath(rest[0]);
+  if (!conntrack.setMax(limit)) fail('ct set maxconns failed', 'Numerical result out of range');
+  return 'setting maxconns successful';
+}
+
+/** The commands. `conntrack` is asked for when a command runs. */
+export function ctCommandTable(conntrack: () => Conntrack): SwitchCommand[] {
+  const command = (
+    name: string,
+    usage: string,
+    minArgs: number,
+    maxArgs: number,
+    run: (conntrack: Conntrack, args: readonly string[]) => string,
+  ): SwitchCommand => ({
+    name: `dpctl/${name}`,
+    usage,
+    minArgs,
+    maxArgs,
+    run: (args) => run(conntrack(), args),
+  });
+  /** A command whose only argument is the datapath. */
+  const plain = (name: string, run: (conntrack: Conntrack) => string): SwitchCommand =>
+    command(name, '[dp]', 0, 1, (ct, args) => {
+      checkDatapath(dpctlOptions(args).rest[0]);
+      return run(ct);
+    });
+  return [
+    command('dump-conntrack', '[-m] [-s] [dp] [zone=N]', 0, 4, dumpConntrack),
+    command(
+      'flush-conntrack',
+      '[dp] [zone=N] [ct-orig-tuple] [ct-reply-tuple]',
+      0,
+      4,
+      flushConntrack,
+    ),
+    command('ct-stats-show', '[dp] [zone=N]', 0, 3, showStatistics),
+    command('ct-set-maxconns', '[dp] maxconns', 1, 2, setMaxConns),
+    plain('ct-get-maxconns', (ct) => `${ct.getMax()}\n`),
+    plain('ct-get-nconns', (ct) => `${ct.count()}\n`),
+    plain('ct-enable-tcp-seq-chk', (ct) => {
+      ct.setTcpSeqChk(true);
+      return 'enabling TCP sequence checking successful';
+    }),
+    plain('ct-disable-tcp-seq-chk', (ct) => {
+      ct.setTcpSeqChk(false);
+      return 'disabling TCP sequence checking successful';
+    }),
+    plain(
+      'ct-get-tcp-seq-chk',
+      (ct) => `TCP sequence checking: ${ct.getTcpSeqChk() ? 'enabled' : 'disabled'}\n`,
+    ),
+    command('ct-set-limits', '[dp] [default=L] [zone=N,limit=L]...', 1, MANY, setLimits),
+    command('ct-del-limits', '[dp] zone=N1[,N2]...', 1, 2, deleteLimits),
+    command('ct-get-limits', '[dp] [zone=N1[,N2]...]', 0, 2, getLimits),
+  ];
+}

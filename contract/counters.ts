@@ -21,6 +21,7 @@ export const PC_INTERRUPTS = 88; // notifications sent to the peer
 // size histograms: <=64, 65-127, 128-255, 256-511, 512-1023, 1024-1522, >1522
 export const PC_RX_SIZES = 96; // 7 x f64
 export const PC_TX_SIZES = 152; // 7 x f64
+export const PC_TX_RETRIES = 208; // times that a full ring of a guest was looked at again
 /** Drops by reason: DROP_COUNT x f64. For receive and policy reasons the port is the input port, for transmit reasons the output port. */
 export const PC_DROPS = 256;
 /** Bytes dropped are not counted. */

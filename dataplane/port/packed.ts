@@ -9,6 +9,7 @@
 //
 // A used burst becomes visible at once: the flags of its first descriptor are written last.
 
+import { PC_TX_RETRIES } from '../../contract/counters.ts';
 import {
   DROP_NO_WINDOW,
   DROP_NONE,
@@ -18,7 +19,7 @@ import {
   DROP_TX_RING_FULL,
 } from '../../contract/drop.ts';
 import { PKT_LEN, PKT_SIZE, PV_IO } from '../../contract/packet.ts';
-import { Q_BROKEN, Q_PORT } from '../../contract/port.ts';
+import { PT_TX_RETRIES, portAddress, Q_BROKEN, Q_PORT } from '../../contract/port.ts';
 import {
   DESC_F_AVAIL,
   DESC_F_INDIRECT,
@@ -45,6 +46,7 @@ import {
 import { countDrop } from '../drop.ts';
 import { privateBase } from '../worker.ts';
 import { addBuffer, addIndirect, packedFlags } from './chain.ts';
+import { countOne } from './count.ts';
 import {
   chainBegin,
   chainCount,
@@ -266,9 +268,10 @@ function publish(q: u32, chains: u32, n: u32): void {
   packedCall(q, moved, position);
 }
 
-// The transmit call: next descriptor, how many may still be taken, and whether the ring is known to be empty there.
+// The transmit call: next descriptor, how many may still be taken, and how often a full ring may be looked at again.
 let next: u32 = 0;
 let left: u32 = 0;
+let retries: u32 = 0;
 
 /** Delivers `n` packets whose records are listed at `list`; see txBurst (index.ts). */
 export function packedTransmit(q: u32, list: u32, n: u32, offloads: u32): void {
@@ -282,6 +285,7 @@ export function packedTransmit(q: u32, list: u32, n: u32, offloads: u32): void {
   const desc = load<u32>(q, VQ_DESC);
   next = load<u32>(q, VQ_LAST_AVAIL);
   left = size;
+  retries = load<u32>(portAddress(port) + PT_TX_RETRIES);
   touchDescriptors(q, next, n);
   planBegin();
   for (let i: u32 = 0; i < n; i++) {
@@ -304,6 +308,7 @@ export function packedTransmit(q: u32, list: u32, n: u32, offloads: u32): void {
     }
     const reason = reserve(q, header, length);
     if (reason === DROP_NONE) destinationCommit(packet);
+    else if (reason === DROP_TX_RING_FULL && again(q, header, offloads)) i--;
     else countDrop(port, reason);
   }
   flush(q, header, offloads);
@@ -315,6 +320,19 @@ function flush(q: u32, header: u32, offloads: u32): void {
   deliverAll(header, offloads, isLogging(q) ? q : 0);
   publish(q, privateBase + (PV_IO + IO_CHAINS), chainCount);
   planBegin();
+}
+
+/**
+ * The ring is full: makes visible what is planned and looks whether the driver has added buffers meanwhile, as often as
+ * the port allows. Only after progress: a guest that does not take anything costs one look a burst.
+ */
+function again(q: u32, header: u32, offloads: u32): bool {
+  if (retries === 0 || chainCount === 0) return false;
+  retries--;
+  countOne(load<u32>(q, Q_PORT), PC_TX_RETRIES, 1);
+  flush(q, header, offloads);
+  left = load<u32>(q, VQ_SIZE);
+  return true;
 }
 
 /** Takes chains for a frame of `length` bytes. Returns DROP_NONE or why the packet must be dropped. */

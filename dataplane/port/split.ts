@@ -6,6 +6,7 @@
 //
 // Indices run free, modulo 2^16. An entry of IO_CHAINS is a used element, ready to be copied into the ring.
 
+import { PC_TX_RETRIES } from '../../contract/counters.ts';
 import {
   DROP_NO_WINDOW,
   DROP_NONE,
@@ -15,7 +16,7 @@ import {
   DROP_TX_RING_FULL,
 } from '../../contract/drop.ts';
 import { PKT_LEN, PKT_SIZE, PV_IO } from '../../contract/packet.ts';
-import { Q_BROKEN, Q_PORT } from '../../contract/port.ts';
+import { PT_TX_RETRIES, portAddress, Q_BROKEN, Q_PORT } from '../../contract/port.ts';
 import {
   DESC_F_INDIRECT,
   DESC_F_NEXT,
@@ -38,6 +39,7 @@ import { countDrop } from '../drop.ts';
 import { privateBase } from '../worker.ts';
 import { addBuffer, addIndirect, splitFlags } from './chain.ts';
 import { copyBytes } from './copy.ts';
+import { countOne } from './count.ts';
 import {
   chainBegin,
   chainCount,
@@ -222,9 +224,10 @@ function publish(q: u32, chains: u32, count: u32, moved: u32): void {
   atomic.store<u16>(used + 2, <u16>index);
 }
 
-// The transmit call: next avail entry, and how many are left.
+// The transmit call: next avail entry, how many are left, and how often a full ring may be looked at again.
 let next: u32 = 0;
 let left: u32 = 0;
+let retries: u32 = 0;
 
 /** Delivers `n` packets whose records are listed at `list`; see txBurst (index.ts). */
 export function splitTransmit(q: u32, list: u32, n: u32, offloads: u32): void {
@@ -236,6 +239,7 @@ export function splitTransmit(q: u32, list: u32, n: u32, offloads: u32): void {
   const desc = load<u32>(q, VQ_DESC);
   left = pending(q);
   next = load<u32>(q, VQ_LAST_AVAIL);
+  retries = load<u32>(portAddress(port) + PT_TX_RETRIES);
   touchDescriptors(q, next, min(left, n));
   planBegin();
   for (let i: u32 = 0; i < n; i++) {
@@ -259,6 +263,7 @@ export function splitTransmit(q: u32, list: u32, n: u32, offloads: u32): void {
     }
     const reason = reserve(q, header, length);
     if (reason === DROP_NONE) destinationCommit(packet);
+    else if (reason === DROP_TX_RING_FULL && again(q, header, offloads)) i--;
     else countDrop(port, reason);
   }
   flush(q, header, offloads);
@@ -272,6 +277,20 @@ function flush(q: u32, header: u32, offloads: u32): void {
   deliverAll(header, offloads, isLogging(q) ? q : 0);
   publish(q, privateBase + (PV_IO + IO_CHAINS), chainCount, chainCount);
   planBegin();
+}
+
+/**
+ * The ring is full: makes visible what is planned and looks whether the driver has added buffers meanwhile, as often as
+ * the port allows. Only after progress: a guest that does not take anything costs one look a burst.
+ */
+function again(q: u32, header: u32, offloads: u32): bool {
+  if (retries === 0 || chainCount === 0) return false;
+  retries--;
+  countOne(load<u32>(q, Q_PORT), PC_TX_RETRIES, 1);
+  flush(q, header, offloads);
+  const before = left;
+  left = pending(q);
+  return left > before;
 }
 
 /** Takes chains for a frame of `length` bytes. Returns DROP_NONE or why the packet must be dropped. */

@@ -14,6 +14,7 @@ import {
   PC_TX_CHECKSUMMED,
   PC_TX_MULTICAST,
   PC_TX_PACKETS,
+  PC_TX_RETRIES,
   PC_TX_SEGMENTED,
   PC_TX_SIZES,
   PORT_COUNTERS_SIZE,
@@ -34,6 +35,7 @@ import {
   PT_RXQ,
   PT_RXQ_COUNT,
   PT_STATE,
+  PT_TX_RETRIES,
   PT_TXQ,
   PT_TXQ_COUNT,
   portAddress,
@@ -57,6 +59,7 @@ export interface PortSettings {
   mtu?: number;
   offloads?: number;
   usableTxQueues?: number;
+  txRetries?: number;
 }
 
 export class Ports {
@@ -88,7 +91,7 @@ export class Ports {
     memory.set(at + PT_MTU, 1500);
     memory.set(at + PT_OFFLOADS, 0);
     memory.set(at + PT_KEY_PORT, swap32(port));
-    for (const word of [PT_RXQ_COUNT, PT_TXQ_COUNT, PT_REGIONS, PT_REGION_COUNT]) {
+    for (const word of [PT_RXQ_COUNT, PT_TXQ_COUNT, PT_REGIONS, PT_REGION_COUNT, PT_TX_RETRIES]) {
       memory.set(at + word, 0);
     }
     for (let worker = 0; worker < this.workersSeen; worker++) {
@@ -118,10 +121,11 @@ export class Ports {
   set(port: number, settings: PortSettings): void {
     if (!this.ports.has(port)) throw new Error(`no datapath port ${port}`);
     const at = portAddress(port);
-    const { flags, mtu, offloads, usableTxQueues } = settings;
+    const { flags, mtu, offloads, usableTxQueues, txRetries } = settings;
     if (flags !== undefined) this.memory.store(at + PT_FLAGS, flags);
     if (mtu !== undefined) this.memory.store(at + PT_MTU, mtu);
     if (offloads !== undefined) this.memory.store(at + PT_OFFLOADS, offloads);
+    if (txRetries !== undefined) this.memory.store(at + PT_TX_RETRIES, txRetries);
     if (usableTxQueues !== undefined) {
       this.txQueues.get(port)!.usable = usableTxQueues;
       this.publishTx(port);
@@ -233,6 +237,7 @@ export class Ports {
       rxGso: sum(PC_RX_GSO),
       txSegmented: sum(PC_TX_SEGMENTED),
       txChecksummed: sum(PC_TX_CHECKSUMMED),
+      txRetries: sum(PC_TX_RETRIES),
       interrupts: sum(PC_INTERRUPTS),
       rxSizes: array(PC_RX_SIZES, 7),
       txSizes: array(PC_TX_SIZES, 7),

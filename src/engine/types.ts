@@ -14,6 +14,8 @@ export interface PortCounters {
   txSegmented: number;
   txChecksummed: number;
   interrupts: number;
+  /** Times that a full ring of the guest was looked at again. */
+  txRetries: number;
   /** 7 buckets: up to 64, 127, 255, 511, 1023, 1522 bytes, and more. */
   rxSizes: number[];
   txSizes: number[];
@@ -147,7 +149,14 @@ export interface Engine {
   removePort(port: number): Promise<void>;
   setPort(
     port: number,
-    set: { flags?: number; mtu?: number; offloads?: number; usableTxQueues?: number },
+    set: {
+      flags?: number;
+      mtu?: number;
+      offloads?: number;
+      usableTxQueues?: number;
+      /** How often a burst looks again at a full ring of a guest that has taken some of it. */
+      txRetries?: number;
+    },
   ): void;
   /** Makes a queue record and returns its number; the caller writes the part of its kind, then attaches it. */
   addQueue(port: number, spec: QueueSpec): number;

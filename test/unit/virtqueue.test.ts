@@ -10,6 +10,7 @@ import {
   PC_RX_SIZES,
   PC_TX_BYTES,
   PC_TX_PACKETS,
+  PC_TX_RETRIES,
   PC_TX_SIZES,
 } from '../../contract/counters.ts';
 import { MAX_CALLS, WK_CALL, WK_CALL_COUNT, WORKER_BASE } from '../../contract/memory.ts';
@@ -18,6 +19,7 @@ import {
   OFFLOAD_CSUM,
   PORT_NO_TX,
   PORT_UP,
+  PT_TX_RETRIES,
   PT_TXQ,
   PT_TXQ_COUNT,
   portAddress,
@@ -26,6 +28,8 @@ import {
 } from '../../contract/port.ts';
 import {
   AVAIL_F_NO_INTERRUPT,
+  DESC_F_AVAIL,
+  DESC_F_WRITE,
   EVENT_DESC,
   EVENT_DISABLE,
   NOTIFY_OFF,
@@ -561,5 +565,75 @@ test('largest rings', () => {
     assert.equal(got, 2000);
     assert.equal(ring.reap().length, 2000);
     assert.equal(ring.broken, 0);
+  }
+});
+
+describe('a full ring', () => {
+  // Nobody else runs while we transmit. So that buffers come meanwhile, each lies where the frame that is written into
+  // it makes the next one available.
+  const FRAMES = 20;
+
+  function splitRing(): Ring {
+    const ring = setUp(1, {});
+    const at = ring.availGpa - 24n; // header 12, frame 12 + flags + index
+    for (let i = 0; i < FRAMES; i++) {
+      ring.desc(i, at, 28, DESC_F_WRITE, 0);
+      ring.setEntry(i, i);
+    }
+    ring.setIdx(1);
+    return ring;
+  }
+  const nextIndex = (i: number): Buffer => {
+    const data = frame(16);
+    data.writeUInt16LE(0, 12);
+    data.writeUInt16LE(i + 2, 14);
+    return data;
+  };
+
+  function packedRing(): Ring {
+    const ring = setUp(1, { packed: true });
+    const first = nextDescriptor(ring, -1);
+    ring.guest.write(ring.descGpa, first);
+    return ring;
+  }
+  /** Descriptor i + 1, whose buffer begins in itself and ends with the descriptor behind it. */
+  const nextDescriptor = (ring: Ring, i: number): Buffer => {
+    const data = Buffer.alloc(16);
+    data.writeBigUInt64LE(ring.descGpa + BigInt((i + 2) * 16 - 12));
+    data.writeUInt32LE(28, 8);
+    data.writeUInt16LE(i + 1, 12);
+    data.writeUInt16LE(DESC_F_AVAIL | DESC_F_WRITE, 14);
+    return data;
+  };
+
+  for (const packed of [false, true]) {
+    for (const retries of [0, 1, 8, 32]) {
+      test(`is looked at again ${retries} times at most, ${packed ? 'packed' : 'split'}`, () => {
+        const ring = packed ? packedRing() : splitRing();
+        ports.setU32(portAddress(1) + PT_TX_RETRIES, retries);
+        const frames = Array.from({ length: FRAMES }, (_, i) =>
+          packed ? nextDescriptor(ring, i) : nextIndex(i),
+        );
+        send(...frames);
+        const sent = Math.min(FRAMES, retries + 1);
+        assert.equal(ports.counter(1, PC_TX_PACKETS), sent);
+        assert.equal(ports.counter(1, PC_TX_RETRIES), sent - 1);
+        assert.deepEqual(ports.drops(1), sent < FRAMES ? { tx_ring_full: FRAMES - sent } : {});
+        assert.equal(ports.u32(ring.q + VQ_LAST_USED) & 0x7fff, sent);
+        assert.equal(ring.broken, 0);
+      });
+    }
+    test(`whose guest takes nothing costs one look a burst, ${packed ? 'packed' : 'split'}`, () => {
+      const ring = setUp(1, { packed });
+      ports.setU32(portAddress(1) + PT_TX_RETRIES, 8);
+      for (let i = 0; i < 3; i++) assert.ok(ring.add([{ gpa: DATA, length: 2000 }]));
+      send(...Array.from({ length: 50 }, () => frame(60)));
+      assert.equal(ports.counter(1, PC_TX_PACKETS), 3);
+      assert.equal(ports.counter(1, PC_TX_RETRIES), 1);
+      assert.deepEqual(ports.drops(1), { tx_ring_full: 47 });
+      send(...Array.from({ length: 50 }, () => frame(60)));
+      assert.equal(ports.counter(1, PC_TX_RETRIES), 1);
+      assert.deepEqual(ports.drops(1), { tx_ring_full: 97 });
+    });
   }
 });

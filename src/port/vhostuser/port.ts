@@ -34,6 +34,8 @@ const RETRY_MAX_MS = 1000;
 const DEFAULT_MTU = 1500;
 const MTU_MIN = 68;
 const MTU_MAX = 9702; // as a DPDK port of Open vSwitch
+const TX_RETRIES_DEFAULT = 8;
+const TX_RETRIES_MAX = 32;
 
 /** options:xvio-features-mask hides virtio features: a number of up to 64 bits, decimal or 0x… */
 function backendOptions(config: NetdevConfig): BackendOptions {
@@ -60,6 +62,14 @@ function mtuOf(config: NetdevConfig): number {
   return wanted >= MTU_MIN && wanted <= MTU_MAX ? wanted : DEFAULT_MTU;
 }
 
+/** options:tx-retries-max, of clients only; what is no number from 0 to 32 is the default, as in Open vSwitch. */
+function txRetriesOf(config: NetdevConfig): number {
+  const text = config.type === 'dpdkvhostuserclient' ? config.options['tx-retries-max'] : undefined;
+  if (text === undefined || !/^\s*[-+]?\d{1,9}$/.test(text)) return TX_RETRIES_DEFAULT;
+  const wanted = Number(text);
+  return wanted >= 0 && wanted <= TX_RETRIES_MAX ? wanted : TX_RETRIES_DEFAULT;
+}
+
 class VhostPort implements Netdev {
   readonly name: string;
   readonly type: string;
@@ -72,6 +82,7 @@ class VhostPort implements Netdev {
   #options: BackendOptions;
   #mac: string;
   #mtu: number;
+  #txRetries: number;
   #adminUp = true;
   #linkUp = false;
   #linkResets = 0;
@@ -93,12 +104,21 @@ class VhostPort implements Netdev {
     this.#options = backendOptions(config);
     this.#mac = config.mac ?? randomMac();
     this.#mtu = mtuOf(config);
+    this.#txRetries = txRetriesOf(config);
     context.engine.setPort(port, {
       flags: PORT_UP,
       mtu: this.#mtu,
       offloads: 0,
       usableTxQueues: 0,
+      txRetries: this.#txRetries,
     });
+    if (this.#txRetries !== TX_RETRIES_DEFAULT) this.#logTxRetries();
+  }
+
+  #logTxRetries(): void {
+    this.#context.log.info(
+      `Max Tx retries for vhost device '${this.name}' set to ${this.#txRetries}`,
+    );
   }
 
   #info(text: string): void {
@@ -240,6 +260,12 @@ class VhostPort implements Netdev {
     if (backendOptions(config).features !== this.#options.features) return false;
     const mtu = mtuOf(config);
     const mac = config.mac ?? this.#mac;
+    const txRetries = txRetriesOf(config);
+    if (txRetries !== this.#txRetries) {
+      this.#txRetries = txRetries;
+      this.#context.engine.setPort(this.port, { txRetries });
+      this.#logTxRetries();
+    }
     if (mtu !== this.#mtu || mac !== this.#mac) {
       this.#mtu = mtu;
       this.#mac = mac;

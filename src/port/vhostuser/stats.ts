@@ -67,7 +67,7 @@ export function vhostStatistics(
     ovs_tx_failure_drops: sum(c, TX_FAILURES),
     ovs_tx_mtu_exceeded_drops: c.drops[DROP.DROP_TX_MTU] ?? 0,
     ovs_tx_invalid_hwol_drops: c.drops[DROP.DROP_TX_GSO] ?? 0,
-    ovs_tx_retries: 0,
+    ovs_tx_retries: c.txRetries,
     ovs_tx_qos_drops: 0,
     ovs_rx_qos_drops: 0,
   };

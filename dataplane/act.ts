@@ -4,8 +4,13 @@
 // recirculation) takes the packet itself if it is the last action, and a clone of it before that.
 
 import {
+  ACT_CHECK_PKT_LEN,
+  ACT_CLONE,
+  ACT_CT,
   ACT_DROP,
   ACT_END,
+  ACT_HASH,
+  ACT_METER,
   ACT_OUTPUT,
   ACT_POP_VLAN,
   ACT_PUSH_VLAN,
@@ -20,6 +25,7 @@ import {
   ACT_SET_VLAN,
   ACT_TRUNC,
   ACT_USERSPACE,
+  CT_NAT,
 } from '../contract/action.ts';
 import { DROP_BAD_ACTION, DROP_FLOW_EXPLICIT, DROP_RECIRC_LIMIT } from '../contract/drop.ts';
 import { K_RECIRC_ID } from '../contract/key.ts';
@@ -33,8 +39,12 @@ import {
   PKT_TRUNC,
 } from '../contract/packet.ts';
 import { clone, cloneWithKey, output, release } from './batch.ts';
+import { conntrack } from './ct/index.ts';
 import { countDrop } from './drop.ts';
+import { hashPacket } from './hash.ts';
 import { markLines } from './key.ts';
+import { meterAll } from './meter.ts';
+import { checkLengthAll, cloneAll, resetNested } from './nested.ts';
 import { parseAgain } from './parse.ts';
 import { LIST_MAX, S_RECIRC, S_UPCALL_KEY } from './scratch.ts';
 import {
@@ -49,7 +59,7 @@ import {
   setVlan,
 } from './set.ts';
 import { upcall } from './upcall.ts';
-import { addStat, privateBase } from './worker.ts';
+import { addStat, nowMs, privateBase } from './worker.ts';
 
 /** Packets that wait to be looked up again (S_RECIRC). */
 let recirculating: i32 = 0;
@@ -65,6 +75,7 @@ export function takeRecirculated(to: u32): i32 {
 /** Forgets them, at the start of a worker. */
 export function resetAct(): void {
   recirculating = 0;
+  resetNested();
 }
 
 /** Runs `program` on the `n` packets of `list`, which it may reorder and shorten. */
@@ -98,9 +109,25 @@ export function execute(program: u32, list: u32, n: i32): void {
       recirculateAll(list, n, load<u32>(operands), last);
       if (last) return;
       handedOn = true;
+    } else if (op === ACT_METER) {
+      n = meterAll(load<u32>(operands), list, n);
+      if (n === 0) return;
+    } else if (op === ACT_HASH) {
+      for (let i = 0; i < n; i++) hash(load<u32>(list + (i << 2)), operands, modified);
+    } else if (op === ACT_CLONE) {
+      cloneAll(operands, list, n, last);
+      if (last) return;
+      handedOn = true;
+    } else if (op === ACT_CHECK_PKT_LEN) {
+      checkLengthAll(operands, list, n, last);
+      if (last) return;
+      handedOn = true;
     } else if (op === ACT_DROP) {
       dropAll(list, n, load<u32>(operands));
       return;
+    } else if (op === ACT_CT) {
+      conntrack(list, n, operands, nowMs);
+      if (load<u32>(operands) & CT_NAT) modified = true;
     } else if (op === ACT_SET_META) {
       for (let i = 0; i < n; i++) setMeta(load<u32>(list + (i << 2)), operands);
     } else {
@@ -163,6 +190,25 @@ function upcallModified(pkt: u32, operands: u32): void {
   upcall(pkt, load<u32>(operands), load<u32>(operands, 4), load<u32>(operands, 8));
   store<u32>(pkt + PKT_KEY, key);
   store<u32>(pkt + PKT_HASH, hash);
+  store<u32>(pkt + PKT_L3, offsets);
+}
+
+/** Hashes the packet as it is now. */
+function hash(pkt: u32, operands: u32, modified: bool): void {
+  const key = load<u32>(pkt + PKT_KEY);
+  if (!modified) {
+    hashPacket(key, key, load<u32>(operands), load<u32>(operands, 4));
+    return;
+  }
+  const found = load<u32>(pkt + PKT_HASH);
+  const offsets = load<u32>(pkt + PKT_L3); // and PKT_L4
+  const scratch = privateBase + S_UPCALL_KEY;
+  memory.copy(scratch, key, KEY_STRIDE);
+  store<u32>(pkt + PKT_KEY, scratch);
+  parseAgain(pkt);
+  hashPacket(scratch, key, load<u32>(operands), load<u32>(operands, 4));
+  store<u32>(pkt + PKT_KEY, key);
+  store<u32>(pkt + PKT_HASH, found);
   store<u32>(pkt + PKT_L3, offsets);
 }
 

@@ -48,6 +48,8 @@ import {
 import { resetAct } from './act.ts';
 import { resetBatches } from './batch.ts';
 import { resetGroups, runBurst } from './burst.ts';
+import { flushConnection, flushTuple, sweepConnections } from './ct/control.ts';
+import { startTracking } from './ct/index.ts';
 import { countDrop } from './drop.ts';
 import { injectBurst, injectEmpty, injectedUpTo, injectHead } from './inject.ts';
 import { parseBurst } from './parse.ts';
@@ -70,6 +72,7 @@ export function start(id: u32, nowNs: f64): void {
   resetBatches();
   resetAct();
   resetGroups();
+  startTracking(id);
   memory.fill(privateBase + PV_KEYS, 0, POOL_MAX * KEY_STRIDE);
   lastNs = nowNs;
   lastPackets = 0;
@@ -232,4 +235,22 @@ export function abandon(queue: u32): void {
 /** For the main thread's instance, which writes the table: the hash of a key under a subtable's mask. */
 export function hashOf(key: u32, subtable: u32): u32 {
   return flowHash(key, subtable);
+}
+
+// For the main thread's instance: connection tracking (dataplane/ct/control.ts).
+
+export function ctAttach(holder: u32): void {
+  startTracking(holder);
+}
+
+export function ctSweep(first: u32, n: u32, nowMs: f64): u32 {
+  return sweepConnections(first, n, nowMs);
+}
+
+export function ctFlush(n: u32, revision: u32): bool {
+  return flushConnection(n, revision);
+}
+
+export function ctFlushTuple(nowMs: f64): bool {
+  return flushTuple(nowMs);
 }

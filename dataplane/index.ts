@@ -39,6 +39,7 @@ import {
   PORT_NO_RX,
   PORT_UP,
   PT_FLAGS,
+  PT_RELAY,
   portAddress,
   Q_BROKEN,
   Q_BUSY_NS,
@@ -53,7 +54,7 @@ import { startTracking } from './ct/index.ts';
 import { countDrop } from './drop.ts';
 import { injectBurst, injectEmpty, injectedUpTo, injectHead } from './inject.ts';
 import { parseBurst } from './parse.ts';
-import { prepareSleep, rxBurst, rxDone, wake } from './port/index.ts';
+import { prepareSleep, rxBurst, rxDone, txBurst, wake } from './port/index.ts';
 import { S_BURST, S_BUSY } from './scratch.ts';
 import { flowHash } from './table/flow.ts';
 import { addStat, privateBase, setNow, setWorker, workerRecord } from './worker.ts';
@@ -145,8 +146,13 @@ function receive(queue: u32): i32 {
         store<u32>(pkt + PKT_TRUNC, 0);
         store<u32>(pkt + PKT_MARK, 0);
       }
-      parseBurst(packets, n);
-      runBurst(n);
+      const relay = load<u32>(portAddress(port) + PT_RELAY);
+      if (relay !== 0) {
+        txBurst(relay - 1, burst, n);
+      } else {
+        parseBurst(packets, n);
+        runBurst(n);
+      }
     } else {
       countDrop(port, (flags & PORT_UP) === 0 ? DROP_RX_DISABLED : DROP_STP, n);
     }

@@ -32,6 +32,7 @@ import {
   PT_OFFLOADS,
   PT_REGION_COUNT,
   PT_REGIONS,
+  PT_RELAY,
   PT_RXQ,
   PT_RXQ_COUNT,
   PT_STATE,
@@ -59,6 +60,8 @@ export interface PortSettings {
   mtu?: number;
   offloads?: number;
   usableTxQueues?: number;
+  /** Port to which all packets of this one go unparsed; -1 = none. */
+  relay?: number;
   txRetries?: number;
 }
 
@@ -90,6 +93,7 @@ export class Ports {
     memory.set(at + PT_FLAGS, PORT_UP);
     memory.set(at + PT_MTU, 1500);
     memory.set(at + PT_OFFLOADS, 0);
+    memory.set(at + PT_RELAY, 0);
     memory.set(at + PT_KEY_PORT, swap32(port));
     for (const word of [PT_RXQ_COUNT, PT_TXQ_COUNT, PT_REGIONS, PT_REGION_COUNT, PT_TX_RETRIES]) {
       memory.set(at + word, 0);
@@ -125,6 +129,7 @@ export class Ports {
     if (flags !== undefined) this.memory.store(at + PT_FLAGS, flags);
     if (mtu !== undefined) this.memory.store(at + PT_MTU, mtu);
     if (offloads !== undefined) this.memory.store(at + PT_OFFLOADS, offloads);
+    if (settings.relay !== undefined) this.memory.store(at + PT_RELAY, settings.relay + 1);
     if (txRetries !== undefined) this.memory.store(at + PT_TX_RETRIES, txRetries);
     if (usableTxQueues !== undefined) {
       this.txQueues.get(port)!.usable = usableTxQueues;

@@ -154,6 +154,8 @@ export interface Engine {
       mtu?: number;
       offloads?: number;
       usableTxQueues?: number;
+      /** Port to which all packets of this one go unparsed and unchanged; -1 = none. */
+      relay?: number;
       /** How often a burst looks again at a full ring of a guest that has taken some of it. */
       txRetries?: number;
     },

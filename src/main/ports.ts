@@ -87,6 +87,7 @@ export class BridgePorts {
       .filter(({ type }) => type === 'internal');
     this.#applyMtu();
     this.#dropEmptyBundles(intent);
+    this.#applyRelays(wanted);
     this.#options.connmgr.portsChanged();
   }
 
@@ -105,6 +106,19 @@ export class BridgePorts {
       if (netdev && netdev.status().mtu !== mtuRequest) {
         netdev.reconfigure({ ...config, mtuRequest });
       }
+    }
+  }
+
+  /**
+   * Interface.other_config:relay names another interface of the bridge, to which all packets go that come in: no flow
+   * tables, no services. Both directions have to be set.
+   */
+  #applyRelays(wanted: ReadonlyMap<string, { iface: InterfaceIntent }>): void {
+    for (const { name, netdev } of this.units.values()) {
+      if (!netdev || netdev.port < 0) continue;
+      const peer = wanted.get(name)?.iface.otherConfig.relay ?? '';
+      const relay = this.units.get(peer)?.netdev?.port ?? -1;
+      this.#options.context.engine.setPort(netdev.port, { relay });
     }
   }
 

@@ -36,6 +36,7 @@ import { eventfdCreate, eventfdTake } from '../sys/eventfd.ts';
 import { closeFd } from '../sys/fd.ts';
 import { watchFd } from '../sys/poll.ts';
 import { Arena } from './arena.ts';
+import { ConntrackTable } from './conntrack.ts';
 import { dataPlaneImports, loadDataPlane } from './dataPlane.ts';
 import { FlowTable } from './flowTable.ts';
 import { Grace } from './grace.ts';
@@ -75,6 +76,7 @@ export class DataPlaneEngine implements Engine {
   readonly memory: WebAssembly.Memory;
   readonly base: bigint;
   readonly windows: GuestWindows;
+  readonly conntrack: ConntrackTable;
   private readonly options: EngineOptions;
   private readonly mem: EngineMemory;
   private readonly grace: Grace;
@@ -125,6 +127,7 @@ export class DataPlaneEngine implements Engine {
       local.hashOf(key, subtable),
     );
     this.windows = new GuestWindows(this.mem, this.grace);
+    this.conntrack = new ConntrackTable(this.mem, local, () => this.nowMs());
     this.setControl(CTL_VLAN_LIMIT, 1);
     this.setControl(CTL_CACHE_INSERT_INV_PROB, 1);
     this.setControl(CTL_UPCALLS_ENABLED, 1);
@@ -135,6 +138,7 @@ export class DataPlaneEngine implements Engine {
     this.timer.unref();
     for (const core of options.cores ?? [undefined]) this.startWorker(core);
     void this.rx.setWorkers(this.workers.list());
+    this.conntrack.start();
   }
 
   nowMs(): number {
@@ -215,6 +219,10 @@ export class DataPlaneEngine implements Engine {
 
   freeArena(address: number): void {
     this.arena.give(address);
+  }
+
+  arenaFree(): number {
+    return this.arena.freeBytes() / ARENA_SIZE;
   }
 
   portCounters(port: number): PortCounters {
@@ -405,6 +413,7 @@ export class DataPlaneEngine implements Engine {
     if (this.closed) return;
     this.closed = true;
     clearInterval(this.timer);
+    this.conntrack.stop();
     await this.changingCores;
     await Promise.all(this.workers.list().map(({ id }) => this.workers.stop(id)));
     this.grace.check();

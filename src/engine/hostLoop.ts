@@ -45,6 +45,11 @@ export interface DataPlane {
   wakeUp(nowNs: number): void;
   abandon(queue: number): void;
   hashOf(key: number, subtable: number): number;
+  // Connection tracking, for the main thread's instance (dataplane/ct/control.ts).
+  ctAttach(holder: number): void;
+  ctSweep(first: number, records: number, nowMs: number): number;
+  ctFlush(connection: number, revision: number): number;
+  ctFlushTuple(nowMs: number): number;
 }
 
 const POLLIN = 1;

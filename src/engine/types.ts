@@ -1,5 +1,7 @@
 // What the rest of the control plane sees of the data plane: the only door (ARCHITECTURE.md, "who writes what").
 
+import type { Conntrack } from './conntrackTypes.ts';
+
 /** Sum over all workers of the counters of one port; names after Open vSwitch's Interface.statistics. */
 export interface PortCounters {
   rxPackets: number;
@@ -135,6 +137,7 @@ export interface Windows {
 
 export interface Engine {
   readonly windows: Windows;
+  readonly conntrack: Conntrack;
   /** The whole shared memory, for rings and windows. Only src/engine and src/port write here. */
   readonly memory: WebAssembly.Memory;
   /** Real address of byte 0 of the memory. */
@@ -170,6 +173,8 @@ export interface Engine {
   /** Bytes of the control plane's arena, aligned; freed with freeArena. */
   allocArena(bytes: number, align: number): number;
   freeArena(address: number): void;
+  /** How much of the arena is free, 0 … 1: who can do with less takes less of what is left. */
+  arenaFree(): number;
   portCounters(port: number): PortCounters;
 
   // ---- megaflows. Key and mask have KEY_SIZE bytes; in_port and recirc_id are always matched exactly.

@@ -57,6 +57,7 @@ export const CTL_CACHE_INSERT_INV_PROB = 12; // u32: 0 = never insert into the m
 export const CTL_UPCALLS_ENABLED = 16; // u32: 0 = a miss is dropped (no control plane yet)
 export const CTL_UPCALL_ARMED = 20; // u32: 1 = the main thread sleeps, the host loop of a worker has to wake it
 export const CTL_PATIENCE_US = 24; // u32: how long a worker polls empty queues before it goes to sleep
+export const CTL_CLOCK_SKEW_NS = 32; // f64: added to the workers' clocks; 0 unless a test has stopped the time
 
 // Worker record, offsets from WORKER_BASE + worker * WORKER_SIZE. W = written by the worker.
 export const WK_ACK = 0; // u32 W: the generation seen at the last start of a burst (published between two bursts)

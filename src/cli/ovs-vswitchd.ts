@@ -3,6 +3,7 @@
 import { chdir } from 'node:process';
 import { baseCommands } from '../control/appctl/base.ts';
 import { CommandTable, listenUnixctl, type UnixctlServer } from '../control/appctl/server.ts';
+import type { DummyLevel } from '../main/dummies.ts';
 import type { Vswitchd } from '../main/vswitchd.ts';
 import { Coverage } from '../observe/coverage.ts';
 import { syslogSender } from '../observe/syslog.ts';
@@ -177,7 +178,6 @@ async function runDaemon(options: VswitchdOptions, vlog: Vlog): Promise<void> {
   });
   setInterval(() => coverage.sample(), 5000).unref();
 
-  vlog.module('bridge').info(VERSION);
   // Loaded only now: -V and --help, which scripts call often, need none of it.
   const { startVswitchd } = await import('../main/vswitchd.ts');
   vswitchd = await startVswitchd({
@@ -187,6 +187,7 @@ async function runDaemon(options: VswitchdOptions, vlog: Vlog): Promise<void> {
     coverage,
     commands,
     systemDatapath: !options.disableSystem,
+    dummies: options.enableDummy === undefined ? undefined : dummyLevelOf(options.enableDummy),
     ssl: {
       privateKey: options.privateKey,
       certificate: options.certificate,
@@ -194,9 +195,16 @@ async function runDaemon(options: VswitchdOptions, vlog: Vlog): Promise<void> {
     },
     onConfigured: () => {
       if (options.detach) vlog.silenceConsole();
+      vlog.module('bridge').info(VERSION);
       notifyReady();
     },
   });
+}
+
+function dummyLevelOf(text: string): DummyLevel {
+  if (text === '') return 'none';
+  if (text === 'system' || text === 'override') return text;
+  return die(`${text}: unknown dummy level`);
 }
 
 const options = readOptions();

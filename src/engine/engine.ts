@@ -10,6 +10,7 @@ import {
   ARENA_SIZE,
   CONTROL_BASE,
   CTL_CACHE_INSERT_INV_PROB,
+  CTL_CLOCK_SKEW_NS,
   CTL_PATIENCE_US,
   CTL_UPCALL_ARMED,
   CTL_UPCALLS_ENABLED,
@@ -244,7 +245,10 @@ export class DataPlaneEngine implements Engine {
   }
 
   flowStats(flow: FlowId): FlowStats {
-    return this.flows.stats(flow);
+    const stats = this.flows.stats(flow);
+    // A worker's clock may be ahead of one that a test has stopped.
+    stats.usedMs = Math.min(stats.usedMs, this.nowMs());
+    return stats;
   }
 
   flowCount(): number {
@@ -306,6 +310,11 @@ export class DataPlaneEngine implements Engine {
     }
   }
 
+  /** Whether a worker has handed up packets that wait for their turn of the event loop. */
+  get upcallsWaiting(): boolean {
+    return this.upcallRings.some((ring) => !ring.empty);
+  }
+
   private scheduleTurn(): void {
     if (this.turnScheduled) return;
     this.turnScheduled = true;
@@ -348,6 +357,14 @@ export class DataPlaneEngine implements Engine {
 
   setVlanLimit(n: number): void {
     this.setControl(CTL_VLAN_LIMIT, n < 1 || n > 2 ? 2 : n);
+  }
+
+  /**
+   * Moves the workers' clocks (connection tracking, last use of megaflows) by this much against the machine's: for
+   * tests that stop the time and let it jump. The main thread's own clock is performance.now().
+   */
+  setClockSkew(ms: number): void {
+    this.mem.f64[(CONTROL_BASE + CTL_CLOCK_SKEW_NS) >> 3] = ms * 1e6;
   }
 
   setPatience(us: number): void {

@@ -7,6 +7,8 @@
 import { parentPort, workerData } from 'node:worker_threads';
 import { DROP_RX_BAD_DESC } from '../../contract/drop.ts';
 import {
+  CONTROL_BASE,
+  CTL_CLOCK_SKEW_NS,
   INJECT_BASE,
   WK_CALL_COUNT,
   WK_CURRENT_RXQ,
@@ -71,7 +73,9 @@ function main(settings: WorkerSettings): void {
 
   // Both clocks are the kernel's monotonic one; the cheap call is corrected once.
   const offsetNs = Number(process.hrtime.bigint() - originNs) - performance.now() * 1e6;
-  const now = (): number => performance.now() * 1e6 + offsetNs;
+  const clock = new Float64Array(memory.buffer);
+  const skew = (CONTROL_BASE + CTL_CLOCK_SKEW_NS) >> 3;
+  const now = (): number => performance.now() * 1e6 + offsetNs + clock[skew]!;
 
   const fault = createFault(memory, () => eventfdSignal(mainFd));
   const instantiate = (): DataPlane =>

@@ -1,6 +1,7 @@
 // Interface types: which opener serves which Interface.type, and what the daemon announces in iface_types.
 
 import { openAfxdp } from '../port/afxdp.ts';
+import { DUMMY_TYPES } from '../port/dummy.ts';
 import { openPatch } from '../port/patch.ts';
 import { openSystem } from '../port/system.ts';
 import { openInternal, openTap } from '../port/tap.ts';
@@ -12,6 +13,7 @@ import {
   type NetdevOpener,
 } from '../port/types.ts';
 import { openVhostUser, openVhostUserClient } from '../port/vhostuser/port.ts';
+import type { Dummies } from './dummies.ts';
 
 const OPENERS: Readonly<Record<string, NetdevOpener>> = {
   system: openSystem,
@@ -25,17 +27,23 @@ const OPENERS: Readonly<Record<string, NetdevOpener>> = {
 };
 
 /** Open_vSwitch.iface_types. */
-export const IFACE_TYPES: readonly string[] = Object.keys(OPENERS).sort();
+export function ifaceTypes(dummies?: Dummies): string[] {
+  return [...Object.keys(OPENERS), ...(dummies ? DUMMY_TYPES : [])].sort();
+}
 
 /** Interface.type as the switch takes it: '' is system, and a bridge's own interface is internal. */
-export function effectiveType(type: string, isLocal: boolean): string {
-  if (isLocal) return 'internal';
+export function effectiveType(type: string, isLocal: boolean, internal = 'internal'): string {
+  if (isLocal || type === 'internal') return internal;
   return type === '' ? 'system' : type;
 }
 
-/** Opens a device. Throws NetdevError with the text for Interface.error, also for types that nobody serves. */
-export function openDevice(config: NetdevConfig, context: NetdevContext): Promise<Netdev> {
-  const opener = OPENERS[config.type];
+/** Opens a device, `dummies` standing in for the types that they serve. Throws NetdevError with the text for Interface.error, also for types that nobody serves. */
+export function openDevice(
+  config: NetdevConfig,
+  context: NetdevContext,
+  dummies?: Dummies,
+): Promise<Netdev> {
+  const opener = dummies?.serves(config.type) ? dummies.open : OPENERS[config.type];
   if (!opener) {
     throw new NetdevError(
       `could not open network device ${config.name} (Address family not supported by protocol)`,

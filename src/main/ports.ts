@@ -9,9 +9,11 @@ import type { BridgePort, Bundle } from '../switch/types.ts';
 import { OFPP_LOCAL } from '../wire/openflow/types.ts';
 import { bridgeMac, macToDatapathId } from './bridgeMac.ts';
 import { effectiveType, openDevice } from './devices.ts';
+import type { Dummies } from './dummies.ts';
 import type { BridgeIntent, InterfaceIntent, PortIntent } from './intent.ts';
 
 const DEFAULT_MTU = 1500;
+const INTERNAL_TYPES: readonly string[] = ['internal', 'dummy-internal'];
 
 export interface InterfaceUnit {
   uuid: string;
@@ -28,6 +30,8 @@ export interface BridgePortsOptions {
   bridge: SwitchBridge;
   connmgr: Connmgr;
   context: NetdevContext;
+  /** With --enable-dummy. */
+  dummies?: Dummies | undefined;
   /** Log of module bridge. */
   log: NetdevContext['log'];
   /** A device's status changed. */
@@ -66,7 +70,7 @@ export class BridgePorts {
     }
     for (const unit of [...this.units.values()]) {
       const want = wanted.get(unit.name);
-      const type = want && effectiveType(want.iface.type, unit.name === intent.name);
+      const type = want && this.#type(intent, want.iface);
       if (!want || type !== unit.type || want.port.name !== unit.portName) await this.#remove(unit);
     }
     this.#applyBundles(intent);
@@ -84,7 +88,7 @@ export class BridgePorts {
     this.#follow = [...wanted.values()]
       .filter(({ iface }) => iface.mtuRequest === undefined)
       .map(({ iface }) => this.#config(intent, iface))
-      .filter(({ type }) => type === 'internal');
+      .filter(({ type }) => INTERNAL_TYPES.includes(type));
     this.#applyMtu();
     this.#dropEmptyBundles(intent);
     this.#applyRelays(wanted);
@@ -154,11 +158,16 @@ export class BridgePorts {
     }
   }
 
+  #type(intent: BridgeIntent, iface: InterfaceIntent): string {
+    const internal = this.#options.dummies?.internalType(intent.datapathType);
+    return effectiveType(iface.type, iface.name === intent.name, internal);
+  }
+
   #config(intent: BridgeIntent, iface: InterfaceIntent): NetdevConfig {
     const local = iface.name === intent.name;
     const config: NetdevConfig = {
       name: iface.name,
-      type: effectiveType(iface.type, local),
+      type: this.#type(intent, iface),
       options: iface.options,
       otherConfig: iface.otherConfig,
     };
@@ -223,7 +232,7 @@ export class BridgePorts {
     const { bridge, connmgr, context } = this.#options;
     let netdev: Netdev;
     try {
-      netdev = await openDevice(config, context);
+      netdev = await openDevice(config, context, this.#options.dummies);
     } catch (error) {
       if (!(error instanceof NetdevError)) throw error;
       if (unit.error !== error.message) context.log.warn(error.message);
@@ -251,7 +260,7 @@ export class BridgePorts {
     );
     netdev.onChange = () => {
       if (unit.port && bridge.refreshPort(unit.port)) connmgr.portsChanged();
-      if (unit.type !== 'internal') this.#applyMtu();
+      if (!INTERNAL_TYPES.includes(unit.type)) this.#applyMtu();
       this.#options.onChange();
     };
   }

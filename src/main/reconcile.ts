@@ -18,6 +18,7 @@ import { SwitchBridge } from '../switch/bridge.ts';
 import { checkActions } from '../switch/checkActions.ts';
 import { DEFAULT_PREFIXES } from '../switch/classifier.ts';
 import type { Datapath } from '../switch/datapath.ts';
+import type { Dummies } from './dummies.ts';
 import type { BridgeIntent, SwitchIntent } from './intent.ts';
 import { BridgePorts } from './ports.ts';
 import { applySettings, type DataPlaneSettings, parseAffinity, settingsFrom } from './settings.ts';
@@ -37,6 +38,8 @@ export interface ReconcilerOptions {
   datapath: Datapath;
   runDir: string;
   context: NetdevContext;
+  /** With --enable-dummy. */
+  dummies?: Dummies | undefined;
   /** Log of module bridge. */
   log: NetdevContext['log'];
   /** Log of the OpenFlow front-end. */
@@ -123,7 +126,8 @@ export class Reconciler {
   }
 
   #addBridge(intent: BridgeIntent): BridgeUnit {
-    const { datapath, runDir, connmgrLog, rconnLog, context, log, onStatus } = this.#options;
+    const { datapath, runDir, connmgrLog, rconnLog, context, dummies, log, onStatus } =
+      this.#options;
     const bridge = new SwitchBridge({
       name: intent.name,
       datapath,
@@ -131,7 +135,7 @@ export class Reconciler {
       failMode: intent.failMode,
     });
     const connmgr = new Connmgr({ bridge, runDir, log: connmgrLog, rconnLog, checkActions });
-    const ports = new BridgePorts({ bridge, connmgr, context, log, onChange: onStatus });
+    const ports = new BridgePorts({ bridge, connmgr, context, dummies, log, onChange: onStatus });
     const unit: BridgeUnit = {
       uuid: intent.uuid,
       bridge,

@@ -7,7 +7,7 @@ import { OvsdbClient } from '../control/ovsdb/client.ts';
 import { daemonIdentity, mergeWanted, type Wanted } from '../control/ovsdb/columns.ts';
 import { Publisher } from '../control/ovsdb/publisher.ts';
 import type { TlsFiles } from '../control/ovsdb/remote.ts';
-import { createEngine } from '../engine/engine.ts';
+import { createEngine, type DataPlaneEngine } from '../engine/engine.ts';
 import type { Engine } from '../engine/types.ts';
 import type { Coverage } from '../observe/coverage.ts';
 import type { Vlog } from '../observe/vlog.ts';
@@ -15,7 +15,10 @@ import { useLinkMonitor } from '../port/kernelLink.ts';
 import { Datapath } from '../switch/datapath.ts';
 import { datapathColumns } from './capabilities.ts';
 import { switchCommands } from './commands.ts';
-import { IFACE_TYPES } from './devices.ts';
+import { ifaceTypes } from './devices.ts';
+import { Dummies, type DummyLevel } from './dummies.ts';
+import { type DummyClock, installDummyClock } from './dummyClock.ts';
+import { dummyCommands } from './dummyCommands.ts';
 import { intentFrom } from './intentFrom.ts';
 import { Reconciler } from './reconcile.ts';
 
@@ -29,6 +32,8 @@ export interface VswitchdOptions {
   /** false: --disable-system. */
   systemDatapath?: boolean;
   ssl?: TlsFiles;
+  /** --enable-dummy. */
+  dummies?: DummyLevel | undefined;
   /** After the first configuration is in force and in the database. */
   onConfigured?: () => void;
 }
@@ -53,6 +58,8 @@ class Daemon implements Vswitchd {
   readonly #client: OvsdbClient;
   readonly #publisher: Publisher;
   readonly #links: Disposable;
+  readonly #dummies: Dummies | undefined;
+  readonly #clock: DummyClock | undefined;
   #dirty = false;
   #working: Promise<void> | undefined;
   #configured = false;
@@ -61,6 +68,9 @@ class Daemon implements Vswitchd {
   constructor(options: VswitchdOptions) {
     this.#options = options;
     const { vlog, coverage, paths } = options;
+    // Before anything else asks for the time.
+    this.#clock = options.dummies === undefined ? undefined : installDummyClock();
+    this.#dummies = options.dummies === undefined ? undefined : new Dummies(options.dummies);
     coverage.declare(
       'bridge_reconfigure',
       'upcall_flow_restore_wait',
@@ -68,7 +78,7 @@ class Daemon implements Vswitchd {
       'upcall_not_installed',
     );
     const engineLog = vlog.module('dpif_netdev');
-    this.engine = createEngine({
+    const engine = createEngine({
       onUpcall: (upcall) => {
         if (this.reconciler.restoring) coverage.hit('upcall_flow_restore_wait');
         else this.datapath.onUpcall(upcall);
@@ -77,8 +87,10 @@ class Daemon implements Vswitchd {
         this.datapath.ports.get(port)?.port.netdev.brokenQueue?.(queue, reason),
       log: (level, text) => engineLog[level](text),
     });
+    this.engine = engine;
     this.datapath = new Datapath({
-      engine: this.engine,
+      engine,
+      ...(this.#dummies ? { name: 'dummy@ovs-dummy' } : {}),
       log: vlog.module('ofproto_dpif_upcall'),
     });
     this.reconciler = new Reconciler({
@@ -89,6 +101,7 @@ class Daemon implements Vswitchd {
         vhostSockDir: paths.rundir,
         log: vlog.module('netdev'),
       },
+      dummies: this.#dummies,
       log: vlog.module('bridge'),
       connmgrLog: vlog.module('connmgr'),
       rconnLog: vlog.module('rconn'),
@@ -104,7 +117,7 @@ class Daemon implements Vswitchd {
         if (connected) this.#publisher.statusChanged();
       },
       tls: options.ssl ?? {},
-      log: vlog.module('ovsdb_idl'),
+      log: vlog.module('reconnect'),
     });
     this.#publisher = new Publisher({
       client: this.#client,
@@ -125,6 +138,17 @@ class Daemon implements Vswitchd {
     };
     coverage.addSource(() => this.#events());
     options.commands.add(...switchCommands(this));
+    if (this.#dummies && this.#clock) this.#addDummyCommands(engine, this.#dummies, this.#clock);
+  }
+
+  #addDummyCommands(engine: DataPlaneEngine, dummies: Dummies, clock: DummyClock): void {
+    clock.onSkew = (skewMs) => engine.setClockSkew(skewMs);
+    const settle = (): Promise<void> => dummies.settle(engine, this.datapath);
+    const portByName = (name: string): number | undefined => dummies.devices.get(name)?.port;
+    const { commands } = this.#options;
+    commands.add(...dummyCommands({ dummies, clock, portByName, settle }));
+    // Tests look at results right after they have sent packets.
+    commands.beforeEach = settle;
   }
 
   start(): void {
@@ -181,9 +205,12 @@ class Daemon implements Vswitchd {
           snapshot.root.uuid,
           daemonIdentity({
             curCfg: intent.nextCfg,
-            datapathTypes:
-              this.#options.systemDatapath === false ? ['netdev'] : ['netdev', 'system'],
-            ifaceTypes: IFACE_TYPES,
+            datapathTypes: [
+              'netdev',
+              ...(this.#options.systemDatapath === false ? [] : ['system']),
+              ...(this.#dummies ? ['dummy'] : []),
+            ],
+            ifaceTypes: ifaceTypes(this.#dummies),
           }),
         ],
       ]),
@@ -229,6 +256,7 @@ class Daemon implements Vswitchd {
     this.datapath.close();
     this.#links[Symbol.dispose]();
     await this.engine.close();
+    this.#clock?.uninstall();
   }
 }
 

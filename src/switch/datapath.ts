@@ -61,13 +61,15 @@ export interface DatapathLog {
 
 export interface DatapathOptions {
   engine: Engine;
+  /** As dpctl/dump-dps shows it. */
+  name?: string;
   log?: DatapathLog;
   /** Upcalls of a port that are handled at once in one turn of the event loop. */
   upcallBudget?: number;
 }
 
 export class Datapath {
-  readonly name = 'netdev@ovs-netdev';
+  readonly name: string;
   readonly engine: Engine;
   readonly megaflows = new MegaflowTable();
   readonly packetIns: PacketIns;
@@ -94,6 +96,7 @@ export class Datapath {
 
   constructor(options: DatapathOptions) {
     this.engine = options.engine;
+    this.name = options.name ?? 'netdev@ovs-netdev';
     this.#log = options.log;
     this.packetIns = new PacketIns(() => this.engine.nowMs());
     this.recircs = new RecircIds(() => this.engine.nowMs());

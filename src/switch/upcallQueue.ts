@@ -54,6 +54,11 @@ export class UpcallQueue {
     else queue.push(kept);
   }
 
+  /** Whether upcalls wait for their turn. */
+  get busy(): boolean {
+    return this.#waiting.size > 0;
+  }
+
   close(): void {
     this.#closed = true;
     this.#waiting.clear();

@@ -44,6 +44,7 @@ const { lib, functions } = dlopen(null, {
   ftruncate: { arguments: ['int32', 'int64'], return: 'int32' },
   // sockets
   socket: { arguments: ['int32', 'int32', 'int32'], return: 'int32' },
+  socketpair: { arguments: ['int32', 'int32', 'int32', 'pointer'], return: 'int32' },
   bind: { arguments: ['int32', 'pointer', 'uint32'], return: 'int32' },
   listen: { arguments: ['int32', 'int32'], return: 'int32' },
   accept4: { arguments: ['int32', 'pointer', 'pointer', 'int32'], return: 'int32' },

@@ -13,6 +13,7 @@ import { c, check, EAGAIN, errno, NativeBuffer, SysError } from './ffi.ts';
 
 const AF_UNIX = 1;
 const SOCK_STREAM = 1;
+const SOCK_SEQPACKET = 5;
 const SOCK_NONBLOCK = 0x800;
 const SOCK_CLOEXEC = 0x80000;
 const SOL_SOCKET = 1;
@@ -44,6 +45,14 @@ function withAddress<T>(path: string, use: (address: bigint, length: number) => 
   } finally {
     closeFd(directory);
   }
+}
+
+/** Two connected descriptors that keep the boundaries of packets (SOCK_SEQPACKET). Throws SysError. */
+export function packetPair(): [number, number] {
+  const pair = new NativeBuffer(8);
+  const type = SOCK_SEQPACKET | SOCK_NONBLOCK | SOCK_CLOEXEC;
+  check(c.socketpair(AF_UNIX, type, 0, pair.address), 'socketpair');
+  return [pair.view.getInt32(0, true), pair.view.getInt32(4, true)];
 }
 
 function newSocket(): number {

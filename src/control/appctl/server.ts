@@ -20,6 +20,8 @@ export interface Command {
 
 export class CommandTable {
   readonly #commands = new Map<string, Command>();
+  /** Waited for before a command runs. */
+  beforeEach: (() => Promise<void>) | undefined;
 
   constructor() {
     this.add({
@@ -53,6 +55,7 @@ export class CommandTable {
     if (args.length > command.maxArgs) {
       throw new CommandError(`"${name}" command takes at most ${command.maxArgs} arguments`);
     }
+    await this.beforeEach?.();
     return command.run(args);
   }
 }

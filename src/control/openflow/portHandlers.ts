@@ -12,6 +12,8 @@ const OFPPS_LIVE = 4;
 const OFPQ_ALL = 0xffffffff;
 /** A counter that the device does not have: all ones on the wire. */
 const UNKNOWN = -1;
+/** Counters beyond those of OpenFlow: names that no standard knows. */
+const CUSTOM = /^(ovs_|rx_custom_|[rt]x_q\d+_)/;
 
 /** All ports, or the one that was asked for; none if there is no such port (which is no error). */
 export function selectPorts(ofSwitch: OfSwitch, port: number): BridgePort[] {
@@ -27,7 +29,7 @@ export function portStats(port: BridgePort, nowMs: number): PortStats {
   const counter = (name: string) => statistics[name] ?? UNKNOWN;
   const custom: Record<string, number> = {};
   for (const [name, value] of Object.entries(statistics)) {
-    if (name.startsWith('ovs_')) custom[name] = value;
+    if (CUSTOM.test(name)) custom[name] = value;
   }
   return {
     port: port.ofport,

@@ -10,8 +10,14 @@ import {
   FLOW_SIZE,
   FRAG_LATER,
   K_ARP_SHA,
+  K_CT_IPV6_SRC,
+  K_CT_LABEL,
   K_CT_MARK,
+  K_CT_NW_PROTO,
+  K_CT_NW_SRC,
   K_CT_STATE,
+  K_CT_TP_SRC,
+  K_CT_ZONE,
   K_ETH_DST,
   K_ETH_TYPE,
   K_IN_PORT,
@@ -48,7 +54,7 @@ import { parseExactFlow } from '../wire/openflow/matchParse.ts';
 import { formatMatch } from '../wire/openflow/matchText.ts';
 import { type Action, OFPP_UNSET } from '../wire/openflow/types.ts';
 import { composeFrame, countingPayload } from './composeFrame.ts';
-import type { Datapath, DatapathBridge } from './datapath.ts';
+import type { Datapath, DatapathBridge, LocatedFlow } from './datapath.ts';
 import {
   be16,
   be32,
@@ -69,8 +75,10 @@ import {
 import { extractFlow } from './flowExtract.ts';
 import { parseOdpFlow } from './odpParse.ts';
 import { formatOdpActions } from './odpText.ts';
+import { parseNextState, RECIRC_TRACES_MAX, recircHeading } from './traceRecirc.ts';
+import { conntrackValid } from './translate/ctFields.ts';
 import { translate } from './translate/translate.ts';
-import type { TraceNode, XlateText } from './translate/types.ts';
+import type { Effects, FrozenState, RecircTrace, TraceNode, XlateText } from './translate/types.ts';
 
 /** A request that cannot be traced; the text is what ovs-appctl shows. */
 export class TraceError extends Error {}
@@ -83,6 +91,10 @@ export interface TraceRequest {
   packet: Uint8Array | undefined;
   /** --names: ports by name. */
   names: boolean;
+  /** --ct-next: states that connection tracking gives, in turn. */
+  ctStates: readonly number[];
+  /** The flow comes out of a recirculation. */
+  frozen?: FrozenState | undefined;
 }
 
 const TRANSPORTS = [IPPROTO_TCP, IPPROTO_UDP, IPPROTO_SCTP, IPPROTO_ICMP, IPPROTO_ICMPV6, 2];
@@ -92,10 +104,16 @@ function packetMask(flow: Uint8Array): Uint8Array {
   const mask = new Uint8Array(FLOW_SIZE);
   const cover = (offset: number, bytes: number): void =>
     void mask.fill(0xff, offset, offset + bytes);
-  for (const offset of [K_RECIRC_ID, K_PKT_MARK, K_PRIORITY, K_CT_STATE, K_CT_MARK, F_IN_PORT]) {
+  for (const offset of [K_RECIRC_ID, K_PKT_MARK, K_PRIORITY, K_CT_MARK, F_IN_PORT]) {
     if (be32(flow, offset) !== 0) cover(offset, 4);
   }
   for (let i = 0; i < 16; i++) if (be32(flow, F_REGS + 4 * i) !== 0) cover(F_REGS + 4 * i, 4);
+  if (be32(flow, K_CT_STATE) !== 0) mask[K_CT_STATE + 3] = 0xff;
+  if (be16(flow, K_CT_ZONE) !== 0) cover(K_CT_ZONE, 2);
+  if (!isZero(flow, K_CT_LABEL, 16)) cover(K_CT_LABEL, 16);
+  const originalTuple =
+    flow[K_CT_NW_PROTO] !== 0 && conntrackValid(flow, new Uint8Array(FLOW_SIZE));
+  if (originalTuple) cover(K_CT_TP_SRC, 5);
   if (!isZero(flow, F_METADATA, 8)) cover(F_METADATA, 8);
   if (!isZero(flow, K_TUN_ID, 8)) cover(K_TUN_ID, 8);
   if (be32(flow, K_TUN_DST) !== 0) cover(K_TUN_ID, 16);
@@ -113,7 +131,9 @@ function packetMask(flow: Uint8Array): Uint8Array {
   }
   if (type === ETH_TYPE_IP) {
     cover(K_NW_SRC, 8);
+    if (originalTuple) cover(K_CT_NW_SRC, 8);
   } else if (type === ETH_TYPE_IPV6) {
+    if (originalTuple) cover(K_CT_IPV6_SRC, 32);
     cover(K_IPV6_SRC, 36);
     if (neighborDiscoveryType(flow, new Uint8Array(FLOW_SIZE)) !== 0) {
       cover(K_ARP_SHA, 12);
@@ -206,8 +226,36 @@ function portMap(bridge: DatapathBridge): PortMap {
   return { byNumber: (port) => bridge.ports.get(port)?.name };
 }
 
-/** Traces one flow; with a packet, controllers get what the flow sends them and addresses are learned. */
+/**
+ * Traces a flow, and its recirculations behind it; with a packet, controllers get what the flow sends them and addresses
+ * are learned.
+ */
 export function trace(datapath: Datapath, request: TraceRequest): string {
+  const recircs: RecircTrace[] = [];
+  const held: Effects[] = [];
+  const states = [...request.ctStates];
+  let text = traceOne(datapath, request, recircs, held);
+  for (let i = 0; i < recircs.length && i < RECIRC_TRACES_MAX; i++) {
+    const node = recircs[i]!;
+    const flow = node.flow.slice();
+    text += recircHeading(node, flow, states);
+    const frozen = datapath.recircs.get(node.id);
+    const bridge = (frozen?.bridge as DatapathBridge | undefined) ?? request.bridge;
+    const resumed = { ...request, bridge, flow, frozen };
+    text += traceOne(datapath, resumed, recircs, held, request.bridge);
+  }
+  // The ids have to mean something until the last trace that needs them is written.
+  for (const effects of held) datapath.releaseIds(effects);
+  return text;
+}
+
+function traceOne(
+  datapath: Datapath,
+  request: TraceRequest,
+  recircTraces: RecircTrace[],
+  held: Effects[],
+  traceBridge = request.bridge,
+): string {
   const { bridge, packet } = request;
   const ports = request.names ? portMap(bridge) : undefined;
   const initial = request.flow.slice();
@@ -219,6 +267,11 @@ export function trace(datapath: Datapath, request: TraceRequest): string {
     bridge,
     flow,
     packetIns: datapath.packetIns,
+    recircs: datapath.recircs,
+    frozen: request.frozen,
+    timeoutPolicy: datapath.timeoutPolicy,
+    traceBridge,
+    recircTraces,
     learn: packet !== undefined,
     trace: nodes,
     text: xlateText(ports),
@@ -249,7 +302,7 @@ export function trace(datapath: Datapath, request: TraceRequest): string {
       actions: withoutOutputs(out.program),
     });
   }
-  datapath.packetIns.release(out.effects.packetIns);
+  held.push(out.effects);
   return text;
 }
 
@@ -266,6 +319,7 @@ interface Options {
   generate: boolean;
   names: boolean;
   payload: Uint8Array;
+  ctStates: number[];
   args: string[];
 }
 
@@ -275,6 +329,7 @@ function parseOptions(argv: readonly string[]): Options {
     generate: false,
     names: false,
     payload: countingPayload(64),
+    ctStates: [],
     args: [],
   };
   const rest = [...argv];
@@ -297,7 +352,9 @@ function parseOptions(argv: readonly string[]): Options {
     } else if (arg === '-names' || arg === '--names') {
       options.names = true;
     } else if (arg === '--ct-next') {
-      value(arg); // nothing recirculates through connection tracking yet
+      const state = parseNextState(value(arg));
+      if (typeof state === 'string') throw new TraceError(state);
+      options.ctStates.push(state);
     } else if (arg.startsWith('-')) {
       throw new TraceError(`${arg}: unknown option`);
     } else if (options.args.length >= 3) {
@@ -311,7 +368,7 @@ function parseOptions(argv: readonly string[]): Options {
 
 /** Arguments of ofproto/trace: [dpname] odp_flow | bridge br_flow, options, packet. Throws TraceError. */
 export function parseTraceArguments(datapath: Datapath, argv: readonly string[]): TraceRequest {
-  const { generate, names, payload, args } = parseOptions(argv);
+  const { generate, names, payload, ctStates, args } = parseOptions(argv);
   let packet: Uint8Array | undefined;
   if (!generate && args.length > 1) {
     packet = parseHexFrame(args.at(-1)!);
@@ -337,18 +394,14 @@ export function parseTraceArguments(datapath: Datapath, argv: readonly string[])
       flow.set(metadata.subarray(offset, offset + bytes), offset);
     }
   }
-  return { bridge, flow, packet, names };
+  return { bridge, flow, packet, names, ctStates, frozen: located.frozen };
 }
 
 function vlanLimitOf(bridge: DatapathBridge): number {
   return (bridge as { vlanLimit?: number }).vlanLimit ?? 1;
 }
 
-function parseFlow(
-  datapath: Datapath,
-  args: readonly string[],
-  text: string,
-): { bridge: DatapathBridge; flow: Uint8Array } {
+function parseFlow(datapath: Datapath, args: readonly string[], text: string): LocatedFlow {
   const portByName = (name: string): number | undefined => {
     for (const [number, { port }] of datapath.ports) if (port.name === name) return number;
     return undefined;
@@ -373,11 +426,7 @@ function parseFlow(
   return located;
 }
 
-function parseBridgeFlow(
-  datapath: Datapath,
-  name: string,
-  text: string,
-): { bridge: DatapathBridge; flow: Uint8Array } {
+function parseBridgeFlow(datapath: Datapath, name: string, text: string): LocatedFlow {
   const bridge = datapath.bridges.get(name);
   if (bridge === undefined) throw new TraceError(`${name}: unknown bridge`);
   let flow: Uint8Array;
@@ -392,5 +441,6 @@ function parseBridgeFlow(
   const port = bridge.ports.get(be32(flow, F_IN_PORT));
   const dpPort = port !== undefined && port.dpPort >= 0 ? port.dpPort : datapath.controllerPort();
   putBe32(flow, K_IN_PORT, dpPort);
-  return { bridge, flow };
+  const frozen = datapath.recircs.get(be32(flow, K_RECIRC_ID));
+  return { bridge, flow, frozen };
 }

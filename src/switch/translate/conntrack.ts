@@ -82,6 +82,7 @@ function executeNested(
   wildcards.fill(0, K_CT_MARK, K_CT_MARK + 4);
   wildcards.fill(0, K_CT_LABEL, K_CT_LABEL + 16);
   const read = new Uint8Array(wildcards.length);
+  if (actions.length === 0) report(x, 'action', 'drop'); // so does Open vSwitch
   for (const action of actions) {
     if (x.trace !== undefined) report(x, 'action', x.in.text!.actions([action]));
     if (action.type === 'set_field' || action.type === 'load') {

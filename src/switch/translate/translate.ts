@@ -27,7 +27,7 @@ export function translate(input: XlateIn): XlateOut {
   initWildcards(x.wildcards, original);
   const { frozen } = input;
   const port = input.bridge.ports.get(be32(input.flow, F_IN_PORT));
-  x.trace = report(x, 'bridge', `bridge("${input.bridge.name}")`);
+  x.trace = report(x, 'bridge', `bridge("${(input.traceBridge ?? input.bridge).name}")`);
 
   if (frozen !== undefined) thaw(x, frozen);
   const actions =

@@ -2,7 +2,9 @@
 // everything that was looked at, and the list of side effects that each packet of the megaflow has.
 
 import type { Action, PacketInReason, Subfield } from '../../wire/openflow/types.ts';
+import type { Group, GroupBucket, GroupTable } from '../groups.ts';
 import type { MacTable } from '../macLearning.ts';
+import type { MeterTable } from '../meters.ts';
 import type { BridgePort, Bundle, FlowTable, Rule } from '../types.ts';
 
 export type FragmentMode = 'normal' | 'drop' | 'nx-match';
@@ -16,6 +18,10 @@ export interface XlateBridge {
   readonly ports: ReadonlyMap<number, BridgePort>;
   readonly bundles: Iterable<Bundle>;
   readonly macs: MacTable;
+  readonly groups?: GroupTable;
+  readonly meters?: MeterTable;
+  /** Some controller is configured: buckets that watch OFPP_CONTROLLER are alive. */
+  readonly hasControllers?: boolean;
   readonly forwardBpdu: boolean;
   readonly fragmentMode: FragmentMode;
   /** Hidden rules of table 254: what a packet that matches nothing executes. */
@@ -80,7 +86,15 @@ export interface RecircTrace {
   readonly nat: (Action & { type: 'nat' }) | undefined;
 }
 
-export type TraceType = 'detail' | 'warn' | 'error' | 'bridge' | 'table' | 'action' | 'thaw';
+export type TraceType =
+  | 'detail'
+  | 'warn'
+  | 'error'
+  | 'bridge'
+  | 'table'
+  | 'action'
+  | 'thaw'
+  | 'bucket';
 export interface TraceNode {
   type: TraceType;
   text: string;
@@ -100,6 +114,8 @@ export interface Effects {
   rules: Rule[];
   tables: { table: FlowTable; matched: boolean }[];
   macs: MacEffect[];
+  /** Groups taken; no bucket: all of them. */
+  groups: { group: Group; bucket: GroupBucket | undefined }[];
   /** Patch ports crossed: out of one, into the other. */
   patches: { tx: BridgePort; rx: BridgePort }[];
   bridges: Set<XlateBridge>;
@@ -145,6 +161,8 @@ export interface XlateIn {
   /** Teach MAC tables now (a packet is at hand). */
   readonly learn: boolean;
   readonly trace?: TraceNode[];
+  /** ofproto/trace names the bridge in which the trace began, wherever the pipeline goes on. */
+  readonly traceBridge?: XlateBridge;
   /** ofproto/trace: recirculations are added. */
   readonly recircTraces?: RecircTrace[];
   /** Lent records: `flow` is scratch.flow then, and the result's wildcards are scratch.wildcards. */

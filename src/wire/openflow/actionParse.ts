@@ -1,6 +1,7 @@
 // Actions from text, as ovs-ofctl takes them (ovs-actions(7)): the ones that the switch itself executes. Errors are
 // TextError with Open vSwitch's words where users meet them.
 
+import { parseCt } from './ctParse.ts';
 import { toBytes } from './fieldAccess.ts';
 import { fieldByName, findField } from './fields.ts';
 import type { PortMap } from './fieldText.ts';
@@ -238,6 +239,7 @@ const PARSERS: Readonly<Record<string, Parser>> = {
   push: (s) => ({ type: 'stack_push', subfield: parseSubfield(s) }),
   pop: (s) => ({ type: 'stack_pop', subfield: parseSubfield(s) }),
   clone: (s, _, ports) => ({ type: 'clone', actions: parseActions(s, ports) }),
+  ct: (s, _, ports) => parseCt(s, ports),
   ct_clear: () => ({ type: 'ct_clear' }),
   meter: (s) => ({ type: 'meter', meterId: number(s, 'meter', 0xffffffff) }),
   clear_actions: () => ({ type: 'clear_actions' }),

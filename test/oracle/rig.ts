@@ -36,6 +36,7 @@ import {
 import { QUEUE_FRAME, queueAddress } from '../../contract/port.ts';
 import { build } from '../../scripts/build.ts';
 import { Arena } from '../../src/engine/arena.ts';
+import { ConntrackTable } from '../../src/engine/conntrack.ts';
 import { dataPlaneImports, loadDataPlane } from '../../src/engine/dataPlane.ts';
 import { FlowTable } from '../../src/engine/flowTable.ts';
 import { Grace } from '../../src/engine/grace.ts';
@@ -71,6 +72,7 @@ export class Rig {
   readonly ports: Ports;
   readonly grace: Grace;
   readonly flows: FlowTable;
+  readonly conntrack: ConntrackTable;
   dataPlane: DataPlane;
   private readonly module: WebAssembly.Module;
   nowNs = 1e6;
@@ -99,6 +101,7 @@ export class Rig {
     this.set(CTL_CACHE_INSERT_INV_PROB, 1);
     this.set(CTL_UPCALLS_ENABLED, 1);
     this.dataPlane.start(0, 0);
+    this.conntrack = new ConntrackTable(this.memory, this.instantiate(), () => this.nowNs / 1e6);
   }
 
   private instantiate(): DataPlane {

@@ -50,6 +50,17 @@ export const CT_ALG_TFTP = 2048;
 export const CT_CLEAR = 4096;
 export const CT_NAT_V6 = 8192; // the NAT addresses are IPv6
 
+export const ACT_HASH = 33; // words 3: [1] HASH_L4 | HASH_L4_SYMMETRIC [2] basis: a hash, never 0, into K_DP_HASH
+
+export const ACT_METER = 34; // words 2: [1] meter (contract/meter.ts); packets over its rate are dropped
+export const ACT_CLONE = 35; // [1] CLONE_* [2 …] program, run on a clone of the packet
+export const ACT_CHECK_PKT_LEN = 36; // [1] bytes [2] words of the first program [3 …] programs for longer and for other frames
+
+/** Open vSwitch would say "sample" with a probability of 100 %: the text shows it so. */
+export const CLONE_SAMPLE = 1;
+export const HASH_L4 = 0;
+export const HASH_L4_SYMMETRIC = 1; // the same for both directions of a connection
+
 /** Longest program in words: a flow that needs more is translated to "to userspace" (slow path). */
 export const ACTIONS_MAX_WORDS = 4096;
 

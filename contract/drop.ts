@@ -34,4 +34,5 @@ export const DROP_INJECT_FULL = 25; // inject ring full (packet-out)
 export const DROP_NO_LEARNED_PORT = 26; // NORMAL: would go back out of the input port, or multicast to nowhere
 export const DROP_RESERVED_MAC = 27; // NORMAL: 01:80:c2:00:00:0x without forward-bpdu
 export const DROP_NO_WINDOW = 28; // a chunk of guest memory could not be mapped: window space is exhausted
+export const DROP_METER = 29; // over the rate of a meter
 export const DROP_COUNT = 64; // room in the counter arrays

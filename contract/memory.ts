@@ -14,7 +14,8 @@
 //   0x1000_0000 128 MiB   megaflow records, subtables, hash index              (contract/table.ts)
 //   0x1800_0000 128 MiB   flow counters         per worker
 //   0x2000_0000  64 MiB   microflow caches      MAX_WORKERS x 4 MiB
-//   0x2400_0000 448 MiB   arena of the control plane: frame slots of kernel ports, AF_XDP UMEM and rings
+//   0x2400_0000  32 MiB   meters                                            (contract/meter.ts)
+//   0x2600_0000 416 MiB   arena of the control plane: frame slots of kernel ports, AF_XDP UMEM and rings
 //   0x4000_0000 768 MiB   connection tracking: connections, index, locks        (contract/ct.ts)
 //   0x7000_0000 2.25 GiB  windows on guest memory, 2 MiB chunks aligned by the memory's real address
 //
@@ -38,8 +39,9 @@ export const FLOW_TABLE_SIZE = 0x08000000;
 export const FLOW_COUNTERS_BASE = 0x18000000;
 export const FLOW_COUNTERS_SIZE = 0x08000000;
 export const CACHE_BASE = 0x20000000;
-export const ARENA_BASE = 0x24000000;
-export const ARENA_SIZE = 0x1c000000;
+export const METER_BASE = 0x24000000;
+export const ARENA_BASE = 0x26000000;
+export const ARENA_SIZE = 0x1a000000;
 export const CT_BASE = 0x40000000;
 export const CT_SIZE = 0x30000000;
 export const WINDOW_BASE = 0x70000000;

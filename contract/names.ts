@@ -30,4 +30,5 @@ export const DROP_NAMES: readonly string[] = [
   'no_learned_port',
   'reserved_mac',
   'window_space_exhausted',
+  'meter',
 ];

@@ -78,10 +78,12 @@ export function resetAct(): void {
   resetNested();
 }
 
-/** Runs `program` on the `n` packets of `list`, which it may reorder and shorten. */
-export function execute(program: u32, list: u32, n: i32): void {
+/**
+ * Runs `program` on the `n` packets of `list`, which it may reorder and shorten. `modified`: their headers differ from
+ * the key, which stays what the look-up saw until the end.
+ */
+export function execute(program: u32, list: u32, n: i32, modified: bool = false): void {
   let handedOn = false; // the packets have gone somewhere, so the end of the program is no drop
-  let modified = false; // headers differ from the key, which stays what the look-up saw until the end
   let at = program;
   while (n > 0) {
     const header = load<u32>(at);
@@ -115,11 +117,11 @@ export function execute(program: u32, list: u32, n: i32): void {
     } else if (op === ACT_HASH) {
       for (let i = 0; i < n; i++) hash(load<u32>(list + (i << 2)), operands, modified);
     } else if (op === ACT_CLONE) {
-      cloneAll(operands, list, n, last);
+      cloneAll(operands, list, n, last, modified);
       if (last) return;
       handedOn = true;
     } else if (op === ACT_CHECK_PKT_LEN) {
-      checkLengthAll(operands, list, n, last);
+      checkLengthAll(operands, list, n, last, modified);
       if (last) return;
       handedOn = true;
     } else if (op === ACT_DROP) {

@@ -13,6 +13,7 @@
 //   0x09000  packets to recirculate       1 024 x u32
 //   0x0a000  queues that had packets in the last poll: queue, packets   2 048 x 8
 //   0x0e000  flow key of a packet that goes to the control plane    KEY_STRIDE
+//   0x0f000  lists of one packet for nested programs                NEST_MAX x u32
 //   0x10000  output batches of the slots     64 x 256 x u32
 
 import { PV_LOOKUP } from '../contract/packet.ts';
@@ -29,7 +30,11 @@ export const S_FREE: u32 = PV_LOOKUP + 0x8400;
 export const S_RECIRC: u32 = PV_LOOKUP + 0x9000;
 export const S_BUSY: u32 = PV_LOOKUP + 0xa000;
 export const S_UPCALL_KEY: u32 = PV_LOOKUP + 0xe000;
+export const S_NEST: u32 = PV_LOOKUP + 0xf000;
 export const S_BATCHES: u32 = PV_LOOKUP + 0x10000;
+
+/** Programs inside of programs. */
+export const NEST_MAX: u32 = 64;
 
 /** Most packets in any list. */
 export const LIST_MAX: i32 = 1024;

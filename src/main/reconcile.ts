@@ -15,7 +15,7 @@ import {
 } from '../control/ovsdb/columns.ts';
 import type { NetdevContext } from '../port/types.ts';
 import { SwitchBridge } from '../switch/bridge.ts';
-import { checkActions } from '../switch/checkActions.ts';
+import { checkActions, checkBucketActions } from '../switch/checkActions.ts';
 import { DEFAULT_PREFIXES } from '../switch/classifier.ts';
 import type { Datapath } from '../switch/datapath.ts';
 import type { Dummies } from './dummies.ts';
@@ -134,7 +134,15 @@ export class Reconciler {
       datapathId: intent.datapathId ?? 0n,
       failMode: intent.failMode,
     });
-    const connmgr = new Connmgr({ bridge, runDir, log: connmgrLog, rconnLog, checkActions });
+    const connmgr = new Connmgr({
+      bridge,
+      runDir,
+      log: connmgrLog,
+      rconnLog,
+      checkActions: (actions, match, table, version) =>
+        checkActions(actions, match, table, version, bridge),
+      checkBucket: checkBucketActions,
+    });
     const ports = new BridgePorts({ bridge, connmgr, context, dummies, log, onChange: onStatus });
     const unit: BridgeUnit = {
       uuid: intent.uuid,

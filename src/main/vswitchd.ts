@@ -15,6 +15,7 @@ import { useLinkMonitor } from '../port/kernelLink.ts';
 import { Datapath } from '../switch/datapath.ts';
 import { datapathColumns } from './capabilities.ts';
 import { switchCommands } from './commands.ts';
+import { CtZones, ctZonesFrom } from './ctZones.ts';
 import { ifaceTypes } from './devices.ts';
 import { Dummies, type DummyLevel } from './dummies.ts';
 import { type DummyClock, installDummyClock } from './dummyClock.ts';
@@ -58,6 +59,7 @@ class Daemon implements Vswitchd {
   readonly #client: OvsdbClient;
   readonly #publisher: Publisher;
   readonly #links: Disposable;
+  readonly #ctZones: CtZones;
   readonly #dummies: Dummies | undefined;
   readonly #clock: DummyClock | undefined;
   #dirty = false;
@@ -106,6 +108,11 @@ class Daemon implements Vswitchd {
       connmgrLog: vlog.module('connmgr'),
       rconnLog: vlog.module('rconn'),
       onStatus: () => this.#publisher.statusChanged(),
+    });
+    this.#ctZones = new CtZones({
+      conntrack: this.engine.conntrack,
+      warn: (text) => vlog.module('bridge').warn(text),
+      onChange: (policies) => this.datapath.setZonePolicies(policies),
     });
     this.#client = new OvsdbClient({
       remote: options.database,
@@ -198,6 +205,7 @@ class Daemon implements Vswitchd {
     const intent = intentFrom(snapshot);
     if (!intent || !snapshot.root) return;
     this.#options.coverage.hit('bridge_reconfigure');
+    this.#ctZones.apply(ctZonesFrom(snapshot));
     await this.reconciler.apply(intent);
     const identity: Wanted = {
       Open_vSwitch: new Map([

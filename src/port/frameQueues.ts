@@ -1,7 +1,10 @@
 // Gives a kernel device its two queues in the data plane: lays out the rings of contract/frame.ts in the arena.
 //
-//   arena   receive: mmsghdr[32] iovec[32] control[32] slots[32]      about 2.1 MiB, committed as it is used
-//           transmit: mmsghdr[1024] iovec[1024] offsets[1024] byte ring (2 MiB)
+//   arena   receive: mmsghdr[n] iovec[n] control[n] slots[n]          a slot takes a frame of 64 KiB
+//           transmit: mmsghdr[m] iovec[m] offsets[m] byte ring
+//
+// Addresses are what is scarce, memory is committed as it is used: the first ports get room for large bursts; where there
+// are many, later ones make do with smaller bursts (SIZES), so that more than 500 fit.
 
 import {
   CONTROL_SIZE,
@@ -32,10 +35,21 @@ import type { Engine } from '../engine/types.ts';
 import { PACKET_VNET_SIZE } from '../sys/packetSocket.ts';
 import { TAP_VNET_SIZE } from '../sys/tun.ts';
 
-const RX_ENTRIES = 32;
 const SLOT_SIZE = FRAME_SLOT_HEAD + FRAME_MAX;
-const TX_ENTRIES = 1024;
-const TX_RING_BYTES = 2 << 20;
+
+interface Sizes {
+  /** Powers of two. */
+  readonly rxEntries: number;
+  readonly txEntries: number;
+  readonly txBytes: number;
+}
+
+/** What a port gets while at least this share of the arena is free: 4.2, 2.1, 0.5 MiB. */
+const SIZES: readonly (readonly [share: number, sizes: Sizes])[] = [
+  [3 / 4, { rxEntries: 32, txEntries: 1024, txBytes: 2 << 20 }],
+  [5 / 8, { rxEntries: 16, txEntries: 512, txBytes: 1 << 20 }],
+  [0, { rxEntries: 4, txEntries: 256, txBytes: 256 << 10 }],
+];
 
 let epoch = 0;
 
@@ -53,8 +67,10 @@ export function addFrameQueues(
   style: number,
 ): FrameQueues {
   const vnet = style === FRAME_PACKET ? PACKET_VNET_SIZE : TAP_VNET_SIZE;
-  const rxBytes = RX_ENTRIES * (MMSG_SIZE + IOV_SIZE + CONTROL_SIZE + SLOT_SIZE);
-  const txBytes = TX_ENTRIES * (MMSG_SIZE + IOV_SIZE + 4) + TX_RING_BYTES;
+  const free = engine.arenaFree();
+  const [, sizes] = SIZES.find(([share]) => free >= share)!;
+  const rxBytes = sizes.rxEntries * (MMSG_SIZE + IOV_SIZE + CONTROL_SIZE + SLOT_SIZE);
+  const txBytes = sizes.txEntries * (MMSG_SIZE + IOV_SIZE + 4) + sizes.txBytes;
   const rxArena = engine.allocArena(rxBytes, 4096);
   let txArena: number;
   try {
@@ -64,7 +80,7 @@ export function addFrameQueues(
     throw thrown;
   }
   const queues: number[] = [];
-  const free = (): void => {
+  const release = (): void => {
     for (const queue of queues) engine.removeQueue(queue);
     engine.freeArena(rxArena);
     engine.freeArena(txArena);
@@ -73,18 +89,18 @@ export function addFrameQueues(
     const rx = { direction: 'rx', index: 0, kind: QUEUE_FRAME, waitFd: fd } as const;
     const tx = { direction: 'tx', index: 0, kind: QUEUE_FRAME, waitFd: -1 } as const;
     queues.push(engine.addQueue(port, rx));
-    layOut(engine, queues[0]!, rxArena, { fd, style, vnet, receive: true });
+    layOut(engine, queues[0]!, rxArena, { fd, style, vnet, sizes, receive: true });
     queues.push(engine.addQueue(port, tx));
-    layOut(engine, queues[1]!, txArena, { fd, style, vnet, receive: false });
+    layOut(engine, queues[1]!, txArena, { fd, style, vnet, sizes, receive: false });
     for (const queue of queues) engine.attachQueue(queue);
   } catch (thrown) {
-    free();
+    release();
     throw thrown;
   }
   return {
     close: async () => {
       await Promise.all(queues.map((queue) => engine.detachQueue(queue)));
-      free();
+      release();
     },
   };
 }
@@ -93,14 +109,15 @@ interface Layout {
   fd: number;
   style: number;
   vnet: number;
+  sizes: Sizes;
   receive: boolean;
 }
 
 /** Writes the queue record and the structures that never change. */
 function layOut(engine: Engine, queue: number, arena: number, layout: Layout): void {
-  const { receive, vnet } = layout;
+  const { receive, vnet, sizes } = layout;
   const view = new DataView(engine.memory.buffer);
-  const entries = receive ? RX_ENTRIES : TX_ENTRIES;
+  const entries = receive ? sizes.rxEntries : sizes.txEntries;
   const messages = arena;
   const iovs = messages + entries * MMSG_SIZE;
   const third = iovs + entries * IOV_SIZE; // receive: control buffers; transmit: offsets
@@ -135,7 +152,7 @@ function layOut(engine: Engine, queue: number, arena: number, layout: Layout): v
   view.setUint32(q + FQ_CONTROL, withControl ? third : 0, true);
   view.setUint32(q + FQ_OFFSETS, receive ? 0 : third, true);
   view.setUint32(q + FQ_DATA, data, true);
-  view.setUint32(q + FQ_DATA_SIZE, receive ? SLOT_SIZE : TX_RING_BYTES, true);
+  view.setUint32(q + FQ_DATA_SIZE, receive ? SLOT_SIZE : sizes.txBytes, true);
   view.setUint32(q + FQ_VNET, vnet, true);
   view.setBigUint64(q + FQ_REAL, engine.base, true);
   view.setUint32(q + FQ_EPOCH, ++epoch, true);

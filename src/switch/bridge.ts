@@ -14,6 +14,7 @@ import {
   KEY_SIZE,
 } from '../../contract/key.ts';
 import type { Netdev } from '../port/types.ts';
+import type { CtFlushMatch } from '../wire/openflow/ctFlush.ts';
 import {
   type Action,
   type Match,
@@ -25,11 +26,14 @@ import {
 } from '../wire/openflow/types.ts';
 import { checkActions } from './checkActions.ts';
 import { Classifier } from './classifier.ts';
+import { flushConnections } from './ctMatch.ts';
 import type { Datapath, DatapathBridge } from './datapath.ts';
 import { newRecord, putBe32 } from './flow.ts';
 import { extractFlow } from './flowExtract.ts';
+import { GroupTable } from './groups.ts';
 import { MacTable } from './macLearning.ts';
 import { credit } from './megaflow.ts';
+import { MeterTable } from './meters.ts';
 import { describePort } from './portDesc.ts';
 import { splitProgram } from './slowPath.ts';
 import { translate } from './translate/translate.ts';
@@ -117,6 +121,10 @@ export class SwitchBridge implements DatapathBridge {
   failMode: 'standalone' | 'secure';
   readonly tables: readonly Classifier[];
   readonly macs: MacTable;
+  readonly groups: GroupTable;
+  readonly meters: MeterTable;
+  /** Written by the OpenFlow front-end. */
+  hasControllers = false;
   readonly missRule: Rule;
   readonly noPacketInRule: Rule;
   readonly dropFragmentsRule: Rule;
@@ -140,6 +148,12 @@ export class SwitchBridge implements DatapathBridge {
     this.failMode = options.failMode ?? 'standalone';
     this.tables = Array.from({ length: N_TABLES }, (_, id) => new Classifier(id));
     this.macs = new MacTable(() => this.nowMs());
+    this.groups = new GroupTable(() => this.nowMs());
+    this.meters = new MeterTable({
+      records: options.datapath.meters,
+      nowMs: () => this.nowMs(),
+      settled: () => this.settled(),
+    });
     this.missRule = hiddenRule(
       [{ type: 'controller', maxLen: 0xffff, controllerId: 0, reason: IMPLICIT_MISS }],
       1,
@@ -334,6 +348,10 @@ export class SwitchBridge implements DatapathBridge {
 
   syncStats(): void {
     this.datapath.syncStats();
+  }
+
+  ctFlush(zone: number | undefined, match?: CtFlushMatch): void {
+    flushConnections(this.datapath.engine.conntrack, zone, match);
   }
 
   nowMs(): number {

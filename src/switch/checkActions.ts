@@ -1,7 +1,13 @@
 // May a flow (or packet-out) with this match have these actions? Asked when it is added, so that translation never meets
 // an action that it cannot do. Errors are those of Open vSwitch (ovs-actions(7), "Error messages").
 
-import { K_VLAN0_TCI, K_VLAN0_TPID, K_VLAN1_TCI, VLAN_PRESENT } from '../../contract/key.ts';
+import {
+  FLOW_SIZE,
+  K_VLAN0_TCI,
+  K_VLAN0_TPID,
+  K_VLAN1_TCI,
+  VLAN_PRESENT,
+} from '../../contract/key.ts';
 import { type Field, findField } from '../wire/openflow/fields.ts';
 import { prereqOk } from '../wire/openflow/prereq.ts';
 import {
@@ -45,6 +51,13 @@ interface Check {
   readonly mask: Uint8Array;
   readonly table: number;
   readonly version: OfVersion | undefined;
+  readonly has: Existing | undefined;
+}
+
+/** What actions may refer to. */
+export interface Existing {
+  readonly groups?: { has(id: number): boolean };
+  readonly meters?: { has(id: number): boolean };
 }
 
 function fail(code: string, text: string): never {
@@ -188,9 +201,11 @@ function checkOne(c: Check, action: Action): void {
       for (const nested of action.actions) checkOne(c, nested);
       return;
     case 'meter':
+      if (c.has?.meters?.has(action.meterId) === true) return;
       fail('OFPMMFC_INVALID_METER', `meter ${action.meterId} does not exist`);
       return;
     case 'group':
+      if (c.has?.groups?.has(action.group) === true) return;
       fail('OFPBAC_BAD_OUT_GROUP', `group ${action.group} does not exist`);
       return;
     case 'controller':
@@ -219,6 +234,31 @@ function checkOne(c: Check, action: Action): void {
   }
 }
 
+/** Errors that depend on the packet, or on what may be there when it comes. */
+const LATER: ReadonlySet<string> = new Set([
+  'OFPBAC_MATCH_INCONSISTENT',
+  'OFPBAC_BAD_OUT_GROUP',
+  'OFPMMFC_INVALID_METER',
+]);
+
+/** Throws OfError if the bridge cannot execute an action of a bucket, whatever packet it meets. */
+export function checkBucketActions(actions: readonly Action[]): void {
+  const c: Check = {
+    key: new Uint8Array(FLOW_SIZE),
+    mask: new Uint8Array(FLOW_SIZE),
+    table: 0xff,
+    version: undefined,
+    has: undefined,
+  };
+  for (const action of actions) {
+    try {
+      checkOne(c, action);
+    } catch (error) {
+      if (!(error instanceof OfError) || !LATER.has(error.code)) throw error;
+    }
+  }
+}
+
 /** A flow that is part of conjunctions does nothing itself. */
 function checkConjunctions(actions: readonly Action[]): void {
   for (const { type } of actions) {
@@ -236,11 +276,12 @@ export function checkActions(
   match: Match,
   table: number,
   version?: OfVersion,
+  has?: Existing,
 ): void {
   if (actions.some(({ type }) => type === 'conjunction')) {
     checkConjunctions(actions);
     return;
   }
-  const c: Check = { key: match.key.slice(), mask: match.mask, table, version };
+  const c: Check = { key: match.key.slice(), mask: match.mask, table, version, has };
   for (const action of actions) checkOne(c, action);
 }

@@ -3,6 +3,7 @@
 import { K_IN_PORT } from '../../contract/key.ts';
 import type { SwitchBridge } from './bridge.ts';
 import { CommandFailure, type SwitchCommand } from './commandTypes.ts';
+import { ctCommandTable } from './ctCommands.ts';
 import type { Datapath, DatapathBridge } from './datapath.ts';
 import { checkDatapath, dpctlOptions } from './dpctl.ts';
 import { be32 } from './flow.ts';
@@ -252,25 +253,25 @@ const FEATURES: readonly [string, string][] = [
   ['Truncate action', 'Yes'],
   ['Clone action', 'No'],
   ['Sample nesting', '0'],
-  ['Conntrack eventmask', 'No'],
-  ['Conntrack clear', 'No'],
+  ['Conntrack eventmask', 'Yes'],
+  ['Conntrack clear', 'Yes'],
   ['Max dp_hash algorithm', '0'],
   ['Check pkt length action', 'No'],
-  ['Conntrack timeout policy', 'No'],
+  ['Conntrack timeout policy', 'Yes'],
   ['Explicit Drop action', 'Yes'],
   ['Optimized Balance TCP mode', 'No'],
-  ['Conntrack all-zero IP SNAT', 'No'],
+  ['Conntrack all-zero IP SNAT', 'Yes'],
   ['MPLS Label add', 'No'],
   ['Max VLAN headers', '2'],
   ['Max MPLS depth', '0'],
   ['Recirc', 'Yes'],
-  ['CT state', 'No'],
-  ['CT zone', 'No'],
-  ['CT mark', 'No'],
-  ['CT label', 'No'],
-  ['CT state NAT', 'No'],
-  ['CT orig tuple', 'No'],
-  ['CT orig tuple for IPv6', 'No'],
+  ['CT state', 'Yes'],
+  ['CT zone', 'Yes'],
+  ['CT mark', 'Yes'],
+  ['CT label', 'Yes'],
+  ['CT state NAT', 'Yes'],
+  ['CT orig tuple', 'Yes'],
+  ['CT orig tuple for IPv6', 'Yes'],
   ['IPv6 ND Extension', 'No'],
 ];
 
@@ -296,6 +297,7 @@ export function switchCommandTable(datapath: Datapath): SwitchCommand[] {
   ): SwitchCommand => ({ name, usage, minArgs, maxArgs, run });
   const bridges = (): DatapathBridge[] => [...datapath.bridges.values()];
   return [
+    ...ctCommandTable(() => datapath.engine.conntrack),
     command('fdb/show', 'bridge', 1, 1, ([name]) => fdbShow(bridgeNamed(datapath, name))),
     command('fdb/stats-show', 'bridge', 1, 1, ([name]) => fdbStats(bridgeNamed(datapath, name))),
     command('fdb/stats-clear', '[bridge]', 0, 1, ([name]) => {

@@ -22,11 +22,12 @@ import {
   KEY_SIZE,
 } from '../../contract/key.ts';
 import { MAX_PORTS } from '../../contract/port.ts';
+import { MeterRecords } from '../engine/meters.ts';
 import type { Engine, Upcall } from '../engine/types.ts';
 import type { PacketIn } from '../wire/openflow/types.ts';
 import { be32, newRecord, putBe32 } from './flow.ts';
 import { credit, creditStats, hashKey, type Megaflow, MegaflowTable } from './megaflow.ts';
-import { PacketIns } from './packetIns.ts';
+import { addConntrackMetadata, PacketIns } from './packetIns.ts';
 import { RecircIds, thawMetadata } from './recirc.ts';
 import { Revalidator } from './revalidate.ts';
 import { slowPathProgram, splitProgram } from './slowPath.ts';
@@ -72,12 +73,12 @@ export class Datapath {
   readonly name: string;
   readonly engine: Engine;
   readonly megaflows = new MegaflowTable();
+  readonly meters: MeterRecords;
   readonly packetIns: PacketIns;
   readonly recircs: RecircIds;
   readonly revalidator: Revalidator;
   readonly upcalls: UpcallQueue;
-  /** Timeout policies of zones of connection tracking that have one (CT_Zone). Call revalidator.changed() after. */
-  zonePolicies: ReadonlyMap<number, number> = new Map();
+  #zonePolicies: ReadonlyMap<number, number> = new Map();
   /** Lent to one translation after the other. */
   readonly scratch = newScratch();
   /** A mask, for the revalidator. */
@@ -96,6 +97,7 @@ export class Datapath {
 
   constructor(options: DatapathOptions) {
     this.engine = options.engine;
+    this.meters = new MeterRecords(options.engine.memory);
     this.name = options.name ?? 'netdev@ovs-netdev';
     this.#log = options.log;
     this.packetIns = new PacketIns(() => this.engine.nowMs());
@@ -170,8 +172,14 @@ export class Datapath {
     return { bridge, flow, frozen };
   }
 
-  /** Timeout policy of a zone of connection tracking, 0 = default. */
-  readonly timeoutPolicy = (zone: number): number => this.zonePolicies.get(zone) ?? 0;
+  /** Timeout policy of a zone of connection tracking, 0 = default (XlateIn.timeoutPolicy). */
+  readonly timeoutPolicy = (zone: number): number => this.#zonePolicies.get(zone) ?? 0;
+
+  /** Timeout policies of the zones that have one (CT_Zone). */
+  setZonePolicies(policies: ReadonlyMap<number, number>): void {
+    this.#zonePolicies = policies;
+    for (const bridge of this.#bridges.values()) this.revalidator.changed(bridge);
+  }
 
   /** Datapath port that stands for "no port" in packets of controllers. */
   controllerPort(): number {
@@ -349,6 +357,7 @@ function packetIn(spec: PacketInSpec, upcall: Upcall): PacketIn {
     mask.fill(0xff, F_METADATA, F_METADATA + 8);
   }
   mask.fill(0xff, F_IN_PORT, F_IN_PORT + 4);
+  addConntrackMetadata(upcall.key, key, mask);
   return {
     bufferId: 0xffffffff,
     totalLen: upcall.packetLen,

@@ -10,7 +10,7 @@
 //                             → rollback() tables as before, nobody has noticed
 
 import { F_TUN_METADATA } from '../../contract/key.ts';
-import type { TlvMapping } from '../wire/openflow/messages.ts';
+import type { GroupMod, TlvMapping } from '../wire/openflow/messages.ts';
 import {
   type Action,
   type FlowMod,
@@ -19,7 +19,7 @@ import {
   OfError,
   type OfVersion,
 } from '../wire/openflow/types.ts';
-import { actionsEqual, mentionsField } from './flowModsActions.ts';
+import { actionsEqual, groupsOf, mentionsField, metersOf } from './flowModsActions.ts';
 import {
   COOKIE_ALL_ONES,
   checkFlowMod,
@@ -35,6 +35,7 @@ import {
   tablesOf,
   writableTable,
 } from './flowModsRules.ts';
+import type { Meter } from './meters.ts';
 import type { Bridge, Rule } from './types.ts';
 
 export type RemovedReason =
@@ -42,7 +43,8 @@ export type RemovedReason =
   | 'hard_timeout'
   | 'delete'
   | 'eviction'
-  | 'group_delete';
+  | 'group_delete'
+  | 'meter_delete';
 
 /** Who asked for a change: lets a flow monitor abbreviate what its own connection did. */
 export interface Requester {
@@ -134,6 +136,27 @@ export class FlowTables {
       throw error;
     }
     transaction.commit();
+  }
+
+  /** One group-mod by itself. Throws OfError and leaves groups and tables as they were. */
+  applyGroup(mod: GroupMod, requester?: Requester): void {
+    const transaction = this.begin();
+    transaction.applyGroup(mod, requester);
+    transaction.commit();
+  }
+
+  /** Removes meters with the flows that use them. */
+  removeMeters(meters: readonly Meter[], requester?: Requester): void {
+    const gone = new Set(meters.map((meter) => meter.id));
+    const transaction = this.begin();
+    for (const table of this.bridge.tables) {
+      for (const rule of table) {
+        if (!metersOf(rule.actions).some((id) => gone.has(id))) continue;
+        transaction.remove(rule, 'meter_delete', requester);
+      }
+    }
+    transaction.commit();
+    for (const meter of meters) this.bridge.meters?.remove(meter);
   }
 
   /** Loose matching, for statistics, deletes and modifies. Throws OFPBRC_BAD_TABLE_ID. */
@@ -232,6 +255,7 @@ export class FlowTransaction {
   readonly #checkActions: CheckActions | undefined;
   readonly #undo: (() => void)[] = [];
   readonly #events: FlowEvent[] = [];
+  #groupsChanged = false;
 
   constructor(tables: FlowTables, checkActions: CheckActions | undefined) {
     this.#tables = tables;
@@ -260,8 +284,28 @@ export class FlowTransaction {
     }
   }
 
+  /** A group-mod. Flows that name a group which goes are removed. Throws OfError. */
+  applyGroup(mod: GroupMod, requester?: Requester): void {
+    const { bridge } = this.#tables;
+    const { deleted, undo } = bridge.groups.apply(mod);
+    this.#undo.push(undo);
+    this.#groupsChanged = true;
+    if (deleted.length === 0) return;
+    const gone = new Set(deleted.map((group) => group.id));
+    const doomed: Rule[] = [];
+    for (const table of bridge.tables) {
+      for (const rule of table) {
+        if (groupsOf(rule.actions).some((id) => gone.has(id))) doomed.push(rule);
+      }
+    }
+    for (const rule of doomed) this.remove(rule, 'group_delete', requester);
+  }
+
   commit(): void {
-    if (this.#events.length === 0) return;
+    if (this.#events.length === 0) {
+      if (this.#groupsChanged) this.#tables.bridge.flowsChanged();
+      return;
+    }
     this.#undo.length = 0;
     const { bridge, onEvents } = this.#tables;
     // The last word on counters that flow-removed messages will quote, before translation forgets the rules.

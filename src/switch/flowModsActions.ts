@@ -24,6 +24,26 @@ export function outputsToGroup(actions: readonly Action[], group: number): boole
   return some(actions, (action) => action.type === 'group' && action.group === group);
 }
 
+/** The groups that the actions name, with repetitions. */
+export function groupsOf(actions: readonly Action[]): number[] {
+  const groups: number[] = [];
+  some(actions, (action) => {
+    if (action.type === 'group') groups.push(action.group);
+    return false;
+  });
+  return groups;
+}
+
+/** The meters that packets of the flow pass, with repetitions. */
+export function metersOf(actions: readonly Action[]): number[] {
+  const meters: number[] = [];
+  some(actions, (action) => {
+    if (action.type === 'meter') meters.push(action.meterId);
+    return false;
+  });
+  return meters;
+}
+
 /** True if some action reads or writes the field of this name. */
 export function mentionsField(value: unknown, field: string): boolean {
   if (value === field) return true;

@@ -149,6 +149,14 @@ export function credit(effects: Effects, packets: number, bytes: number, usedMs:
     // A bundle without ports has been removed: it must not be learned again.
     if (bundle.ports.length > 0) bridge.macs.update(mac, 0, vlan, bundle, gratuitousArp, usedMs);
   }
+  for (const { group, bucket } of effects.groups) {
+    group.packets += packets;
+    group.bytes += bytes;
+    for (const one of bucket === undefined ? group.buckets : [bucket]) {
+      one.packets += packets;
+      one.bytes += bytes;
+    }
+  }
   for (const { tx, rx } of effects.patches) {
     const from = patchCounters(tx);
     const to = patchCounters(rx);

@@ -4,8 +4,11 @@
 //   bytes:0, used:never, actions:set(eth(dst=…)),3
 
 import {
+  ACT_CT,
   ACT_DROP,
   ACT_END,
+  ACT_HASH,
+  ACT_METER,
   ACT_OUTPUT,
   ACT_POP_VLAN,
   ACT_PUSH_VLAN,
@@ -20,6 +23,7 @@ import {
   ACT_SET_VLAN,
   ACT_TRUNC,
   ACT_USERSPACE,
+  HASH_L4,
   UPCALL_CONTROLLER,
   UPCALL_SLOW,
 } from '../../contract/action.ts';
@@ -61,12 +65,14 @@ import {
   ND_ADVERT,
   ND_SOLICIT,
 } from './flow.ts';
+import { ctActionText, ctKeyParts, ctTupleGroup } from './odpCt.ts';
 import {
   formatBytes,
   ipv6Text,
   macText,
   ODP_ARP,
   ODP_ETH,
+  ODP_GROUPS,
   ODP_ICMP,
   ODP_ICMPV6,
   ODP_IPV4,
@@ -283,6 +289,12 @@ function numberPart(
   return [`${name}(${hex(be32(key, offset))}${bits === 0xffffffff ? '' : `/${hex(bits)}`})`];
 }
 
+function ctTupleParts(key: Uint8Array, mask: Uint8Array, verbose: boolean): string[] {
+  const name = ctTupleGroup(key);
+  const text = name && groupText(ODP_GROUPS.get(name)!, key, mask, verbose);
+  return text === undefined ? [] : [text];
+}
+
 /** A datapath flow's key and mask. `verbose` prints wildcarded fields too (dpctl/dump-flows -m). */
 export function formatOdpFlow(
   key: Uint8Array,
@@ -295,6 +307,8 @@ export function formatOdpFlow(
   const parts = [
     ...numberPart('skb_priority', key, mask, K_PRIORITY, verbose),
     ...numberPart('skb_mark', key, mask, K_PKT_MARK, verbose),
+    ...ctKeyParts(key, mask, verbose),
+    ...ctTupleParts(key, mask, verbose),
     ...numberPart('recirc_id', key, mask, K_RECIRC_ID, verbose),
     ...numberPart('dp_hash', key, mask, K_DP_HASH, verbose),
     `in_port(${names.portName?.(port) ?? port})`,
@@ -408,6 +422,12 @@ function actionText(op: number, operands: Uint32Array, key: Uint8Array, names: O
       return metaText(operands);
     case ACT_USERSPACE:
       return userspaceText(operands, names);
+    case ACT_METER:
+      return `meter(${first})`;
+    case ACT_HASH:
+      return `hash(${first === HASH_L4 ? 'l4' : 'sym_l4'}(${operands[1]}))`;
+    case ACT_CT:
+      return ctActionText(operands);
     case ACT_RECIRC:
       return `recirc(${hex(first)})`;
     case ACT_DROP:

@@ -1,11 +1,51 @@
 // Descriptions of packet-ins that megaflows ask for. A megaflow's program can carry only a number (the cookie of
 // ACT_USERSPACE); here the number leads to bridge, reason, cookie of the rule and pipeline state.
 
-import { isZero } from './flow.ts';
+import {
+  K_CT_IPV6_SRC,
+  K_CT_LABEL,
+  K_CT_MARK,
+  K_CT_NW_PROTO,
+  K_CT_NW_SRC,
+  K_CT_STATE,
+  K_CT_TP_SRC,
+  K_CT_ZONE,
+  K_ETH_TYPE,
+  KEY_SIZE,
+} from '../../contract/key.ts';
+import { be16, be32, ETH_TYPE_IP, isZero } from './flow.ts';
 import { IdPool, ObjectNumbers } from './idPool.ts';
+import { conntrackValid } from './translate/ctFields.ts';
 import type { PacketInSpec, PacketInStore } from './translate/types.ts';
 
 export const PACKET_INS_MAX = 65_536;
+
+const FIELDS: readonly (readonly [offset: number, bytes: number])[] = [
+  [K_CT_ZONE, 2],
+  [K_CT_MARK, 4],
+  [K_CT_LABEL, 16],
+];
+const TUPLE: typeof FIELDS = [
+  [K_CT_TP_SRC, 4],
+  [K_CT_NW_PROTO, 1],
+];
+
+/** Adds what connection tracking says of the packet, `from` its key, to the metadata of a packet-in. */
+export function addConntrackMetadata(from: Uint8Array, key: Uint8Array, mask: Uint8Array): void {
+  const put = (offset: number, bytes: number): void => {
+    key.set(from.subarray(offset, offset + bytes), offset);
+    mask.fill(0xff, offset, offset + bytes);
+  };
+  for (const [offset, bytes] of FIELDS) if (!isZero(from, offset, bytes)) put(offset, bytes);
+  if (be32(from, K_CT_STATE) === 0) return;
+  put(K_CT_STATE + 3, 1);
+  // The Ethernet type says what the rest means.
+  put(K_ETH_TYPE, 2);
+  if (from[K_CT_NW_PROTO] === 0 || !conntrackValid(from, new Uint8Array(KEY_SIZE))) return;
+  const ipv4 = be16(from, K_ETH_TYPE) === ETH_TYPE_IP;
+  put(ipv4 ? K_CT_NW_SRC : K_CT_IPV6_SRC, ipv4 ? 8 : 32);
+  for (const [offset, bytes] of TUPLE) put(offset, bytes);
+}
 
 export class PacketIns implements PacketInStore {
   readonly #pool: IdPool<PacketInSpec>;

@@ -2,6 +2,7 @@
 // (src/control/openflow). Behaviour lives elsewhere; this file only says what there is.
 
 import type { Netdev } from '../port/types.ts';
+import type { CtFlushMatch } from '../wire/openflow/ctFlush.ts';
 import type {
   Action,
   FlowMod,
@@ -10,6 +11,8 @@ import type {
   PacketIn,
   PortDesc,
 } from '../wire/openflow/types.ts';
+import type { GroupTable } from './groups.ts';
+import type { MeterTable } from './meters.ts';
 
 /** One OpenFlow flow. Identity (table, priority, match) never changes; the rest may be modified in place. */
 export interface Rule {
@@ -103,6 +106,11 @@ export interface Bridge {
   /** Tables 0 … 253 for controllers, 254 hidden. */
   readonly tables: readonly FlowTable[];
   readonly ports: ReadonlyMap<number, BridgePort>;
+  readonly groups: GroupTable;
+  /** Absent where there is no data plane. */
+  readonly meters?: MeterTable;
+  /** Some controller is configured. Set by the OpenFlow front-end. */
+  hasControllers?: boolean;
   /** Tell the switch that flows (or ports' config) changed: cached decisions are looked at again. */
   flowsChanged(): void;
   /** Resolves when no packet can meet a state older than the call. */
@@ -125,8 +133,10 @@ export interface Bridge {
   wantsPacketInOnMiss?: boolean;
   /** OFPTC11_TABLE_MISS_* of a table: 0 default, 1 continue, 2 drop. Set by the OpenFlow front-end. */
   tableMissConfig?: ((table: number) => number) | undefined;
-  /** Forgets the tracked connections of a zone. Absent while there is no connection tracking: nothing to forget. */
-  ctFlush?(zone: number): void;
+  /**
+   * Forgets tracked connections: of a zone (undefined = all), and those that match. Absent where there is no data plane.
+   */
+  ctFlush?(zone: number | undefined, match?: CtFlushMatch): void;
   /** Milliseconds, the engine's clock. */
   nowMs(): number;
 }

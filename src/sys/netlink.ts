@@ -128,7 +128,11 @@ export class LinkMonitor implements Disposable {
 
   constructor() {
     for (const link of this.route.links()) this.names.set(link.index, link.name);
-    this.watcher = watchFd(this.fd, { read: true }, () => this.read());
+    this.watcher = watchFd(this.fd, { read: true }, ({ error }) => {
+      this.read();
+      // An overflow is an error state of the socket, at which libuv stops to watch. It is over once it has been read.
+      if (error !== 0 && !this.closed) this.watcher.want({ read: true });
+    });
     this.watcher.unref(); // to hear of devices is no reason to live on
   }
 

@@ -42,6 +42,7 @@ import {
   Q_WAIT_FD,
   queueAddress,
 } from '../../contract/port.ts';
+import { Arena } from '../../src/engine/arena.ts';
 import { HostIo } from '../../src/engine/hostio.ts';
 import type { Engine, PortCounters, QueueSpec } from '../../src/engine/types.ts';
 import { memoryBase } from '../../src/sys/memory.ts';
@@ -84,7 +85,7 @@ export class FakeEngine {
   readonly host: HostIo;
   readonly wasm: Exports;
   private nextQueue = 0;
-  private nextArena = ARENA_BASE;
+  private readonly arena = new Arena(ARENA_BASE, ARENA_SIZE);
   private readonly queuePorts = new Map<number, [port: number, direction: 'rx' | 'tx']>();
 
   static async load(): Promise<FakeEngine> {
@@ -176,13 +177,18 @@ export class FakeEngine {
   }
 
   allocArena(bytes: number, align: number): number {
-    const at = Math.ceil(this.nextArena / align) * align;
-    if (at + bytes > ARENA_BASE + ARENA_SIZE) throw new Error('arena exhausted');
-    this.nextArena = at + bytes;
+    const at = this.arena.take(bytes, align);
+    if (at < 0) throw new Error('arena exhausted');
     return at;
   }
 
-  freeArena(): void {}
+  freeArena(address: number): void {
+    this.arena.give(address);
+  }
+
+  arenaFree(): number {
+    return this.arena.freeBytes() / ARENA_SIZE;
+  }
 
   portCounters(port: number): PortCounters {
     const at = portCountersAddress(0, port) + PC_DROPS;

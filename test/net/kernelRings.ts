@@ -38,7 +38,7 @@ import {
   XQ_UMEM,
   XQ_UMEM_SIZE,
 } from '../../contract/xdp.ts';
-import { addFrameQueues } from '../../src/port/frameQueues.ts';
+import { addFrameQueues, type FrameQueues } from '../../src/port/frameQueues.ts';
 import { KERNEL_OFFLOADS } from '../../src/port/system.ts';
 import type { FakeEngine, SeenPacket } from './fakeEngine.ts';
 
@@ -56,12 +56,13 @@ export class FramePort {
   private readonly engine: FakeEngine;
   private readonly rxRecord: number;
   private readonly txRecord: number;
+  private readonly queues: FrameQueues;
 
   constructor(engine: FakeEngine, style: 'tap' | 'packet', mtu = 1500) {
     this.engine = engine;
     this.port = engine.addPort();
     const number = style === 'tap' ? FRAME_TAP : FRAME_PACKET;
-    addFrameQueues(engine.asEngine(), this.port, -1, number);
+    this.queues = addFrameQueues(engine.asEngine(), this.port, -1, number);
     const offloads = KERNEL_OFFLOADS;
     engine.setPort(this.port, { flags: PORT_UP, mtu, offloads, usableTxQueues: 1 });
     const { rx, tx } = engine.ports.get(this.port)!;
@@ -71,6 +72,11 @@ export class FramePort {
 
   get rx(): number {
     return this.rxRecord;
+  }
+
+  /** Gives queues and arena back. */
+  close(): Promise<void> {
+    return this.queues.close();
   }
 
   /** As if the kernel had delivered a frame. `vlan`: a tag that it has taken out of the frame. */

@@ -1,7 +1,7 @@
 // Random whole messages that a wire version has, flow-mods aside.
 
 import fc from 'fast-check';
-import type { Message } from '../../src/wire/openflow/messages.ts';
+import type { GroupSelection, Message } from '../../src/wire/openflow/messages.ts';
 import { inPortMatch } from '../../src/wire/openflow/packetOut.ts';
 import type { OfVersion } from '../../src/wire/openflow/types.ts';
 import {
@@ -411,6 +411,33 @@ function nicira(version: OfVersion): fc.Arbitrary<Message>[] {
     optionLen: fc.constantFrom(4, 8, 124),
     index: fc.nat(63),
   });
+  const partialTuple = (bytes: number) =>
+    fc.record({
+      src: fc.option(fc.uint8Array({ minLength: bytes, maxLength: bytes }), { nil: undefined }),
+      dst: fc.option(fc.uint8Array({ minLength: bytes, maxLength: bytes }), { nil: undefined }),
+      srcPort: u16,
+      dstPort: u16,
+      icmpId: u16,
+      icmpType: u8,
+      icmpCode: u8,
+    });
+  /** No address is all zeros, which means "any", and no IPv6 address a mapped IPv4 one. */
+  const ctFlushMatch = fc
+    .constantFrom(4, 16)
+    .chain((bytes) =>
+      fc.record({
+        proto: fc.integer({ min: 1, max: 255 }),
+        orig: partialTuple(bytes),
+        reply: partialTuple(bytes),
+      }),
+    )
+    .map((match) => {
+      for (const { src, dst } of [match.orig, match.reply]) {
+        for (const address of [src, dst]) if (address !== undefined) address[0]! |= 1;
+      }
+      return match;
+    });
+
   const mappings = fc.array(mapping, { maxLength: 4 });
   const arbs: fc.Arbitrary<Message>[] = [
     fc.record({
@@ -427,6 +454,7 @@ function nicira(version: OfVersion): fc.Arbitrary<Message>[] {
     fc.constant({ type: 'tlv_table_request' }),
     fc.record({ type: t('ct_flush_zone'), zone: u16 }),
     fc.record({ type: t('ct_flush'), zone: u16 }),
+    fc.record({ type: t('ct_flush'), zone: fc.constant(-1), match: ctFlushMatch }),
   ];
   if (version === 1)
     arbs.push(
@@ -456,14 +484,96 @@ function roles(version: OfVersion): fc.Arbitrary<Message>[] {
   return arbs;
 }
 
+/** Buckets of a group of this type that the version can say. */
+function buckets(version: OfVersion, groupType: number) {
+  const isNew = version >= 6 || version === 1;
+  const none = fc.constant(0xffffffff);
+  const watch = groupType === 1 || groupType === 3;
+  const one = fc.record({
+    weight: groupType === 1 ? u16 : fc.constant(0),
+    watchPort: watch ? fc.oneof(realPort, none) : none,
+    // A bucket of a fast failover group watches something.
+    watchGroup: watch ? fc.nat(0xffff) : none,
+    actions: fc.array(actionFor(version), { maxLength: 3 }),
+  });
+  const list = groupType === 2 ? { minLength: 1, maxLength: 1 } : { maxLength: 4 };
+  return fc
+    .array(one, list)
+    .map((all) => all.map((bucket, i) => ({ id: isNew ? i * 7 : i, ...bucket })));
+}
+
+const selection: fc.Arbitrary<GroupSelection | undefined> = fc.oneof(
+  fc.constant(undefined),
+  fc.record({
+    method: t('hash'),
+    param: u64,
+    fields: fc.constantFrom<GroupSelection['fields']>(
+      [],
+      [{ field: 'ip_src', mask: Uint8Array.of(255, 255, 0, 0) }],
+      [
+        { field: 'eth_dst', mask: new Uint8Array(6).fill(0xff) },
+        { field: 'tcp_src', mask: Uint8Array.of(0xff, 0xff) },
+      ],
+    ),
+  }),
+  fc.record({
+    method: t('dp_hash'),
+    param: u64,
+    fields: fc.constant<GroupSelection['fields']>([]),
+  }),
+);
+
+function groupDesc(version: OfVersion) {
+  const isNew = version >= 6 || version === 1;
+  return fc.nat(3).chain((groupType) =>
+    fc
+      .record({
+        group: u32,
+        groupType: fc.constant(groupType),
+        buckets: buckets(version, groupType),
+        selection: isNew && groupType === 1 ? selection : fc.constant(undefined),
+      })
+      .map(({ selection: how, ...desc }) =>
+        how === undefined ? desc : { ...desc, selection: how },
+      ),
+  );
+}
+
+const counters = fc.record({ packets: u64, bytes: u64 });
+const band = fc.oneof(
+  fc.record({ type: fc.constant(1), rate: u32, burstSize: u32, precLevel: fc.constant(0) }),
+  fc.record({ type: fc.constant(2), rate: u32, burstSize: u32, precLevel: u8 }),
+);
+
+function groups(version: OfVersion): fc.Arbitrary<Message>[] {
+  const nxt = version === 1 ? { nxt: true as const } : {};
+  const stats = fc.record({
+    group: u32,
+    refCount: u32,
+    packets: u64,
+    bytes: u64,
+    durationMs: version === 2 || version === 3 ? fc.constant(0) : durationMs,
+    buckets: fc.array(counters, { maxLength: 3 }),
+  });
+  return [
+    fc.tuple(fc.constantFrom(0, 1, 0x8000), groupDesc(version)).map(([command, desc]) => ({
+      type: 'group_mod' as const,
+      command,
+      commandBucket: 0xffffffff,
+      ...desc,
+    })),
+    u32.map((group) => ({ type: 'group_stats_request' as const, group, ...nxt })),
+    fc
+      .array(stats, { maxLength: 3 })
+      .map((list) => ({ type: 'group_stats_reply' as const, groups: list, ...nxt })),
+    fc
+      .array(groupDesc(version), { maxLength: 3 })
+      .map((list) => ({ type: 'group_desc_reply' as const, groups: list, ...nxt })),
+  ];
+}
+
 function meters(version: OfVersion): fc.Arbitrary<Message>[] {
-  const arbs: fc.Arbitrary<Message>[] = [];
-  if (version >= 2)
-    arbs.push(
-      fc.record({ type: t('group_mod'), command: fc.nat(2), group: u32, groupType: fc.nat(3) }),
-      fc.record({ type: t('group_stats_request'), group: u32 }),
-      fc.constant({ type: 'group_stats_reply' }),
-    );
+  const arbs = groups(version);
   if (version >= 3)
     arbs.push(
       fc.record({
@@ -476,10 +586,33 @@ function meters(version: OfVersion): fc.Arbitrary<Message>[] {
         }),
       }),
     );
-  if (version >= 4)
+  if (version >= 4) {
+    const config = {
+      meterId: u32,
+      flags: fc.constantFrom(0, 1, 2, 5, 10, 13),
+      bands: fc.array(band, { maxLength: 4 }),
+    };
     arbs.push(
-      fc.record({ type: t('meter_mod'), command: fc.nat(2), meterId: u32, flags: u16 }),
+      fc.record({ type: t('meter_mod'), command: fc.nat(1), ...config }),
       fc.record({ type: t('meter_stats_request'), meterId: u32 }),
+      fc.record({
+        type: t('meter_stats_reply'),
+        meters: fc.array(
+          fc.record({
+            meterId: u32,
+            flowCount: u32,
+            packets: u64,
+            bytes: u64,
+            durationMs,
+            bands: fc.array(counters, { maxLength: 3 }),
+          }),
+          { maxLength: 3 },
+        ),
+      }),
+      fc.record({
+        type: t('meter_config_reply'),
+        meters: fc.array(fc.record(config), { maxLength: 3 }),
+      }),
       fc.record({
         type: t('meter_features_reply'),
         features: fc.record({
@@ -491,6 +624,7 @@ function meters(version: OfVersion): fc.Arbitrary<Message>[] {
         }),
       }),
     );
+  }
   return arbs;
 }
 

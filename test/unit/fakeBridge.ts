@@ -5,6 +5,7 @@ import { FLOW_SIZE } from '../../contract/key.ts';
 import type { Netdev, NetdevStatus } from '../../src/port/types.ts';
 import { Classifier } from '../../src/switch/classifier.ts';
 import { N_TABLES } from '../../src/switch/flowModsRules.ts';
+import { GroupTable } from '../../src/switch/groups.ts';
 import type { Bridge, BridgePort, FlowTable } from '../../src/switch/types.ts';
 import { emptyMatch, matchField } from '../../src/wire/openflow/fieldAccess.ts';
 import { fieldByName } from '../../src/wire/openflow/fields.ts';
@@ -21,6 +22,7 @@ export class FakeBridge implements Bridge {
   datapathId = 0x0000_1122_3344_5566n;
   failMode: 'standalone' | 'secure' = 'secure';
   readonly tables: FlowTable[] = [];
+  readonly groups = new GroupTable(() => this.nowMs());
   readonly ports = new Map<number, BridgePort>();
   onPacketIn: ((packet: PacketIn, controllerId: number) => void) | undefined;
   fragHandling = 0;

@@ -257,3 +257,26 @@ test('the pseudo-header sum of the tests is the one of the kernel', () => {
   // 10.0.0.1 -> 10.0.0.2, TCP, 20 bytes: 0x0a00 + 1 + 0x0a00 + 2 + 6 + 20
   assert.equal(pseudoSum(Buffer.from([10, 0, 0, 1, 10, 0, 0, 2]), 6, 20), 0x141d);
 });
+
+test('there is room for more than 500 ports, and the longest frame passes through the last as through the first', async () => {
+  const ports = Array.from({ length: 550 }, () => new FramePort(engine, 'tap', 65535));
+  assert.ok(engine.arenaFree() >= 0 && engine.arenaFree() < 0.1);
+  const [first, last] = [ports[0]!, ports.at(-1)!];
+  for (const [from, to] of [
+    [first, last],
+    [last, first],
+    [ports[548]!, last],
+  ] as const) {
+    for (let round = 0; round < 10; round++) {
+      const frame = bytes(65549, round);
+      from.deliver(frame);
+      engine.forwardOnly(from.rx, to.port);
+      const sent = to.sent();
+      assert.equal(sent.length, 1);
+      assert.ok(frame.equals(sent[0]!.subarray(12)));
+    }
+  }
+  assert.deepEqual(dropsOf(last.port), {});
+  for (const port of ports) await port.close();
+  assert.equal(engine.arenaFree(), 1);
+});

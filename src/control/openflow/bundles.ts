@@ -6,6 +6,7 @@ import { checkFlowMod } from '../../switch/flowModsRules.ts';
 import type { BundleControlType, Message } from '../../wire/openflow/messages.ts';
 import { OfError } from '../../wire/openflow/types.ts';
 import type { OfSwitch } from './context.ts';
+import { checkBuckets } from './groupHandlers.ts';
 import type { Ofconn, Request } from './ofconn.ts';
 import { applyPortMod, checkPortMod } from './portHandlers.ts';
 
@@ -176,7 +177,8 @@ export class BundleSet {
             break;
           }
           case 'group_mod':
-            if (message.command !== OFPGC_DELETE) throw groupError(message.command);
+            checkBuckets(this.#switch, message);
+            transaction.applyGroup(message, { connection: this.#conn, xid, version });
             break;
         }
       } catch (error) {
@@ -203,15 +205,6 @@ export class BundleSet {
       this.#timer = undefined;
     }
   }
-}
-
-const OFPGC_DELETE = 2;
-const OFPGC_ADD = 0;
-
-/** Group-mods find no room and nothing to change: this bridge has no groups. */
-export function groupError(command: number): OfError {
-  const adds = command === OFPGC_ADD || command === 0x8000;
-  return new OfError(adds ? 'OFPGMFC_OUT_OF_GROUPS' : 'OFPGMFC_UNKNOWN_GROUP');
 }
 
 export function countFlowMod(conn: Ofconn, message: Message): void {

@@ -11,7 +11,7 @@ import { type CheckActions, type FlowTableRow, FlowTables } from '../../switch/f
 import { HIDDEN_TABLE } from '../../switch/flowModsRules.ts';
 import type { Bridge, BridgePort } from '../../switch/types.ts';
 import type { Message, MessageType, Role } from '../../wire/openflow/messages.ts';
-import type { PortDesc } from '../../wire/openflow/types.ts';
+import type { Action, PortDesc } from '../../wire/openflow/types.ts';
 import { Announcer, Peer } from './announce.ts';
 import { BundleSet } from './bundles.ts';
 import type { OfSwitch, SwitchDesc } from './context.ts';
@@ -40,6 +40,7 @@ export interface ConnmgrOptions {
   rconnLog?: Log;
   /** Throws OfError for actions that the bridge cannot execute. */
   checkActions?: CheckActions;
+  checkBucket?: (actions: readonly Action[]) => void;
 }
 
 /** What the database says about the OpenFlow side of a bridge. */
@@ -68,6 +69,7 @@ export class Connmgr implements OfSwitch {
   readonly bridge: Bridge;
   readonly tables: FlowTables;
   readonly checkActions: CheckActions;
+  readonly checkBucket: (actions: readonly Action[]) => void;
   readonly tlvTable = new TlvTable();
   readonly log: Log;
   desc: SwitchDesc;
@@ -94,6 +96,7 @@ export class Connmgr implements OfSwitch {
     this.log = log;
     this.tables = new FlowTables(bridge, checkActions === undefined ? {} : { checkActions });
     this.checkActions = checkActions ?? (() => {});
+    this.checkBucket = options.checkBucket ?? (() => {});
     bridge.tableMissConfig = (table) => this.tables.config[table].missConfig;
     this.tables.onEvents = (events) => this.#announcer.flowsChanged(events);
     this.desc = switchDesc(undefined, undefined);
@@ -154,6 +157,10 @@ export class Connmgr implements OfSwitch {
     this.#failMode = config.failMode;
     this.bridge.failMode = config.failMode;
     this.#updateFailOpen();
+    if (this.bridge.hasControllers !== this.#hasControllers) {
+      this.bridge.hasControllers = this.#hasControllers;
+      this.bridge.flowsChanged();
+    }
     const controllersChanged = hadControllers !== this.#hasControllers;
     if (first || controllersChanged || (failModeChanged && !this.#hasControllers)) this.flush();
     await Promise.all(starting);

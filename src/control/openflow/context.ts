@@ -4,7 +4,7 @@
 import type { CheckActions, FlowTables } from '../../switch/flowMods.ts';
 import type { Bridge, BridgePort } from '../../switch/types.ts';
 import type { Role } from '../../wire/openflow/messages.ts';
-import type { PortDesc } from '../../wire/openflow/types.ts';
+import type { Action, PortDesc } from '../../wire/openflow/types.ts';
 import type { Ofconn } from './ofconn.ts';
 import type { TlvTable } from './tlvTable.ts';
 import type { Log } from './vconn.ts';
@@ -29,6 +29,8 @@ export interface OfSwitch {
   readonly connections: Iterable<Ofconn>;
   /** Throws OfError for actions that the bridge cannot execute. */
   readonly checkActions: CheckActions;
+  /** The same for a bucket of a group: whether actions fit packets shows when packets come. */
+  readonly checkBucket: (actions: readonly Action[]) => void;
   /** False: the id is stale. */
   setElectionId(id: bigint): boolean;
   /** All ones when no controller has set one. */

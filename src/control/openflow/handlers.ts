@@ -4,9 +4,17 @@
 import type { Message, MessageType, TlvMapping } from '../../wire/openflow/messages.ts';
 import { OFPP_MAX, OfError, type OfVersion } from '../../wire/openflow/types.ts';
 import { changeAsync, packetInBit } from './asyncConfig.ts';
-import { countFlowMod, groupError } from './bundles.ts';
+import { countFlowMod } from './bundles.ts';
 import type { OfSwitch } from './context.ts';
-import { DEFAULT_MISS_SEND_LEN, type Handler, type Ofconn, type Request } from './ofconn.ts';
+import { groupHandlers } from './groupHandlers.ts';
+import { meterHandlers } from './meterHandlers.ts';
+import {
+  DEFAULT_MISS_SEND_LEN,
+  type Handler,
+  type Ofconn,
+  type Request,
+  rejectSecondary,
+} from './ofconn.ts';
 import { applyPortMod, selectPorts } from './portHandlers.ts';
 import { statsHandlers } from './statsHandlers.ts';
 import { MAX_FIELDS, MAX_SPACE } from './tlvTable.ts';
@@ -35,6 +43,8 @@ const TABLE_MISS_MASK = 3;
 
 const handlers: HandlerTable = {
   ...statsHandlers,
+  ...groupHandlers,
+  ...meterHandlers,
 
   features_request(ofSwitch, { conn, ...request }) {
     const { bridge } = ofSwitch;
@@ -132,19 +142,6 @@ const handlers: HandlerTable = {
     ofSwitch.bridge.flowsChanged();
   },
 
-  group_mod(_ofSwitch, { conn }, { command }) {
-    rejectSecondary(conn);
-    // Deleting groups that do not exist is what a controller does first; it is no error.
-    if (command !== 2) throw groupError(command);
-  },
-
-  meter_mod(_ofSwitch, { conn }, { command }) {
-    rejectSecondary(conn);
-    if (command !== 2) {
-      throw new OfError(command === 0 ? 'OFPMMFC_OUT_OF_METERS' : 'OFPMMFC_UNKNOWN_METER');
-    }
-  },
-
   bundle_control(_ofSwitch, request, { bundleId, control, flags }) {
     rejectSecondary(request.conn);
     request.conn.bundles.control(request, bundleId, control, flags);
@@ -188,8 +185,8 @@ const handlers: HandlerTable = {
     ofSwitch.bridge.ctFlush?.(zone);
   },
 
-  ct_flush(ofSwitch, _request, { zone }) {
-    ofSwitch.bridge.ctFlush?.(zone);
+  ct_flush(ofSwitch, _request, { zone, match }) {
+    ofSwitch.bridge.ctFlush?.(zone < 0 ? undefined : zone, match);
   },
 
   // ---- the connection's own settings
@@ -270,10 +267,6 @@ export function createHandler(
 function badType(_version: OfVersion, type: MessageType): string {
   const multipart = type.endsWith('_stats_request') || type === 'desc_request';
   return multipart ? 'OFPBRC_BAD_STAT' : 'OFPBRC_BAD_TYPE';
-}
-
-function rejectSecondary(conn: Ofconn): void {
-  if (conn.role === 'secondary') throw new OfError('OFPBRC_IS_SECONDARY');
 }
 
 function setFragHandling({ bridge, log }: OfSwitch, frag: number): void {

@@ -259,3 +259,8 @@ function messageName(type: MessageType | undefined): string {
   const prefix = /_(stats|desc|features)_request$|^aggregate|^desc/.test(type) ? 'OFPST' : 'OFPT';
   return `${prefix}_${type.toUpperCase()}`;
 }
+
+/** Changes are not for controllers in the secondary role. */
+export function rejectSecondary(conn: Ofconn): void {
+  if (conn.role === 'secondary') throw new OfError('OFPBRC_IS_SECONDARY');
+}

@@ -125,43 +125,7 @@ export const statsHandlers: HandlerTable = {
     checkQueues(ofSwitch, port, queue);
     request.conn.reply({ type: 'queue_desc_reply', port, queues: [] }, request);
   },
-
-  // ---- groups and meters: there are none
-
-  group_stats_request(_ofSwitch, request, { nxt }) {
-    request.conn.reply({ type: 'group_stats_reply', nxt }, request);
-  },
-
-  group_desc_request(_ofSwitch, request, { nxt }) {
-    request.conn.reply({ type: 'group_desc_reply', nxt }, request);
-  },
-
-  group_features_request(_ofSwitch, request, { nxt }) {
-    const features = { types: 0, capabilities: 0, maxGroups: [0, 0, 0, 0], actions: [0, 0, 0, 0] };
-    request.conn.reply({ type: 'group_features_reply', nxt, features }, request);
-  },
-
-  meter_stats_request(_ofSwitch, request, { meterId }) {
-    checkMeter(meterId);
-    request.conn.reply({ type: 'meter_stats_reply' }, request);
-  },
-
-  meter_config_request(_ofSwitch, request, { meterId }) {
-    checkMeter(meterId);
-    request.conn.reply({ type: 'meter_config_reply' }, request);
-  },
-
-  meter_features_request(_ofSwitch, request) {
-    const features = { maxMeters: 0, bandTypes: 0, capabilities: 0, maxBands: 0, maxColor: 0 };
-    request.conn.reply({ type: 'meter_features_reply', features }, request);
-  },
 };
-
-const OFPM_ALL = 0xffffffff;
-
-function checkMeter(meterId: number): void {
-  if (meterId !== OFPM_ALL) throw new OfError('OFPMMFC_UNKNOWN_METER');
-}
 
 function visibleTables(bridge: Bridge): Bridge['tables'] {
   return bridge.tables.filter((table) => table.id !== HIDDEN_TABLE);

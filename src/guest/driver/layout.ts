@@ -57,12 +57,17 @@ export const GT_RTT_COUNT = 136; // f64 echoes of our own frames
 export const GT_RTT_SUM = 144; // f64 milliseconds
 export const GT_RTT_MAX = 152; // f64 milliseconds
 export const GT_BATCH = 160; // u32 frames per burst, at most 256
-export const GT_SPREAD = 164; // u32 1 = flows differ in source address and port, not in the port alone
+export const GT_SPREAD = 164; // u32 how flows differ: SPREAD_*
+export const GT_IMIX = 168; // u32 1 = sizes of IMIX in turn instead of GT_FRAME_LEN
 /** Template of the frame: Ethernet, IPv4, UDP; then the mark. */
 export const GT_TEMPLATE = 256;
 
 export const TRAFFIC_SEND = 1;
 export const TRAFFIC_ECHO = 2;
+
+export const SPREAD_PORT = 0; // in the UDP source port
+export const SPREAD_ADDRESS = 1; // in the source address, and in the port with it
+export const SPREAD_BITS = 2; // each in one other bit of source address, source port and destination port (8 192)
 
 // Latency histogram of a pair: u32 x 256, in units of 1/16 microsecond, eight buckets an octave.
 export const HISTOGRAM_BYTES = 1024;

@@ -21,6 +21,7 @@ import {
   GT_EXPECTED,
   GT_FLOWS,
   GT_FRAME_LEN,
+  GT_IMIX,
   GT_LAST,
   GT_LOST,
   GT_MODE,
@@ -46,6 +47,8 @@ import {
   HISTOGRAM_PER_MS,
   MARK,
   PAYLOAD,
+  SPREAD_BITS,
+  SPREAD_PORT,
   TRAFFIC_SEND,
 } from './layout.ts';
 import {
@@ -62,8 +65,11 @@ import {
 /** Where, among the ring records, the result of loads goes that are made for their effect on the cache. */
 const TOUCHED: u32 = GR_RECORD - 4;
 const IP_CHECKSUM: u32 = 24;
+const IP_SOURCE: u32 = 26;
 const IP_SOURCE_LOW: u32 = 28;
+const IP_LENGTH: u32 = 16;
 const UDP_SOURCE: u32 = 34;
+const UDP_LENGTH: u32 = 38;
 
 function add(address: u32, value: f64): void {
   store<f64>(address, load<f64>(address) + value);
@@ -100,7 +106,6 @@ export function prepare(pair: u32): bool {
   if (freeCount(tx) !== size) return false;
   const traffic = trafficOf(pair);
   const header = load<u32>(tx, GR_HEADER);
-  const length = load<u32>(traffic, GT_FRAME_LEN);
   const next = load<u32>(tx, GR_NEXT);
   const split = load<u32>(tx, GR_PACKED) === 0;
   for (let i: u32 = 0; i < size; i++) {
@@ -108,9 +113,33 @@ export function prepare(pair: u32): bool {
     memory.fill(buffer, 0, header);
     memory.copy(buffer + header, traffic + GT_TEMPLATE, PAYLOAD);
     store<u32>(buffer + header, MARK, PAYLOAD);
+    const length = lengthOf(traffic, (next + i) & (size - 1));
+    setLength(buffer + header, load<u32>(traffic, GT_FRAME_LEN), length);
     if (split) fill(tx, next + i, header + length, false);
   }
   return true;
+}
+
+/** Length of the frame in buffer `slot`. IMIX: seven frames of 64 bytes (with FCS), four of 570, one of 1518. */
+function lengthOf(traffic: u32, slot: u32): u32 {
+  if (load<u32>(traffic, GT_IMIX) === 0) return load<u32>(traffic, GT_FRAME_LEN);
+  const turn = slot % 12;
+  return turn < 7 ? 60 : turn < 11 ? 566 : 1514;
+}
+
+/** Corrects the lengths of a frame whose template is for `old` bytes. */
+function setLength(frame: u32, old: u32, length: u32): void {
+  if (length === old) return;
+  store<u16>(frame, bswap<u16>(<u16>(length - 14)), IP_LENGTH);
+  store<u16>(frame, bswap<u16>(<u16>(length - 34)), UDP_LENGTH);
+  addToChecksum(frame, load<u16>(frame, IP_CHECKSUM), length - old);
+}
+
+/** Writes the IPv4 checksum of a header that had checksum `old` (network order) before its words grew by `more`. */
+function addToChecksum(frame: u32, old: u16, more: u32): void {
+  let sum: u32 = (<u32>~bswap<u16>(old) & 0xffff) + more;
+  sum = (sum & 0xffff) + (sum >> 16);
+  store<u16>(frame, bswap<u16>(<u16>~sum), IP_CHECKSUM);
 }
 
 /** Sets counters, histogram and sequence numbers of a pair to zero. */
@@ -232,7 +261,6 @@ export function send(pair: u32, nowMs: f64): u32 {
   const flows = load<u32>(traffic, GT_FLOWS);
   const next = load<u32>(tx, GR_NEXT);
   const split = load<u32>(tx, GR_PACKED) === 0;
-  const length = header + load<u32>(traffic, GT_FRAME_LEN);
   const buffers = load<u32>(tx, GR_BUFFERS) + header;
   const bufferSize = load<u32>(tx, GR_BUFFER_SIZE);
   const mask = load<u32>(tx, GR_SIZE) - 1;
@@ -244,7 +272,9 @@ export function send(pair: u32, nowMs: f64): u32 {
     if (++flow === flows) flow = 0;
     store<u32>(frame, sequence++, PAYLOAD + 4);
     store<f64>(frame, nowMs, PAYLOAD + 8);
-    if (!split) fill(tx, next + i, length, false);
+    if (!split) {
+      fill(tx, next + i, header + lengthOf(traffic, (next + i) & mask), false);
+    }
   }
   publish(tx, n, false);
   store<u32>(traffic, sequence, GT_SEQUENCE);
@@ -254,14 +284,22 @@ export function send(pair: u32, nowMs: f64): u32 {
 
 /** Makes the frame one of flow number `flow`. */
 function setFlow(frame: u32, traffic: u32, flow: u32): void {
-  if (load<u32>(traffic, GT_SPREAD) === 0) {
+  const spread = load<u32>(traffic, GT_SPREAD);
+  if (spread === SPREAD_PORT) {
     store<u16>(frame, bswap<u16>(<u16>(1024 + flow)), UDP_SOURCE);
+    return;
+  }
+  if (spread === SPREAD_BITS) {
+    // The checksum is wrong then; switches do not look at it.
+    const address = bswap<u32>(load<u32>(traffic + GT_TEMPLATE, IP_SOURCE)) ^ (1 << (flow & 31));
+    store<u32>(frame, bswap<u32>(address), IP_SOURCE);
+    const ports = bswap<u32>(load<u32>(traffic + GT_TEMPLATE, UDP_SOURCE));
+    const bits = (0x10000 << ((flow >> 5) & 15)) | (1 << ((flow >> 9) & 15));
+    store<u32>(frame, bswap<u32>(ports ^ bits), UDP_SOURCE);
     return;
   }
   // The template's source address ends in 0.0 and its checksum covers that.
   store<u16>(frame, bswap<u16>(<u16>flow), IP_SOURCE_LOW);
   store<u16>(frame, bswap<u16>(<u16>(1024 + ((flow * 40503) & 0x3fff))), UDP_SOURCE);
-  let sum: u32 = (<u32>~bswap<u16>(load<u16>(traffic + GT_TEMPLATE, IP_CHECKSUM)) & 0xffff) + flow;
-  sum = (sum & 0xffff) + (sum >> 16);
-  store<u16>(frame, bswap<u16>(<u16>~sum), IP_CHECKSUM);
+  addToChecksum(frame, load<u16>(traffic + GT_TEMPLATE, IP_CHECKSUM), flow);
 }

@@ -1,5 +1,6 @@
 // Runs OpenFlow actions and table look-ups on the flow of a translation (ovs-actions(7)).
 
+import { ACT_METER } from '../../../contract/action.ts';
 import {
   DROP_MALFORMED,
   DROP_RESUBMIT_LIMIT,
@@ -62,6 +63,7 @@ import {
   prerequisiteMet,
   readSubfield,
 } from './fieldOps.ts';
+import { translateGroup } from './groupActions.ts';
 import { output, outputToPort, outputTruncated, sendToController } from './output.ts';
 
 const OFPPC_NO_PACKET_IN = 64;
@@ -159,7 +161,8 @@ export function reportTable(x: Xlate, rule: Rule): void {
   x.trace = report(x, 'table', `${String(x.table).padStart(2)}. ${text}`);
 }
 
-function mayResubmit(x: Xlate): boolean {
+/** False when the translation has become too deep or too long for another table or group. */
+export function mayResubmit(x: Xlate): boolean {
   if (x.depth >= MAX_DEPTH) {
     report(x, 'error', `over max translation depth ${MAX_DEPTH}`);
     x.error = 'Recursion too deep';
@@ -360,6 +363,11 @@ function resubmit(x: Xlate, action: Action & { type: 'resubmit' }): void {
   translateTable(x, port, table, internal, internal, action.withCt ? WITH_CT : NO_OPTIONS);
 }
 
+function meter(x: Xlate, id: number): void {
+  const number = x.bridge.meters?.get(id)?.number;
+  if (number !== undefined) x.program.push(ACT_METER | (2 << 16), number);
+}
+
 function writeMetadata(x: Xlate, metadata: bigint, mask: bigint): void {
   for (let i = 7; i >= 0; i--) {
     const bits = Number(mask & 0xffn);
@@ -459,9 +467,12 @@ function runAction(x: Xlate, action: Action): boolean {
       x.exit = true;
       return false;
     case 'group':
-      return true; // no groups exist: checkActions refuses such flows
+      return translateGroup(x, action.group);
+    case 'meter':
+      meter(x, action.meterId);
+      return false;
     default:
-      return false; // note; meter (refused while no meter exists)
+      return false; // note, and what checkActions refuses
   }
 }
 

@@ -74,6 +74,7 @@ export function newXlate(input: XlateIn, scratch: XlateScratch): Xlate {
       rules: [],
       tables: [],
       macs: [],
+      groups: [],
       patches: [],
       bridges: new Set([input.bridge]),
       macQuestions: [],

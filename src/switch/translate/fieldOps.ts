@@ -172,6 +172,13 @@ export function coverSubfield(s: Subfield, f: Field, wildcards: Uint8Array): voi
   for (let i = 0; i < f.size; i++) wildcards[f.offset + i]! |= bytes[i]!;
 }
 
+/** Notes the bits of a field that a mask (as in a TLV) names as looked at. */
+export function coverMasked(f: Field, mask: Uint8Array, wildcards: Uint8Array): void {
+  const bits = (fromBytes(mask) << BigInt(f.shift)) | BigInt(f.present);
+  const bytes = slotBytes(bits, f.size);
+  for (let i = 0; i < f.size; i++) wildcards[f.offset + i]! |= bytes[i]!;
+}
+
 /** Copies bits from one field to another. Does nothing when the packet lacks one of them. */
 export function moveSubfield(
   src: Subfield,

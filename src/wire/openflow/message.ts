@@ -18,9 +18,10 @@ import { controlCodecs } from './control.ts';
 import { flowModCodecs } from './flowMod.ts';
 import { flowRemovedCodecs } from './flowRemoved.ts';
 import { flowStatsCodecs } from './flowStats.ts';
-import { groupMeterCodecs } from './groupMeter.ts';
+import { groupCodecs } from './group.ts';
 import { lengthFits } from './lengths.ts';
 import type { Decoded, DecodeOptions, Message, MessageType, TlvMapping } from './messages.ts';
+import { meterCodecs } from './meter.ts';
 import { monitorCodecs } from './monitor.ts';
 import { niciraCodecs } from './nicira.ts';
 import { packetInCodecs } from './packetIn.ts';
@@ -43,7 +44,8 @@ const CODECS: Codecs = {
   ...flowStatsCodecs,
   ...tableCodecs,
   ...queueCodecs,
-  ...groupMeterCodecs,
+  ...groupCodecs,
+  ...meterCodecs,
   ...asyncCodecs,
   ...monitorCodecs,
   ...niciraCodecs,

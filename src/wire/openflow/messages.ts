@@ -7,6 +7,7 @@
 // `nxt` on a request says that it came as a Nicira extension message (NXST_FLOW …), and on a reply that it has to
 // be sent as one. `more` on a multipart reply says that the caller will send further parts with the same xid.
 
+import type { CtFlushMatch } from './ctFlush.ts';
 import type {
   Action,
   FlowMod,
@@ -121,6 +122,79 @@ export interface GroupFeatures {
   actions: number[];
 }
 
+/** One way that a packet may take through a group. */
+export interface Bucket {
+  id: number;
+  /** Only of select groups. */
+  weight: number;
+  /** OFPP_NONE: does not matter. */
+  watchPort: number;
+  /** OFPG_ANY (all ones): does not matter. */
+  watchGroup: number;
+  /** An action set. */
+  actions: Action[];
+}
+
+/** Netronome's group property: how a select group chooses its bucket. */
+export interface GroupSelection {
+  method: 'hash' | 'dp_hash';
+  /** dp_hash: algorithm in the upper, basis in the lower half; hash: basis. */
+  param: bigint;
+  /** hash: fields and the bits of them that count. */
+  fields: { field: string; mask: Uint8Array }[];
+}
+
+export interface GroupDesc {
+  group: number;
+  /** OFPGT_*: 0 all, 1 select, 2 indirect, 3 fast failover. */
+  groupType: number;
+  buckets: Bucket[];
+  selection?: GroupSelection;
+}
+
+export interface GroupMod extends GroupDesc {
+  /** OFPGC_*. */
+  command: number;
+  /** The bucket behind which to insert, or to remove; else BUCKET_ALL. */
+  commandBucket: number;
+}
+
+export interface GroupStats {
+  group: number;
+  /** Flows that name the group. */
+  refCount: number;
+  packets: bigint;
+  bytes: bigint;
+  durationMs: number;
+  buckets: { packets: bigint; bytes: bigint }[];
+}
+
+export interface MeterBand {
+  /** 1 drop, 2 dscp_remark. */
+  type: number;
+  /** kbit/s or packets a second. */
+  rate: number;
+  /** kbit or packets. */
+  burstSize: number;
+  precLevel: number;
+}
+
+export interface MeterConfig {
+  meterId: number;
+  /** OFPMF_*. */
+  flags: number;
+  bands: MeterBand[];
+}
+
+export interface MeterStats {
+  meterId: number;
+  flowCount: number;
+  packets: bigint;
+  bytes: bigint;
+  durationMs: number;
+  bands: { packets: bigint; bytes: bigint }[];
+}
+
 /** Flags NXFMF_*: what a monitor wants to hear. */
 export interface MonitorFlags {
   initial: boolean;
@@ -209,8 +283,8 @@ export type Message =
   | { type: 'flow_mod'; nxt: boolean; flowMod: FlowMod }
   | { type: 'port_mod'; portMod: PortMod }
   | { type: 'table_mod'; table: number; config: number }
-  | { type: 'group_mod'; command: number; group: number; groupType: number }
-  | { type: 'meter_mod'; command: number; meterId: number; flags: number }
+  | ({ type: 'group_mod' } & GroupMod)
+  | ({ type: 'meter_mod'; command: number } & MeterConfig)
   | { type: 'barrier_request' }
   | { type: 'barrier_reply' }
   | { type: 'role_request'; role: Role; generationId?: bigint; nxt: boolean }
@@ -259,15 +333,15 @@ export type Message =
   | { type: 'queue_desc_request'; port: number; queue: number }
   | { type: 'queue_desc_reply'; port: number; queues: QueueDesc[] }
   | { type: 'group_stats_request'; group: number; nxt?: boolean }
-  | { type: 'group_stats_reply'; nxt?: boolean }
+  | { type: 'group_stats_reply'; groups: GroupStats[]; nxt?: boolean }
   | { type: 'group_desc_request'; group: number; nxt?: boolean }
-  | { type: 'group_desc_reply'; nxt?: boolean }
+  | { type: 'group_desc_reply'; groups: GroupDesc[]; nxt?: boolean }
   | { type: 'group_features_request'; nxt?: boolean }
   | { type: 'group_features_reply'; features: GroupFeatures; nxt?: boolean }
   | { type: 'meter_stats_request'; meterId: number }
-  | { type: 'meter_stats_reply' }
+  | { type: 'meter_stats_reply'; meters: MeterStats[] }
   | { type: 'meter_config_request'; meterId: number }
-  | { type: 'meter_config_reply' }
+  | { type: 'meter_config_reply'; meters: MeterConfig[] }
   | { type: 'meter_features_request' }
   | { type: 'meter_features_reply'; features: MeterFeatures }
   | { type: 'flow_monitor_request'; requests: FlowMonitorRequest[] }
@@ -290,7 +364,8 @@ export type Message =
   | { type: 'tlv_table_reply'; maxSpace: number; maxFields: number; mappings: TlvMapping[] }
   | { type: 'resume'; packetIn: PacketIn }
   | { type: 'ct_flush_zone'; zone: number }
-  | { type: 'ct_flush'; zone: number };
+  /** Zone -1 = all; no match = all connections. */
+  | { type: 'ct_flush'; zone: number; match?: CtFlushMatch };
 
 export type MessageType = Message['type'];
 

@@ -57,6 +57,8 @@ function rigEngine(rig: Rig, clock: { nowMs: number }): Engine {
     },
     flowCount: () => 0,
     maskCount: () => 0,
+    memory: rig.memory.memory,
+    conntrack: rig.conntrack,
     inject: (injection: Injection) => rig.inject(injection),
     quiesce: async () => {
       const done = rig.grace.quiesce();

@@ -155,7 +155,7 @@ export function latencies({ histogram, latencyMaxMs }: TrialCounts): Record<stri
 export async function trialOf(
   contestant: Contestant,
   streams: readonly Stream[],
-  options: Options,
+  options: Pick<Options, 'durationMs' | 'realtime'>,
 ): Promise<Sample & { counts: TrialCounts }> {
   const { testbed, generator, threads } = contestant;
   generator.setStreams(streams);
@@ -189,4 +189,22 @@ export async function acquaint(
   await generator.trial({ durationMs: 100, drainMs: 20 });
   generator.setStreams(streams.map((s) => ({ ...s, perSecond: s.perSecond ?? 200_000 })));
   await generator.trial({ durationMs, drainMs: 20 });
+}
+
+/** The highest rate at which nothing is lost and everything arrives (RFC 2544, 26.1, with trials of 100 ms). */
+export async function lossFreeRate(
+  contestant: Contestant,
+  stream: Stream,
+  options: Options,
+): Promise<number> {
+  const trial = { durationMs: 100, realtime: options.realtime };
+  let high = (await trialOf(contestant, [stream], trial)).value;
+  let low = 0;
+  for (let step = 0; step < 7; step++) {
+    const perSecond = (low + high) / 2;
+    const { value, counts } = await trialOf(contestant, [{ ...stream, perSecond }], trial);
+    if (counts.lost === 0 && value > perSecond * 0.995) low = perSecond;
+    else high = perSecond;
+  }
+  return low;
 }

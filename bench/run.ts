@@ -17,7 +17,7 @@ const HELP = `usage: npm run bench [-- SCENARIO… OPTIONS]
   --duration MS      of one trial (default 300)
   --switch-core N    core of the switch's forwarding thread (default 0)
   --generator-core N core of the generator (default 1)
-  --queue-size N     entries of the guests' rings (default 256)
+  --queue-size N     entries of the guests' rings (default 1024)
   --packed           packed rings
   --in-order         in-order rings
   --no-realtime      do not run switch and generator ahead of other processes during a trial
@@ -44,7 +44,7 @@ function read() {
         duration: { type: 'string', default: '300' },
         'switch-core': { type: 'string', default: '0' },
         'generator-core': { type: 'string', default: '1' },
-        'queue-size': { type: 'string', default: '256' },
+        'queue-size': { type: 'string', default: '1024' },
         packed: { type: 'boolean', default: false },
         'in-order': { type: 'boolean', default: false },
         'no-realtime': { type: 'boolean', default: false },

@@ -18,14 +18,17 @@ const BUFFER_BYTES = 2240;
 const BUFFER_SKEW_BYTES = 52;
 const JUMBO_BUFFER_BYTES = 9216 + 64;
 
+const SPREADS = { port: L.SPREAD_PORT, address: L.SPREAD_ADDRESS, bits: L.SPREAD_BITS } as const;
+
 export interface Stream {
   from: number;
   to: number;
   frameBytes?: number;
   /** 1 … 64 000. */
   flows?: number;
-  /** Flows differ in source address and port (64 000 addresses), not only in the port. */
-  spread?: boolean;
+  /** In what flows differ (driver/layout.ts): the port; address and port; single bits of addresses and ports. */
+  spread?: 'port' | 'address' | 'bits';
+  imix?: boolean;
   /** 0 = as many as the ring takes. */
   perSecond?: number;
   batch?: number;
@@ -112,7 +115,8 @@ export class Generator implements AsyncDisposable {
       bytes.set(template, at + L.GT_TEMPLATE);
       view.setUint32(at + L.GT_FRAME_LEN, frameBytes, true);
       view.setUint32(at + L.GT_FLOWS, stream.flows ?? 1, true);
-      view.setUint32(at + L.GT_SPREAD, stream.spread ? 1 : 0, true);
+      view.setUint32(at + L.GT_SPREAD, SPREADS[stream.spread ?? 'port'], true);
+      view.setUint32(at + L.GT_IMIX, stream.imix ? 1 : 0, true);
       view.setFloat64(at + L.GT_PER_MS, (stream.perSecond ?? 0) / 1000, true);
       view.setFloat64(at + L.GT_CREDIT, 0, true);
       view.setUint32(at + L.GT_MODE, L.TRAFFIC_SEND, true);

@@ -1,6 +1,7 @@
 // Scenarios of pure forwarding with the saturating generator: how many packets a second one core moves from one guest
 // to another. The shared part; the scenarios are one file each.
 
+import path from 'node:path';
 import { ovsDpdk } from '../peers/ovsDpdk.ts';
 import { xvio, xvioOf } from '../peers/xvio.ts';
 import { acquaint, play, trialOf } from '../rounds.ts';
@@ -10,8 +11,15 @@ export interface Variant {
   label: string;
   frameBytes?: number;
   flows?: number;
-  spread?: boolean;
+  spread?: 'port' | 'address';
+  /** Sizes of IMIX in turn. */
+  imix?: boolean;
   mtu?: number;
+}
+
+export interface Field {
+  peers: readonly Peer[];
+  baseline: string;
 }
 
 export const FLOW_VARIANTS: readonly Variant[] = [
@@ -25,7 +33,7 @@ export async function forwarding(
   wiring: Wiring,
   variants: readonly Variant[],
   options: Options,
-  peers: readonly Peer[] = [xvio, ovsDpdk],
+  field: Field = { peers: [xvio, ovsDpdk], baseline: 'ovs-dpdk' },
 ): Promise<Measurement[]> {
   const measurements: Measurement[] = [];
   for (const { label, mtu, ...stream } of variants) {
@@ -35,13 +43,16 @@ export async function forwarding(
         scenario,
         variant: label,
         unit: 'packets/s',
-        peers: [...peers, ...options.compare.map(xvioOf)],
+        peers: [...field.peers, ...options.compare.map(xvioOf)],
         setup: (peer) => ({
           wiring: peer.wirings.includes(wiring) ? wiring : peer.wirings[0]!,
           ports: 2,
           ...(mtu ? { mtu } : {}),
         }),
-        baseline: options.compare.length > 0 ? 'xvio' : 'ovs-dpdk',
+        baseline:
+          options.compare.length > 0
+            ? `xvio:${path.basename(options.compare[0]!)}`
+            : field.baseline,
         prepare: (contestant) => acquaint(contestant, streams, warmUpMs(stream.flows ?? 1)),
         measure: (contestant) => trialOf(contestant, streams, options),
       },

@@ -1,6 +1,34 @@
 // All scenarios, in the order of a full run.
 
 import type { Scenario } from '../types.ts';
+import { explosion } from './explosion.ts';
+import { flowmod } from './flowmod.ts';
+import { idle } from './idle.ts';
+import { l2 } from './l2.ts';
+import { latency } from './latency.ts';
+import { memory } from './memory.ts';
 import { port } from './port.ts';
+import { ports } from './ports.ts';
+import { relay } from './relay.ts';
+import { rules } from './rules.ts';
+import { imix, size1500, size9000 } from './sizes.ts';
+import { tcp } from './tcp.ts';
+import { upcall } from './upcall.ts';
 
-export const SCENARIOS: readonly Scenario[] = [port];
+export const SCENARIOS: readonly Scenario[] = [
+  relay,
+  port,
+  l2,
+  rules,
+  imix,
+  size1500,
+  size9000,
+  tcp,
+  latency,
+  idle,
+  upcall,
+  flowmod,
+  explosion,
+  ports,
+  memory,
+];

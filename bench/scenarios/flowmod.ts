@@ -1,0 +1,132 @@
+// 100 000 flows in one bundle of ovs-ofctl: how many a second, and who has to wait meanwhile: an OpenFlow client that
+// asks for an ECHO all the time, and the packets of a known flow.
+
+import { once } from 'node:events';
+import { writeFileSync } from 'node:fs';
+import { connect, type Socket } from 'node:net';
+import type { OvsTestbed } from '../peers/ovs.ts';
+import { ovsDpdk } from '../peers/ovsDpdk.ts';
+import { xvio, xvioOf } from '../peers/xvio.ts';
+import { acquaint, latencies, play } from '../rounds.ts';
+import type { Options, Scenario } from '../types.ts';
+
+const STREAM = { from: 0, to: 1, perSecond: 20_000 };
+const ECHO_INTERVAL_MS = 20;
+const VERSION = 4; // OpenFlow 1.3
+const [HELLO, ECHO_REQUEST, ECHO_REPLY] = [0, 2, 3];
+
+/** Asks for an ECHO again and again; remembers the longest wait for an answer. */
+class Echoes {
+  longestMs = 0;
+  #askedAt = 0;
+  readonly #socket: Socket;
+  #timer: NodeJS.Timeout | undefined;
+
+  constructor(path: string) {
+    this.#socket = connect(path);
+    this.#socket.on('error', () => {});
+    let pending = Buffer.alloc(0);
+    this.#socket.on('data', (chunk: Buffer) => {
+      pending = Buffer.concat([pending, chunk]);
+      while (pending.length >= 8 && pending.length >= pending.readUInt16BE(2)) {
+        if (pending[1] === ECHO_REPLY) this.#answered();
+        pending = pending.subarray(pending.readUInt16BE(2));
+      }
+    });
+    this.#send(HELLO);
+    this.#ask();
+  }
+
+  #send(type: number): void {
+    this.#socket.write(Uint8Array.of(VERSION, type, 0, 8, 0, 0, 0, 1));
+  }
+
+  #ask(): void {
+    this.#askedAt = performance.now();
+    this.#send(ECHO_REQUEST);
+  }
+
+  #answered(): void {
+    this.longestMs = Math.max(this.longestMs, performance.now() - this.#askedAt);
+    this.#askedAt = 0;
+    this.#timer = setTimeout(() => this.#ask(), ECHO_INTERVAL_MS);
+  }
+
+  close(): number {
+    clearTimeout(this.#timer);
+    const waiting = this.#askedAt === 0 ? 0 : performance.now() - this.#askedAt;
+    this.#socket.destroy();
+    return Math.max(this.longestMs, waiting);
+  }
+}
+
+function flowLines(count: number): string {
+  const lines: string[] = [];
+  for (let i = 0; i < count; i++) {
+    const address = `172.${16 + (i >> 16)}.${(i >> 8) & 255}.${i & 255}`;
+    lines.push(
+      `priority=100,in_port=2,udp,nw_src=${address},tp_dst=${1 + (i % 1000)},actions=output:1`,
+    );
+  }
+  return `${lines.join('\n')}\n`;
+}
+
+async function run(options: Options) {
+  const count = options.durationMs < 100 ? 2000 : 100_000;
+  const result = await play(
+    {
+      scenario: 'flowmod',
+      variant: `a bundle of ${count} flows`,
+      unit: 'flow-mods/s',
+      peers: [xvio, ovsDpdk, ...options.compare.map(xvioOf)],
+      setup: () => ({ wiring: 'port', ports: 2 }),
+      prepare: async (contestant) => {
+        const { box } = contestant.testbed as OvsTestbed;
+        writeFileSync(box.path('many.txt'), flowLines(count));
+        await acquaint(contestant, [STREAM]);
+      },
+      measure: async ({ testbed, generator }) => {
+        const { box } = testbed as OvsTestbed;
+        box.ofctl('del-flows', 'br0', 'udp');
+        const echoes = new Echoes(box.path('br0.mgmt'));
+        generator.setStreams([STREAM]);
+        const from = performance.now();
+        const ofctl = box.spawn('ovs-ofctl', [
+          '-O',
+          'OpenFlow14',
+          '--bundle',
+          'add-flows',
+          'br0',
+          box.path('many.txt'),
+        ]);
+        // Slices of traffic until the bundle is in.
+        let done = false;
+        const ended = once(ofctl, 'exit').then(([code]) => {
+          done = true;
+          if (code !== 0) throw new Error(`ovs-ofctl: status ${code}`);
+          return performance.now() - from;
+        });
+        ended.catch(() => {});
+        let [lost, worstUs] = [0, 0];
+        while (!done) {
+          const counts = await generator.trial({ durationMs: 200, warmUpMs: 0, drainMs: 0 });
+          lost += counts.lost;
+          worstUs = Math.max(worstUs, latencies(counts).maxUs!);
+        }
+        const elapsedMs = await ended;
+        return {
+          value: (count / elapsedMs) * 1000,
+          details: { longestEchoMs: echoes.close(), longestForwardingMs: worstUs / 1000, lost },
+        };
+      },
+    },
+    { ...options, rounds: Math.min(options.rounds, 5) },
+  );
+  return [result];
+}
+
+export const flowmod: Scenario = {
+  name: 'flowmod',
+  title: 'flow-mods a second, and who waits meanwhile',
+  run,
+};

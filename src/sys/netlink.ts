@@ -160,6 +160,8 @@ export class LinkMonitor implements Disposable {
 
   private read(): void {
     let namesChanged = false;
+    // The kernel tells of an overflow first and hands out what was there before it afterwards: that is old news.
+    let lost = false;
     while (!this.closed) {
       // a listener may have closed us
       let length: number;
@@ -167,11 +169,17 @@ export class LinkMonitor implements Disposable {
         length = readFd(this.fd, this.buffer);
       } catch (thrown) {
         if (!(thrown instanceof SysError) || thrown.errno !== ENOBUFS) throw thrown;
-        this.readAgain();
-        namesChanged = true;
+        lost = true;
         continue;
       }
-      if (length < 0) break;
+      if (length < 0) {
+        if (!lost) break;
+        lost = false;
+        namesChanged = true;
+        this.readAgain();
+        continue;
+      }
+      if (lost) continue;
       for (const { type, link } of decodeMessages(this.buffer.bytes.subarray(0, length))) {
         if (link === undefined) continue;
         const before = this.names.get(link.index);

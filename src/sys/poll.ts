@@ -4,10 +4,10 @@
 // loop iteration (setImmediate). So they run as ordinary JavaScript: promises and nextTicks drain after them, and an
 // exception is an uncaught exception, not an abort inside a foreign call.
 //
-// In a worker thread: Node aborts the process when a thread ends whose loop still has handles that Node does not know. A
-// thread that ends by itself is taken care of here; one that is terminated from outside must have no watcher.
+// Node aborts the process when a thread ends whose loop still has handles that Node does not know, or calls back while it
+// is being torn down. A thread that ends by itself is taken care of here; one that is terminated from outside must have no
+// watcher.
 
-import { isMainThread } from 'node:worker_threads';
 import { c, check, eventLoop, pollCallback, SysError } from './ffi.ts';
 
 const UV_POLL = 8;
@@ -74,7 +74,7 @@ function readyOf(events: number, error: number): Ready {
 let onPoll = 0n;
 
 function registerCallback(): void {
-  if (!isMainThread) process.once('exit', closeAll);
+  process.once('exit', closeAll);
   onPoll = pollCallback((handle, status, events) => {
     const entry = entries.get(handle);
     if (entry === undefined) return;

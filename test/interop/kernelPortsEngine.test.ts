@@ -65,6 +65,14 @@ async function ping(): Promise<void> {
   assert.equal(status, 0, output);
 }
 
+async function until(what: string, condition: () => boolean): Promise<void> {
+  const end = performance.now() + 30_000;
+  while (!condition()) {
+    if (performance.now() > end) assert.fail(`timeout: ${what}`);
+    await sleep(20);
+  }
+}
+
 const openers: [name: string, open: NetdevOpener][] = [
   ['system', openSystem],
   ['afxdp', openAfxdp],
@@ -86,10 +94,9 @@ for (const [type, open] of openers) {
     assert.ok((processCpuNs() - before) / 1e9 < 0.05, 'idle');
 
     ip('link', 'del', 'v0');
-    await sleep(100);
-    assert.equal(device.status().ifindex, 0);
+    await until('device gone', () => device.status().ifindex === 0);
     addVeth();
-    for (let i = 0; i < 100 && !device.status().linkUp; i++) await sleep(20);
+    await until('device back', () => device.status().linkUp);
     ip('neigh', 'flush', 'all');
     await sleep(100);
     await ping();
@@ -102,3 +109,41 @@ for (const [type, open] of openers) {
     );
   });
 }
+
+test('changes of a device are heard after more changes than the netlink socket can hold', async () => {
+  const config = { options: {}, otherConfig: {} };
+  const tap = await openInternal({ ...config, type: 'internal', name: 't0' }, context);
+  for (const round of [1, 2]) {
+    // Nothing is read meanwhile: the command blocks this thread.
+    const lines = Array.from({ length: 1000 }, (_, i) => `link set t0 mtu ${1000 + i}\n`);
+    execFileSync('ip', ['-batch', '-'], { input: lines.join('') });
+    await until('last mtu', () => tap.status().mtu === 1999);
+    ip('link', 'set', 't0', 'mtu', String(1400 + round));
+    await until('new mtu', () => tap.status().mtu === 1400 + round);
+  }
+  await tap.close();
+});
+
+test('five hundred taps: the last one takes traffic as the first does', async () => {
+  addVeth();
+  const config = { options: {}, otherConfig: {} };
+  const device = await openSystem({ ...config, type: 'system', name: 'v0' }, context);
+  const taps: Netdev[] = [];
+  for (let i = 0; i < 500; i++) {
+    taps.push(await openInternal({ ...config, type: 'internal', name: `t${i}` }, context));
+  }
+  for (const i of [0, 499]) {
+    connect(device, taps[i]!);
+    ip('addr', 'add', '10.9.0.1/24', 'dev', `t${i}`);
+    ip('link', 'set', `t${i}`, 'up');
+    await until('tap up', () => taps[i]!.status().linkUp);
+    await ping();
+    ip('link', 'set', `t${i}`, 'down');
+    ip('addr', 'del', '10.9.0.1/24', 'dev', `t${i}`);
+    ip('-n', PEER, 'neigh', 'flush', 'all');
+  }
+  await Promise.all(taps.map((tap) => tap.close()));
+  await device.close();
+  ip('link', 'del', 'v0');
+  assert.equal(engine.arenaFree(), 1);
+});

@@ -132,6 +132,22 @@ describe('negotiation', () => {
     });
   }
 
+  it('lets nobody fill the log with errors', async () => {
+    const lines: string[] = [];
+    const limits = new Set<unknown>();
+    const { log } = connmgr;
+    log.info = (text, limit) => {
+      lines.push(text);
+      limits.add(limit);
+    };
+    const peer = await client(4);
+    for (let i = 0; i < 3; i++) peer.socket.write(Uint8Array.of(4, 99, 0, 8, 0, 0, 0, i));
+    for (let i = 0; i < 3; i++) await peer.expect('error');
+    assert.equal(lines.filter((line) => line.includes('error reply')).length, 3);
+    assert.equal(limits.size, 1, 'one limit for all');
+    assert.ok(!limits.has(undefined));
+  });
+
   it('says why when there is no common version', async () => {
     await configure({ versions: 1 << 4 });
     const peer = await client(1);

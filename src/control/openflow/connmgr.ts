@@ -6,6 +6,7 @@
 //   bridge.onPacketIn, tables.onEvents         portsChanged()          from the switch
 //   status()                                   for Controller.status, is_connected, role
 
+import { rateLimit } from '../../observe/vlog.ts';
 import { startExpiry } from '../../switch/expire.ts';
 import { type CheckActions, type FlowTableRow, FlowTables } from '../../switch/flowMods.ts';
 import { HIDDEN_TABLE } from '../../switch/flowModsRules.ts';
@@ -81,6 +82,7 @@ export class Connmgr implements OfSwitch {
   readonly #handler: Handler;
   readonly #announcer: Announcer;
   readonly #snoop: Snoop;
+  readonly #errorLimit = rateLimit(10);
   readonly #expiry: Disposable;
   readonly #flowModLog: NodeJS.Timeout;
   #failOpen: FailOpen | undefined;
@@ -337,6 +339,7 @@ export class Connmgr implements OfSwitch {
       bundles: (of) => new BundleSet(this, of),
       monitors: (of) => new FlowMonitors(this, of, this.#changes),
       log: this.log,
+      errorLimit: this.#errorLimit,
       nowMs: () => this.bridge.nowMs(),
       tlvs: () => this.tlvTable.mappings,
     });

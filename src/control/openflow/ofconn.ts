@@ -3,6 +3,7 @@
 // time; a handler that takes long (a barrier, a long statistics reply) holds up only its own connection, and even
 // that one still gets its echo requests answered.
 
+import type { RateLimit } from '../../observe/vlog.ts';
 import { decode, encode } from '../../wire/openflow/message.ts';
 import type {
   AsyncMasks,
@@ -54,6 +55,8 @@ export interface OfconnOptions {
   bundles: (conn: Ofconn) => BundleSet;
   monitors: (conn: Ofconn) => FlowMonitors;
   log: Log;
+  /** Of the messages about errors: who sends nonsense does not fill the log. */
+  errorLimit: RateLimit;
   nowMs: () => number;
   /** What tun_metadataN means on this bridge. */
   tlvs: () => readonly TlvMapping[];
@@ -157,6 +160,7 @@ export class Ofconn {
     const data = request.subarray(0, ERROR_DATA_BYTES);
     this.#options.log.info(
       `${this.rconn.name}: sending ${code} error reply to ${messageName(type)} message`,
+      this.#options.errorLimit,
     );
     for (const part of encode(this.version, view.getUint32(4), { type: 'error', code, data })) {
       this.rconn.send(part);

@@ -12,6 +12,7 @@ import {
   type TLSSocket,
   connect as tlsConnect,
 } from 'node:tls';
+import type { RateLimit } from '../../observe/vlog.ts';
 
 /** IANA's port of OpenFlow. */
 export const OFP_PORT = 6653;
@@ -22,7 +23,7 @@ export const SOCKET_MODE = 0o750;
 
 export interface Log {
   dbg(text: string): void;
-  info(text: string): void;
+  info(text: string, limit?: RateLimit): void;
   warn(text: string): void;
   err(text: string): void;
 }

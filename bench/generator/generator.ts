@@ -151,7 +151,8 @@ export class Generator implements AsyncDisposable {
       counts.sent += f64(L.GT_SENT);
       counts.received += f64(L.GT_OURS);
       counts.receivedBytes += f64(L.GT_RECEIVED_BYTES);
-      counts.lost += f64(L.GT_LOST);
+      // A frame that comes late was taken for lost before.
+      counts.lost += Math.max(f64(L.GT_LOST) - f64(L.GT_REORDERED), 0);
       counts.reordered += f64(L.GT_REORDERED);
       counts.latencyMaxMs = Math.max(counts.latencyMaxMs, f64(L.GT_RTT_MAX));
       for (let i = 0; i < L.HISTOGRAM_BUCKETS; i++) {

@@ -37,9 +37,10 @@ export async function startOvs(options: OvsOptions, setup: Setup): Promise<OvsTe
     );
     const ports = Array.from({ length: setup.ports }, (_, i) => `vm${i}`);
     const args: string[] = [];
-    for (const port of ports) {
+    for (const [i, port] of ports.entries()) {
       args.push('--', 'add-port', 'br0', port, '--', 'set', 'interface', port);
       args.push('type=dpdkvhostuserclient', `options:vhost-server-path=${box.path(port)}`);
+      args.push(`ofport_request=${i + 1}`);
       if (setup.mtu) args.push(`mtu_request=${setup.mtu}`);
     }
     if (args.length > 0) box.vsctl(...args.slice(1));

@@ -53,7 +53,7 @@ export async function forwarding(
           options.compare.length > 0
             ? `xvio:${path.basename(options.compare[0]!)}`
             : field.baseline,
-        prepare: (contestant) => acquaint(contestant, streams, warmUpMs(stream.flows ?? 1)),
+        prepare: (contestant) => acquaint(contestant, streams),
         measure: (contestant) => trialOf(contestant, streams, options),
       },
       options,
@@ -61,9 +61,4 @@ export async function forwarding(
     measurements.push(measurement);
   }
   return measurements;
-}
-
-/** Long enough for every flow to have had its upcall. */
-function warmUpMs(flows: number): number {
-  return 300 + flows / 20;
 }

@@ -64,7 +64,7 @@ export class PacketIns implements PacketInStore {
     const { reason, table, cookie, controllerId, maxLen, userdata, metadata } = spec;
     const bridge = this.#bridges.of(spec.bridge);
     const rest = isZero(metadata, 0, metadata.length) ? '' : metadata.toHex();
-    const key = `${bridge}/${reason}/${table}/${cookie}/${controllerId}/${maxLen}/${userdata?.toHex() ?? '-'}/${rest}`;
+    const key = `${bridge}/${reason}/${table}/${cookie}/${controllerId}/${maxLen}/${userdata?.toHex() ?? '-'}/${spec.conntracked ? 1 : 0}/${rest}`;
     return this.#pool.add(key, spec);
   }
 

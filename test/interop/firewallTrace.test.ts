@@ -187,9 +187,9 @@ const SCENARIOS: readonly [name: string, flows: string[], traces: string[][]][] 
     ],
   ],
   [
-    'action sets and original tuples',
+    'metadata and original tuples',
     [
-      'table=0,in_port=1,tcp,actions=write_actions(output:2),write_metadata:0x99,goto_table:9',
+      'table=0,in_port=1,tcp,actions=write_metadata:0x99,goto_table:9',
       'table=9,tcp,actions=ct(table=1)',
       'table=1,ct_state=+trk+new,ct_nw_src=10.0.0.0/8,ct_nw_proto=6,ct_tp_dst=80,tcp,actions=goto_table:2',
       'table=1,priority=1,ct_state=+trk,tcp,actions=goto_table:3',

@@ -88,6 +88,7 @@ test('packet-in numbers are shared, and outlive their users for a while', () => 
     controllerId: 0,
     maxLen: 128,
     userdata: undefined,
+    conntracked: false,
     metadata: new Uint8Array(FLOW_SIZE),
   });
   const one = spec(1n);

@@ -77,7 +77,7 @@ export class Peer {
       return;
     }
     this.#inFlight++;
-    this.conn.send({ type: 'packet_in', format: this.conn.packetInFormat, packetIn }, () => {
+    this.conn.sendUpdate({ type: 'packet_in', format: this.conn.packetInFormat, packetIn }, () => {
       this.#inFlight--;
     });
   }
@@ -132,7 +132,7 @@ export class Announcer {
       const message: Message = { type: 'port_status', reason, port };
       // A change that this version cannot express is none.
       if (old !== undefined && sameBytes(conn, message, { ...message, port: old })) continue;
-      conn.send(message);
+      conn.sendUpdate(message);
     }
   }
 
@@ -159,7 +159,7 @@ export class Announcer {
     };
     for (const { conn } of this.#peers()) {
       if (!conn.wantsAsync('flowRemoved', flowRemovedBit(reason))) continue;
-      conn.send({ type: 'flow_removed', nxt: conn.nxm, flowRemoved });
+      conn.sendUpdate({ type: 'flow_removed', nxt: conn.nxm, flowRemoved });
     }
   }
 

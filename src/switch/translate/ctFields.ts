@@ -46,9 +46,8 @@ export function clearConntrack(x: Xlate): void {
 
 /** Does the packet belong to a connection, so that it has an original tuple? Notes what was looked at. */
 export function conntrackValid(flow: Uint8Array, wildcards: Uint8Array): boolean {
-  const state = flow[K_CT_STATE + 3]! & VALID_STATES;
-  wildcards[K_CT_STATE + 3]! |= state === 0 ? VALID_STATES : state;
-  return state !== 0;
+  wildcards[K_CT_STATE + 3]! |= VALID_STATES;
+  return (flow[K_CT_STATE + 3]! & VALID_STATES) !== 0;
 }
 
 /** Pairs of fields: the packet's and the original tuple's, bytes. */

@@ -1,9 +1,12 @@
 // Where packets go: one port (real or patch), floods, controllers.
 
 import {
+  ACT_CLONE,
+  ACT_METER,
   ACT_OUTPUT,
   ACT_TRUNC,
   ACT_USERSPACE,
+  CLONE_SAMPLE,
   UPCALL_CONTROLLER,
 } from '../../../contract/action.ts';
 import {
@@ -36,12 +39,14 @@ import {
   type PacketInReason,
 } from '../../wire/openflow/types.ts';
 import { be16, be32, isZero, putBe32 } from '../flow.ts';
+import { OFPM_CONTROLLER } from '../meters.ts';
 import { translateNormal } from '../normal.ts';
 import type { BridgePort } from '../types.ts';
 import { executeActionSet, translateTable } from './actions.ts';
 import { commit } from './commit.ts';
 import { inPort, portOf, report, type Xlate } from './context.ts';
 import { clearConntrack } from './ctFields.ts';
+import { nest } from './nxActions.ts';
 
 const OFPPC_NO_RECV = 4;
 const OFPPC_NO_RECV_STP = 8;
@@ -258,6 +263,7 @@ export function sendToController(
   reason: PacketInReason,
   controllerId: number,
   userdata: Uint8Array | undefined,
+  meterId = OFPM_CONTROLLER,
 ): void {
   commit(x);
   const id = x.in.packetIns.add({
@@ -269,6 +275,7 @@ export function sendToController(
     maxLen,
     userdata,
     metadata: snapshot(x.flow),
+    conntracked: x.conntracked,
   });
   if (id === 0) {
     report(x, 'error', 'Failed to allocate recirculation id');
@@ -277,6 +284,11 @@ export function sendToController(
     return;
   }
   x.effects.packetIns.push(id);
+  const start = x.program.length;
+  const meter = x.bridge.meters?.get(meterId)?.number;
+  if (meter !== undefined) x.program.push(ACT_METER | (2 << 16), meter);
   // In Open vSwitch, 0xffff means the whole packet.
   x.program.push(ACT_USERSPACE | (4 << 16), UPCALL_CONTROLLER, id, Math.min(maxLen, 0xffff));
+  // Only the copy for the controller is metered.
+  if (meter !== undefined) nest(x, start, ACT_CLONE, [CLONE_SAMPLE]);
 }

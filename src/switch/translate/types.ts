@@ -1,11 +1,11 @@
 // What translation takes and gives: a flow and the bridge it came in on become a datapath program, the mask of
 // everything that was looked at, and the list of side effects that each packet of the megaflow has.
 
-import type { Action, PacketInReason, Subfield } from '../../wire/openflow/types.ts';
+import type { Action, FlowMod, PacketInReason, Subfield } from '../../wire/openflow/types.ts';
 import type { Group, GroupBucket, GroupTable } from '../groups.ts';
 import type { MacTable } from '../macLearning.ts';
 import type { MeterTable } from '../meters.ts';
-import type { BridgePort, Bundle, FlowTable, Rule } from '../types.ts';
+import type { BridgePort, Bundle, FlowOwner, FlowTable, Rule } from '../types.ts';
 
 export type FragmentMode = 'normal' | 'drop' | 'nx-match';
 /** OpenFlow 1.1, 1.2 table-mod: what a miss does. `default` depends on the controllers connected. */
@@ -19,6 +19,7 @@ export interface XlateBridge {
   readonly bundles: Iterable<Bundle>;
   readonly macs: MacTable;
   readonly groups?: GroupTable;
+  readonly flows?: FlowOwner;
   readonly meters?: MeterTable;
   /** Some controller is configured: buckets that watch OFPP_CONTROLLER are alive. */
   readonly hasControllers?: boolean;
@@ -45,6 +46,8 @@ export interface PacketInSpec {
   /** Bytes of the packet to send. */
   readonly maxLen: number;
   readonly userdata: Uint8Array | undefined;
+  /** Connection tracking has seen the packet in this bridge: its fields go along. */
+  readonly conntracked: boolean;
   /** FLOW_SIZE bytes: only metadata fields (in_port, registers, tunnel …) are set. */
   readonly metadata: Uint8Array;
 }
@@ -114,6 +117,9 @@ export interface Effects {
   rules: Rule[];
   tables: { table: FlowTable; matched: boolean }[];
   macs: MacEffect[];
+  learns: { flows: FlowOwner; mod: FlowMod; limit: number }[];
+  /** Timeouts of rules once TCP connections end. */
+  fins: { flows: FlowOwner; rule: Rule; idleTimeout: number; hardTimeout: number }[];
   /** Groups taken; no bucket: all of them. */
   groups: { group: Group; bucket: GroupBucket | undefined }[];
   /** Patch ports crossed: out of one, into the other. */
@@ -130,6 +136,7 @@ export interface Effects {
 export type XlateError =
   | 'Recursion too deep'
   | 'Too many resubmits'
+  | 'Stack too deep'
   | 'Forwarding disabled'
   | 'No recirculation context';
 

@@ -181,11 +181,15 @@ export class ConntrackModel {
       f.state = CS_INV;
     }
     if (create) {
+      const commits = spec.commit || spec.force;
       if (!mayBegin(frame, tuple)) f.state = CS_INV;
-      else {
+      else if (commits && this.find(tuple, zone)) {
+        // Behind the one that has just ended stands another one with the same tuple of replies.
+        Object.assign(f, { state: 0, zone });
+        return this.process(frame, spec, f, tuple, inner);
+      } else {
         f.state = CS_NEW;
-        const connection =
-          spec.commit || spec.force ? this.commit(frame, tuple, spec, zone) : undefined;
+        const connection = commits ? this.commit(frame, tuple, spec, zone) : undefined;
         if (connection) {
           found = { connection, reply: false };
           if (connection.side) out = this.translate(frame, connection, false, undefined, f);

@@ -42,7 +42,7 @@ export class CommandTable {
   }
 
   /** Runs a command; throws CommandError with the texts of the real daemon. */
-  async run(name: string, args: readonly string[]): Promise<string> {
+  async run(name: string, args: readonly unknown[]): Promise<string> {
     const command = this.#commands.get(name);
     if (!command) {
       throw new CommandError(
@@ -54,6 +54,9 @@ export class CommandTable {
     }
     if (args.length > command.maxArgs) {
       throw new CommandError(`"${name}" command takes at most ${command.maxArgs} arguments`);
+    }
+    if (!args.every((arg) => typeof arg === 'string')) {
+      throw new CommandError(`"${name}" command has non-string argument`);
     }
     await this.beforeEach?.();
     return command.run(args);
@@ -81,17 +84,13 @@ function serve(socket: Socket, table: CommandTable): () => void {
       return;
     }
     const { id, method, params } = request;
-    const valid =
-      typeof method === 'string' &&
-      Array.isArray(params) &&
-      params.every((p) => typeof p === 'string');
-    if (id === undefined || id === null || !valid) {
+    if (id === undefined || id === null || typeof method !== 'string' || !Array.isArray(params)) {
       socket.destroy();
       return;
     }
     let reply: { id: unknown; result: string | null; error: string | null };
     try {
-      const result = await table.run(method as string, params as string[]);
+      const result = await table.run(method, params);
       reply = { id, result: line(result), error: null };
     } catch (error) {
       reply = { id, result: null, error: line((error as Error).message) };

@@ -1,0 +1,75 @@
+// Control socket (ovs-appctl's): what is not a request ends the connection, what is one gets an answer, and the texts are
+// those of the real daemon.
+
+import assert from 'node:assert/strict';
+import { mkdtempSync, rmSync } from 'node:fs';
+import { connect } from 'node:net';
+import { tmpdir } from 'node:os';
+import { join } from 'node:path';
+import { after, before, test } from 'node:test';
+import {
+  CommandTable,
+  listenUnixctl,
+  type UnixctlServer,
+} from '../../src/control/appctl/server.ts';
+
+const dir = mkdtempSync(join(tmpdir(), 'xvio-unixctl-'));
+const path = join(dir, 'x.ctl');
+let server: UnixctlServer;
+
+before(async () => {
+  const table = new CommandTable();
+  const run = (args: readonly string[]) => args.join('+');
+  table.add({ name: 'add', usage: '', minArgs: 1, maxArgs: 2, run });
+  server = await listenUnixctl(path, table);
+});
+
+after(() => {
+  server.close();
+  rmSync(dir, { recursive: true });
+});
+
+/** Everything that comes back until the answer is whole or the connection ends. */
+function ask(text: string): Promise<string> {
+  return new Promise((resolve) => {
+    let answer = '';
+    const socket = connect(path, () => socket.write(text));
+    socket.on('data', (chunk) => {
+      answer += chunk;
+      if (answer.endsWith('}')) socket.destroy();
+    });
+    socket.on('error', () => {});
+    socket.on('close', () => resolve(answer));
+  });
+}
+
+const request = (method: string, params: unknown): string =>
+  JSON.stringify({ id: 7, method, params });
+
+test('requests are answered', async () => {
+  const answers: [string, unknown, string | null, string | null][] = [
+    ['add', ['1', '2'], '1+2\n', null],
+    ['add', ['1', 2], null, '"add" command has non-string argument\n'],
+    ['add', [], null, '"add" command requires at least 1 arguments\n'],
+    ['add', [1, 2, 3], null, '"add" command takes at most 2 arguments\n'],
+  ];
+  for (const [method, params, result, error] of answers) {
+    assert.deepEqual(JSON.parse(await ask(request(method, params))), { id: 7, result, error });
+  }
+  const unknown = JSON.parse(await ask(request('constructor', [])));
+  assert.match(unknown.error, /^"constructor" is not a valid command \(use "list-commands"/);
+});
+
+test('what is no request ends the connection', async () => {
+  const nonsense = [
+    '[]',
+    '{}',
+    '{"id":1}',
+    request('add', {}),
+    '\xff',
+    '{"id":null,"method":"add"}',
+  ];
+  for (const text of nonsense) assert.equal(await ask(text), '', text);
+  assert.equal(await ask('['.repeat(100_000)), '');
+  assert.match(await ask(request('add', ['x'])), /"x\\n"/);
+});

@@ -70,8 +70,9 @@ function readAddress(body: Reader): Uint8Array | undefined {
   return mapped ? bytes.slice(12) : bytes;
 }
 
+/** Longer payloads are padding: Open vSwitch writes four bytes for 16 bits. */
 function number(body: Reader, bytes: 1 | 2): number {
-  if (body.left !== bytes) throw new OfError('OFPBPC_BAD_LEN');
+  if (body.left < bytes) throw new OfError('OFPBPC_BAD_LEN');
   return bytes === 1 ? body.u8() : body.u16();
 }
 
@@ -145,7 +146,7 @@ function putTuple(w: Writer, type: number, tuple: CtPartialTuple): void {
     putAddress(w, TUPLE_SRC, tuple.src);
     putAddress(w, TUPLE_DST, tuple.dst);
     const put16 = (prop: number, value: number): void => {
-      if (value !== 0) putProp(w, prop, () => w.u16(value));
+      if (value !== 0) putProp(w, prop, () => w.u16(value).zeros(2));
     };
     const put8 = (prop: number, value: number): void => {
       if (value !== 0) putProp(w, prop, () => w.u8(value));
@@ -165,5 +166,5 @@ export function encodeCtFlush(w: Writer, message: { zone: number; match?: CtFlus
     putTuple(w, ORIG_TUPLE, match.orig);
     putTuple(w, REPLY_TUPLE, match.reply);
   }
-  if (zone >= 0) putProp(w, ZONE_ID, () => w.u16(zone));
+  if (zone >= 0) putProp(w, ZONE_ID, () => w.u16(zone).zeros(2));
 }

@@ -11,6 +11,7 @@ import { Vlog } from '../observe/vlog.ts';
 import { lockAllMemory } from '../sys/process.ts';
 import { becomeUser, lookupUser } from '../sys/user.ts';
 import { currentStage, notifyReady, runMonitor, runParent } from './daemonize.ts';
+import { LOG_MODULES } from './logModules.ts';
 import { parseOptions, UsageError, type VswitchdOptions } from './options.ts';
 import { inDir, pathsFrom } from './paths.ts';
 import { createPidfile } from './pidfile.ts';
@@ -45,50 +46,13 @@ function makeVlog(options: VswitchdOptions): Vlog {
   } catch (error) {
     die((error as Error).message);
   }
-  for (const name of MODULES) vlog.module(name);
+  for (const name of LOG_MODULES) vlog.module(name);
   for (const spec of options.verbose) {
     const error = vlog.set(spec === '' ? 'any:any:dbg' : spec);
     if (error !== undefined) die(`processing "${spec}": ${error}`);
   }
   return vlog;
 }
-
-/** Modules that exist from the start, so that -v and vlog/set can name them. */
-const MODULES = [
-  'bridge',
-  'bundles',
-  'connmgr',
-  'coverage',
-  'daemon',
-  'daemon_unix',
-  'dpif',
-  'dpif_netdev',
-  'fail_open',
-  'jsonrpc',
-  'mac_learning',
-  'memory',
-  'netdev',
-  'netdev_afxdp',
-  'netdev_dpdk',
-  'netdev_linux',
-  'netdev_vport',
-  'ofp_actions',
-  'ofproto',
-  'ofproto_dpif',
-  'ofproto_dpif_upcall',
-  'ofproto_dpif_xlate',
-  'ovsdb_idl',
-  'ovsdb_server',
-  'rconn',
-  'reconnect',
-  'stream',
-  'stream_ssl',
-  'timeval',
-  'unixctl',
-  'vconn',
-  'vhost_user',
-  'vlog',
-];
 
 async function runDaemon(options: VswitchdOptions, vlog: Vlog): Promise<void> {
   process.title = PROGRAM;

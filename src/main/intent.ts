@@ -63,4 +63,6 @@ export interface SwitchIntent {
   restoring: boolean;
   ssl: SslConfig | undefined;
   bridges: readonly BridgeIntent[];
+  /** Names that could leave the run directory: such bridges are not made. */
+  ignoredBridges: readonly string[];
 }

@@ -149,11 +149,17 @@ function bridgeIntent(
   };
 }
 
+/** Sockets are named after bridges. */
+function isUsableName(name: string): boolean {
+  return !/[/\\]/.test(name) && name !== '' && name !== '.' && name !== '..';
+}
+
 /** What the database asks for; undefined while it has not been initialized (no Open_vSwitch row). */
 export function intentFrom(snapshot: Snapshot): SwitchIntent | undefined {
   const root = snapshot.root;
   if (!root) return undefined;
   const ssl = snapshot.get('SSL', root.ssl);
+  const rows = snapshot.rows('Bridge', root.bridges);
   return {
     nextCfg: root.next_cfg,
     otherConfig: root.other_config,
@@ -164,9 +170,10 @@ export function intentFrom(snapshot: Snapshot): SwitchIntent | undefined {
       caCert: ssl.ca_cert,
       bootstrapCaCert: ssl.bootstrap_ca_cert,
     },
-    bridges: snapshot
-      .rows('Bridge', root.bridges)
+    bridges: rows
+      .filter(({ name }) => isUsableName(name))
       .map((row) => bridgeIntent(snapshot, row, root.other_config))
       .sort((a, b) => (a.name < b.name ? -1 : 1)),
+    ignoredBridges: rows.map(({ name }) => name).filter((name) => !isUsableName(name)),
   };
 }

@@ -59,6 +59,7 @@ export class BridgePorts {
     this.#options = options;
   }
 
+  #announcedId: bigint | undefined;
   /** Address of the bridge as its ports and settings make it. */
   mac = '';
 
@@ -93,6 +94,15 @@ export class BridgePorts {
     this.#dropEmptyBundles(intent);
     this.#applyRelays(wanted);
     this.#options.connmgr.portsChanged();
+    this.#announceId();
+  }
+
+  #announceId(): void {
+    const { bridge, log } = this.#options;
+    if (bridge.datapathId === this.#announcedId) return;
+    this.#announcedId = bridge.datapathId;
+    const hex = bridge.datapathId.toString(16).padStart(16, '0');
+    log.info(`bridge ${bridge.name}: using datapath ID ${hex}`);
   }
 
   /**

@@ -206,6 +206,10 @@ class Daemon implements Vswitchd {
     if (!intent || !snapshot.root) return;
     this.#options.coverage.hit('bridge_reconfigure');
     this.#ctZones.apply(ctZonesFrom(snapshot));
+    this.#publisher.settingsChanged();
+    for (const name of intent.ignoredBridges) {
+      this.#options.vlog.module('bridge').warn(`ignoring bridge with invalid name '${name}'`);
+    }
     await this.reconciler.apply(intent);
     const identity: Wanted = {
       Open_vSwitch: new Map([

@@ -68,6 +68,7 @@ export class DummyDevice implements Netdev {
   readonly name: string;
   readonly type: string;
   readonly port: number;
+  readonly queueIds: readonly number[] = [0];
   readonly counters: DummyCounters = { rxPackets: 0, rxBytes: 0, txPackets: 0, txBytes: 0 };
   onChange: (() => void) | undefined;
   /** IPv4 address for which the device answers ARP requests. */

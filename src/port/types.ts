@@ -43,6 +43,8 @@ export interface Netdev {
   status(): NetdevStatus;
   /** Interface.statistics as names and numbers. */
   statistics(): Record<string, number>;
+  /** Queues that OpenFlow may name on this device; absent = none. */
+  readonly queueIds?: readonly number[];
   /** Applies what can change while open; returns false when the device has to be closed and opened again. */
   reconfigure(config: NetdevConfig): boolean;
   setAdminUp(up: boolean): void;

@@ -26,6 +26,7 @@ export function dpctlOptions(args: readonly string[]): {
 
 /** Refuses the name of a datapath that is not ours. */
 export function checkDatapath(name: string | undefined): void {
-  if (name === undefined || /^(netdev@)?(ovs-netdev)$|^netdev$/.test(name)) return;
+  if (name === undefined || /^((netdev|dummy)@)?ovs-(netdev|dummy)$|^(netdev|dummy)$/.test(name))
+    return;
   throw new CommandFailure('ovs-vswitchd: opening datapath (No such device)');
 }

@@ -397,6 +397,12 @@ export function parseTraceArguments(datapath: Datapath, argv: readonly string[])
   return { bridge, flow, packet, names, ctStates, frozen: located.frozen };
 }
 
+/** TYPE@ovs-TYPE, ovs-TYPE or TYPE. */
+function isNameOf(datapath: Datapath, name: string): boolean {
+  const [type, own] = datapath.name.split('@');
+  return name === type || name === own || name === datapath.name;
+}
+
 function vlanLimitOf(bridge: DatapathBridge): number {
   return (bridge as { vlanLimit?: number }).vlanLimit ?? 1;
 }
@@ -416,7 +422,7 @@ function parseFlow(datapath: Datapath, args: readonly string[], text: string): L
     }
     return parseBridgeFlow(datapath, args[0]!, text);
   }
-  if (args.length === 2 && !/^(ovs-)?netdev$|^netdev@ovs-netdev$/.test(args[0]!)) {
+  if (args.length === 2 && !isNameOf(datapath, args[0]!)) {
     throw new TraceError('Cannot find the datapath');
   }
   const located = datapath.flowOf(key);

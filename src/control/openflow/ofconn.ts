@@ -116,12 +116,12 @@ export class Ofconn {
     if (this.#closed) return;
     const type = bytes[1];
     if (bytes[0] !== this.version && type !== OFPT_ERROR && type !== 0) {
-      this.#options.log.warn(
+      this.#options.log.err(
         `${this.rconn.name}: received OpenFlow version 0x${bytes[0].toString(16).padStart(2, '0')} ` +
           `!= expected ${this.version.toString(16).padStart(2, '0')}`,
       );
+      // As if it had not arrived: the connection stays.
       this.sendError('OFPBRC_BAD_VERSION', bytes);
-      this.rconn.reconnect();
       return;
     }
     if (type === OFPT_ECHO_REPLY) return;
@@ -162,7 +162,10 @@ export class Ofconn {
       `${this.rconn.name}: sending ${code} error reply to ${messageName(type)} message`,
       this.#options.errorLimit,
     );
-    for (const part of encode(this.version, view.getUint32(4), { type: 'error', code, data })) {
+    // A peer that speaks another version than agreed is told so in its own.
+    const theirs = code === 'OFPBRC_BAD_VERSION' && request[0]! >= 1 && request[0]! <= 6;
+    const version = theirs ? (request[0] as OfVersion) : this.version;
+    for (const part of encode(version, view.getUint32(4), { type: 'error', code, data })) {
       this.rconn.send(part);
     }
   }

@@ -90,12 +90,22 @@ function withLiveness(desc: PortDesc): PortDesc {
 }
 
 /**
- * Statistics and descriptions of queues: no port has queues of its own (QoS is the kernel's business), so asking for
- * all is answered with none, and asking for a certain one is an error.
+ * Ports and queues that a request names (OFPP_NONE and OFPQ_ALL: all of them). Throws OFPQOFC_BAD_PORT, and
+ * OFPQOFC_BAD_QUEUE when no port that was asked for has the queue.
  */
-export function checkQueues(ofSwitch: OfSwitch, port: number, queue: number): void {
+export function selectQueues(
+  ofSwitch: OfSwitch,
+  port: number,
+  queue: number,
+): { port: number; queue: number }[] {
   if (port !== OFPP_NONE && !ofSwitch.bridge.ports.has(port)) {
     throw new OfError('OFPQOFC_BAD_PORT');
   }
-  if (queue !== OFPQ_ALL) throw new OfError('OFPQOFC_BAD_QUEUE');
+  const found = selectPorts(ofSwitch, port).flatMap(({ ofport, netdev }) =>
+    (netdev.queueIds ?? [])
+      .filter((id) => queue === OFPQ_ALL || queue === id)
+      .map((id) => ({ port: ofport, queue: id })),
+  );
+  if (queue !== OFPQ_ALL && found.length === 0) throw new OfError('OFPQOFC_BAD_QUEUE');
+  return found;
 }

@@ -8,7 +8,7 @@ import type { TableFeatures } from '../../wire/openflow/messages.ts';
 import { type FlowStatsEntry, OfError } from '../../wire/openflow/types.ts';
 import type { OfSwitch } from './context.ts';
 import type { HandlerTable } from './handlers.ts';
-import { checkQueues, portStats, selectPorts } from './portHandlers.ts';
+import { portStats, selectPorts, selectQueues } from './portHandlers.ts';
 import { flowStatsHeaderBytes, ReplyPacker } from './replyPacker.ts';
 
 /** Flows that are described before others get their turn. */
@@ -117,13 +117,14 @@ export const statsHandlers: HandlerTable = {
   },
 
   queue_stats_request(ofSwitch, request, { port, queue }) {
-    checkQueues(ofSwitch, port, queue);
-    request.conn.reply({ type: 'queue_stats_reply', queues: [] }, request);
+    const unknown = { txBytes: -1n, txPackets: -1n, txErrors: -1n, durationMs: -1 };
+    const queues = selectQueues(ofSwitch, port, queue).map((one) => ({ ...one, ...unknown }));
+    request.conn.reply({ type: 'queue_stats_reply', queues }, request);
   },
 
   queue_desc_request(ofSwitch, request, { port, queue }) {
-    checkQueues(ofSwitch, port, queue);
-    request.conn.reply({ type: 'queue_desc_reply', port, queues: [] }, request);
+    const queues = selectQueues(ofSwitch, port, queue);
+    request.conn.reply({ type: 'queue_desc_reply', port, queues }, request);
   },
 };
 

@@ -34,6 +34,8 @@ export class Publisher {
   #statusTimer: NodeJS.Timeout | undefined;
   #statisticsTimer: NodeJS.Timeout | undefined;
   #systemTimer: NodeJS.Timeout | undefined;
+  /** 0 = not started. */
+  #intervalMs = 0;
   #statisticsBusy = false;
   #systemBusy = false;
   #closed = false;
@@ -107,16 +109,28 @@ export class Publisher {
     );
   }
 
-  #armStatistics(): void {
-    if (this.#closed) return;
+  /** The configuration is new: a changed other_config:stats-update-interval counts from now on. */
+  settingsChanged(): void {
+    if (this.#closed || this.#intervalMs === 0) return;
+    if (this.#wantedIntervalMs() === this.#intervalMs) return;
+    clearTimeout(this.#statisticsTimer);
+    this.#armStatistics();
+  }
+
+  #wantedIntervalMs(): number {
     const configured = Number(
       this.#options.client.snapshot.root?.other_config['stats-update-interval'] ?? 0,
     );
-    const intervalMs = Math.max(configured || 0, MIN_STATISTICS_MS);
+    return Math.max(configured || 0, MIN_STATISTICS_MS);
+  }
+
+  #armStatistics(): void {
+    if (this.#closed) return;
+    this.#intervalMs = this.#wantedIntervalMs();
     this.#statisticsTimer = setTimeout(() => {
       void this.publishStatistics();
       this.#armStatistics();
-    }, intervalMs);
+    }, this.#intervalMs);
   }
 
   /** Writes the statistics now, unless a write is under way. */

@@ -52,6 +52,10 @@ export function empty<T extends MessageType>(message: MessageOf<T>): BodyCodec<T
 
 /** Milliseconds as seconds and nanoseconds. */
 export function putDuration(w: Writer, durationMs: number): void {
+  if (durationMs < 0) {
+    w.u32(0xffffffff).u32(0xffffffff); // nobody knows
+    return;
+  }
   w.u32(Math.floor(durationMs / 1000)).u32(Math.floor(durationMs % 1000) * 1_000_000);
 }
 

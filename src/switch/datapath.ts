@@ -3,6 +3,10 @@
 //   packet misses ── upcall ── translate ── inject the packet with the program, put the megaflow
 //   something changes ── revalidator translates affected megaflows again ── engine.quiesce() ── settled
 //
+// Order within a flow: a packet is injected, into the worker that it came from, before its megaflow is put, so it leaves in
+// front of all that are received from then on. Packets of the same flow that missed in between wait in the upcall ring and
+// may be overtaken, as in the Linux datapath; they take a short way (the megaflows put last), so that it is few.
+//
 // Which bridge and OpenFlow port a datapath port belongs to is known only here.
 
 import { UPCALL_CONTROLLER, UPCALL_MISS, UPCALL_SLOW } from '../../contract/action.ts';
@@ -26,7 +30,7 @@ import { MeterRecords } from '../engine/meters.ts';
 import type { Engine, Upcall } from '../engine/types.ts';
 import type { PacketIn } from '../wire/openflow/types.ts';
 import { be32, newRecord, putBe32 } from './flow.ts';
-import { credit, creditStats, hashKey, type Megaflow, MegaflowTable } from './megaflow.ts';
+import { credit, creditStats, hashKey, type Megaflow, MegaflowTable, meets } from './megaflow.ts';
 import { addConntrackMetadata, PacketIns } from './packetIns.ts';
 import { RecircIds, thawMetadata } from './recirc.ts';
 import { Revalidator } from './revalidate.ts';
@@ -54,6 +58,9 @@ export interface LocatedFlow {
   flow: Uint8Array;
   frozen: FrozenState | undefined;
 }
+
+/** Megaflows with which an upcall is compared before it is translated. */
+const RECENT_FLOWS = 8;
 
 export interface DatapathLog {
   warn(text: string): void;
@@ -93,6 +100,8 @@ export class Datapath {
   upcallCount = 0;
   notInstalled = 0;
   #limitWarned = false;
+  /** The megaflows put last: packets of theirs may still wait in the upcall ring. */
+  readonly #recent: Megaflow[] = [];
   readonly #controlDrops = new Array<number>(DROP_COUNT).fill(0);
 
   constructor(options: DatapathOptions) {
@@ -208,6 +217,14 @@ export class Datapath {
 
   #miss(upcall: Upcall): void {
     this.upcallCount++;
+    if (upcall.reason === UPCALL_MISS) {
+      const flow = this.#recent.find((f) => !f.deleted && !f.slow && meets(f, upcall.key));
+      if (flow !== undefined) {
+        credit(flow.effects, 1, upcall.packetLen, this.engine.nowMs());
+        this.#inject(upcall, flow.program);
+        return;
+      }
+    }
     const { scratch } = this;
     const located = this.flowOf(upcall.key, scratch.flow);
     if (located === undefined) {
@@ -228,18 +245,14 @@ export class Datapath {
       scratch,
     });
     credit(out.effects, 1, upcall.packetLen, this.engine.nowMs());
-    for (const actions of splitProgram(out.program)) {
-      this.engine.inject({
-        inPort: upcall.inPort,
-        frame: upcall.data,
-        vnet: upcall.vnet,
-        key,
-        actions,
-      });
-    }
+    for (const actions of splitProgram(out.program)) this.#inject(upcall, actions);
     if (upcall.reason === UPCALL_SLOW || !this.#install(record, out, validated)) {
       this.releaseIds(out.effects);
     }
+  }
+
+  #inject({ inPort, data: frame, vnet, key, worker }: Upcall, actions: Uint32Array): void {
+    this.engine.inject({ inPort, frame, vnet, key, actions, worker });
   }
 
   /** Gives back the numbers that a translation has reserved. */
@@ -274,7 +287,7 @@ export class Datapath {
       return false;
     }
     const now = this.engine.nowMs();
-    this.megaflows.add({
+    const flow: Megaflow = {
       id,
       key,
       mask,
@@ -289,7 +302,9 @@ export class Datapath {
       validated,
       deleted: false,
       next: undefined,
-    });
+    };
+    this.megaflows.add(flow);
+    if (this.#recent.unshift(flow) > RECENT_FLOWS) this.#recent.pop();
     this.revalidator.wake();
     return true;
   }

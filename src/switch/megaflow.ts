@@ -49,6 +49,14 @@ function sameUnderMask(flow: Megaflow, key: Uint8Array, mask: Uint8Array): boole
   return true;
 }
 
+/** Would a packet with this key meet the megaflow? */
+export function meets(flow: Megaflow, key: Uint8Array): boolean {
+  for (let i = 0; i < KEY_SIZE; i++) {
+    if (((flow.key[i]! ^ key[i]!) & flow.mask[i]!) !== 0) return false;
+  }
+  return true;
+}
+
 /** All megaflows, by masked key, and by the MAC table answers that they depend on. */
 export class MegaflowTable {
   readonly #byHash = new Map<number, Megaflow>();

@@ -457,3 +457,25 @@ test('a loop of patch ports ends', async () => {
   assert.ok(rig.rig.counters(q1.dpPort).txPackets > 0);
   rig.close();
 });
+
+test('packets that missed before their megaflow was there keep their order, and each counts once', async () => {
+  const rig = await SwitchRig.create();
+  const bridge = rig.addBridge('br0');
+  const [p1] = [1, 2].map((n) => rig.addPort(bridge, `p${n}`, {}, n));
+  const one = addFlow(bridge, 'tcp,tp_dst=80', 'output:2');
+  const other = addFlow(bridge, 'tcp,tp_dst=81', 'output:2');
+  const frames = Array.from({ length: 240 }, (_, i) => {
+    const data = frame(MAC_B, MAC_A, [], i % 3 === 0 ? 81 : 80);
+    data[data.length - 1] = i & 0xff;
+    data[data.length - 2] = i >> 8;
+    return data;
+  });
+  rig.send(p1!, ...frames);
+  assert.equal(rig.datapath.megaflows.size, 2);
+  assert.equal(rig.datapath.upcallCount, 240, 'all missed');
+  const order = rig.sent(bridge).map(({ frame }) => (frame.at(-2)! << 8) | frame.at(-1)!);
+  assert.deepEqual(order, [...Array(240).keys()]);
+  bridge.syncStats();
+  assert.deepEqual([one.packets, other.packets], [160, 80]);
+  rig.close();
+});

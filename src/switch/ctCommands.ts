@@ -5,13 +5,18 @@ import type { Conntrack } from '../engine/conntrackTypes.ts';
 import { CommandFailure, type SwitchCommand } from './commandTypes.ts';
 import { CtMatchError, flushConnections, parseCtMatch } from './ctMatch.ts';
 import { connectionStatistics, connectionText } from './ctText.ts';
-import { checkDatapath, dpctlOptions } from './dpctl.ts';
+import { dpctlOptions, isOurDatapath } from './dpctl.ts';
 
 const MANY = Number.MAX_SAFE_INTEGER;
 const EINVAL = 'Invalid argument';
 
 function fail(text: string, error = EINVAL): never {
   throw new CommandFailure(`ovs-vswitchd: ${text} (${error})`);
+}
+
+/** Refuses the name of a datapath that is not ours; these commands say so in words of their own. */
+function checkName(name: string | undefined): void {
+  if (!isOurDatapath(name)) fail('datapath not found');
 }
 
 function unsigned(text: string | undefined, max: number): number | undefined {
@@ -35,7 +40,7 @@ function popZone(args: string[]): number | undefined {
 function dumpConntrack(conntrack: Conntrack, argv: readonly string[]): string {
   const { verbose, statistics, rest } = dpctlOptions(argv);
   const zone = popZone(rest);
-  checkDatapath(rest[0]);
+  checkName(rest[0]);
   let text = '';
   for (const c of conntrack.dump(zone)) text += `${connectionText(c, verbose, statistics)}\n`;
   return text;
@@ -45,7 +50,7 @@ function flushConntrack(conntrack: Conntrack, argv: readonly string[]): string {
   const { rest } = dpctlOptions(argv);
   // A first argument that is neither zone nor tuple names the datapath.
   if (rest[0] !== undefined && /^(netdev|system)?@?[\w-]+$/.test(rest[0])) {
-    checkDatapath(rest.shift());
+    checkName(rest.shift());
   }
   let zone: number | undefined;
   if (rest[0]?.startsWith('zone=')) {
@@ -80,14 +85,14 @@ function showStatistics(conntrack: Conntrack, argv: readonly string[]): string {
       more = true;
     }
   }
-  checkDatapath(rest[0]);
+  checkName(rest[0]);
   return connectionStatistics(conntrack.dump(zone), wordy);
 }
 
 /** Arguments without the datapath's name in front. `first`: the form of the first argument behind it. */
 function withoutDatapath(argv: readonly string[], first: RegExp): string[] {
   const { rest } = dpctlOptions(argv);
-  if (rest[0] !== undefined && !first.test(rest[0])) checkDatapath(rest.shift());
+  if (rest[0] !== undefined && !first.test(rest[0])) checkName(rest.shift());
   return rest;
 }
 
@@ -155,7 +160,7 @@ function getLimits(conntrack: Conntrack, argv: readonly string[]): string {
 function setMaxConns(conntrack: Conntrack, argv: readonly string[]): string {
   const { rest } = dpctlOptions(argv);
   const limit = unsigned(rest.pop(), 0xffffffff) ?? fail('maxconns missing or malformed');
-  checkDatapath(rest[0]);
+  checkName(rest[0]);
   if (!conntrack.setMax(limit)) fail('ct set maxconns failed', 'Numerical result out of range');
   return 'setting maxconns successful';
 }
@@ -178,7 +183,7 @@ export function ctCommandTable(conntrack: () => Conntrack): SwitchCommand[] {
   /** A command whose only argument is the datapath. */
   const plain = (name: string, run: (conntrack: Conntrack) => string): SwitchCommand =>
     command(name, '[dp]', 0, 1, (ct, args) => {
-      checkDatapath(dpctlOptions(args).rest[0]);
+      checkName(dpctlOptions(args).rest[0]);
       return run(ct);
     });
   return [

@@ -24,9 +24,13 @@ export function dpctlOptions(args: readonly string[]): {
   return { ...out, names: out.names ?? out.verbose, rest };
 }
 
+/** Is this the name of our datapath? Without a name it is. */
+export function isOurDatapath(name: string | undefined): boolean {
+  return name === undefined || /^(netdev@)?(ovs-netdev)$|^netdev$/.test(name);
+}
+
 /** Refuses the name of a datapath that is not ours. */
 export function checkDatapath(name: string | undefined): void {
-  if (name === undefined || /^((netdev|dummy)@)?ovs-(netdev|dummy)$|^(netdev|dummy)$/.test(name))
-    return;
+  if (isOurDatapath(name)) return;
   throw new CommandFailure('ovs-vswitchd: opening datapath (No such device)');
 }

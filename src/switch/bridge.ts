@@ -38,7 +38,7 @@ import { describePort } from './portDesc.ts';
 import { splitProgram } from './slowPath.ts';
 import { translate } from './translate/translate.ts';
 import type { FragmentMode, TableMiss } from './translate/types.ts';
-import type { BridgePort, Bundle, FlowTable, Rule } from './types.ts';
+import type { BridgePort, Bundle, FlowOwner, FlowTable, Rule } from './types.ts';
 
 export const N_TABLES = 255;
 export const HIDDEN_TABLE = 254;
@@ -122,6 +122,7 @@ export class SwitchBridge implements DatapathBridge {
   readonly tables: readonly Classifier[];
   readonly macs: MacTable;
   readonly groups: GroupTable;
+  flows?: FlowOwner;
   readonly meters: MeterTable;
   /** Written by the OpenFlow front-end. */
   hasControllers = false;

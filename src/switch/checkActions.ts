@@ -3,11 +3,13 @@
 
 import {
   FLOW_SIZE,
+  K_NW_PROTO,
   K_VLAN0_TCI,
   K_VLAN0_TPID,
   K_VLAN1_TCI,
   VLAN_PRESENT,
 } from '../../contract/key.ts';
+import { coverSubfield, setSubfield } from '../wire/openflow/fieldAccess.ts';
 import { type Field, findField } from '../wire/openflow/fields.ts';
 import { prereqOk } from '../wire/openflow/prereq.ts';
 import {
@@ -18,6 +20,7 @@ import {
   OFPP_FLOOD,
   OFPP_IN_PORT,
   OFPP_LOCAL,
+  OFPP_NONE,
   OFPP_NORMAL,
   OFPP_TABLE,
   OfError,
@@ -25,7 +28,7 @@ import {
   type Subfield,
 } from '../wire/openflow/types.ts';
 import { checkCt, checkNat, checkResubmitCt, isCtField } from './checkCt.ts';
-import { be16, isIp, putBe16 } from './flow.ts';
+import { be16, IPPROTO_TCP, isIp, putBe16 } from './flow.ts';
 
 /** Ports of a bridge: 1 … 0xfeff. A flow may name one that does not exist yet. */
 const MAX_PORTS = 0xff00;
@@ -154,6 +157,26 @@ function checkTracking(c: Check, action: Action & { type: 'ct' }): void {
   }
 }
 
+/** The learned flow's match has to have the prerequisites of its own fields. */
+function checkLearn(c: Check, { specs }: Action & { type: 'learn' }): void {
+  const learned: Check = {
+    ...c,
+    key: new Uint8Array(FLOW_SIZE),
+    mask: new Uint8Array(FLOW_SIZE),
+  };
+  for (const { kind, src, dst } of specs) {
+    if (typeof src !== 'bigint') checkSubfield(c, src);
+    if (dst === undefined) continue;
+    const f = checkSubfield(learned, dst);
+    if (kind === 'load') {
+      checkWritable(f);
+    } else if (typeof src === 'bigint') {
+      setSubfield(learned.key, dst, src, f);
+      coverSubfield(learned.mask, dst, f);
+    }
+  }
+}
+
 function checkOne(c: Check, action: Action): void {
   switch (action.type) {
     case 'output':
@@ -211,6 +234,31 @@ function checkOne(c: Check, action: Action): void {
     case 'controller':
       if (action.pause) fail('OFPBAC_BAD_ARGUMENT', 'controller(pause) is not supported');
       return;
+    case 'stack_push':
+      checkSubfield(c, action.subfield);
+      return;
+    case 'stack_pop':
+      checkWritable(checkSubfield(c, action.subfield));
+      return;
+    case 'multipath':
+    case 'check_pkt_larger':
+      checkWritable(checkSubfield(c, action.dst));
+      return;
+    case 'bundle':
+      for (const member of action.members) {
+        if (member !== OFPP_NONE) checkPort(member, RESERVED);
+      }
+      if (action.dst !== undefined) checkWritable(checkSubfield(c, action.dst));
+      return;
+    case 'learn':
+      checkLearn(c, action);
+      return;
+    case 'fin_timeout':
+      if (c.key[K_NW_PROTO] !== IPPROTO_TCP) inconsistent(c, action);
+      return;
+    case 'clone':
+      for (const nested of action.actions) checkOne(c, nested);
+      return;
     case 'resubmit':
       if (action.withCt) checkResubmitCt(c.key, c.mask);
       return;
@@ -222,6 +270,7 @@ function checkOne(c: Check, action: Action): void {
     case 'set_queue':
     case 'pop_queue':
     case 'note':
+    case 'sample': // without an IPFIX exporter, samples go nowhere
     case 'exit':
     case 'clear_actions':
     case 'write_metadata':

@@ -23,13 +23,14 @@ import {
   K_IN_PORT,
   K_PKT_MARK,
   K_RECIRC_ID,
+  K_TCP_FLAGS,
   KEY_SIZE,
 } from '../../contract/key.ts';
 import { MAX_PORTS } from '../../contract/port.ts';
 import { MeterRecords } from '../engine/meters.ts';
 import type { Engine, Upcall } from '../engine/types.ts';
 import type { PacketIn } from '../wire/openflow/types.ts';
-import { be32, newRecord, putBe32 } from './flow.ts';
+import { be16, be32, newRecord, putBe32 } from './flow.ts';
 import { credit, creditStats, hashKey, type Megaflow, MegaflowTable, meets } from './megaflow.ts';
 import { addConntrackMetadata, PacketIns } from './packetIns.ts';
 import { RecircIds, thawMetadata } from './recirc.ts';
@@ -244,7 +245,8 @@ export class Datapath {
       learn: true,
       scratch,
     });
-    credit(out.effects, 1, upcall.packetLen, this.engine.nowMs());
+    const tcpFlags = be16(upcall.key, K_TCP_FLAGS);
+    credit(out.effects, 1, upcall.packetLen, this.engine.nowMs(), tcpFlags);
     for (const actions of splitProgram(out.program)) this.#inject(upcall, actions);
     if (upcall.reason === UPCALL_SLOW || !this.#install(record, out, validated)) {
       this.releaseIds(out.effects);
@@ -372,7 +374,7 @@ function packetIn(spec: PacketInSpec, upcall: Upcall): PacketIn {
     mask.fill(0xff, F_METADATA, F_METADATA + 8);
   }
   mask.fill(0xff, F_IN_PORT, F_IN_PORT + 4);
-  addConntrackMetadata(upcall.key, key, mask);
+  if (spec.conntracked) addConntrackMetadata(upcall.key, key, mask);
   return {
     bufferId: 0xffffffff,
     totalLen: upcall.packetLen,

@@ -19,7 +19,15 @@ import {
   OfError,
   type OfVersion,
 } from '../wire/openflow/types.ts';
-import { actionsEqual, groupsOf, mentionsField, metersOf } from './flowModsActions.ts';
+import {
+  actionsEqual,
+  cookieKey,
+  groupsOf,
+  type LearnedCookie,
+  learnedCookies,
+  mentionsField,
+  metersOf,
+} from './flowModsActions.ts';
 import {
   COOKIE_ALL_ONES,
   checkFlowMod,
@@ -36,7 +44,7 @@ import {
   writableTable,
 } from './flowModsRules.ts';
 import type { Meter } from './meters.ts';
-import type { Bridge, Rule } from './types.ts';
+import type { Bridge, FlowOwner, Rule } from './types.ts';
 
 export type RemovedReason =
   | 'idle_timeout'
@@ -98,7 +106,7 @@ export interface FlowTablesOptions {
 }
 
 /** All flow tables of a bridge, with OpenFlow's rules about changing them. One per bridge. */
-export class FlowTables {
+export class FlowTables implements FlowOwner {
   readonly bridge: Bridge;
   readonly config: TableConfig[] = [];
   /** Rules with a timeout, for expire.ts. */
@@ -110,6 +118,7 @@ export class FlowTables {
   constructor(bridge: Bridge, options: FlowTablesOptions = {}) {
     this.bridge = bridge;
     this.#checkActions = options.checkActions;
+    bridge.flows = this;
     for (let table = 0; table < N_TABLES; table++) {
       this.config.push({
         name: '',
@@ -143,6 +152,42 @@ export class FlowTables {
     const transaction = this.begin();
     transaction.applyGroup(mod, requester);
     transaction.commit();
+  }
+
+  learn(mod: FlowMod, limit: number): boolean {
+    const rule = this.#learned(mod);
+    if (rule !== undefined) {
+      rule.modifiedMs = this.bridge.nowMs();
+      return true;
+    }
+    if (limit !== 0) {
+      let count = 0;
+      for (const other of this.bridge.tables[mod.table] ?? []) {
+        if (other.cookie === mod.newCookie) count++;
+      }
+      if (count >= limit) return false;
+    }
+    this.apply(mod);
+    return true;
+  }
+
+  hasLearned(mod: FlowMod): boolean {
+    return this.#learned(mod) !== undefined;
+  }
+
+  #learned(mod: FlowMod): Rule | undefined {
+    const rule = this.bridge.tables[mod.table]?.findStrict(mod.match, mod.priority);
+    if (rule === undefined || rule.cookie !== mod.newCookie) return undefined;
+    return actionsEqual(rule.actions, mod.actions) ? rule : undefined;
+  }
+
+  reduceTimeouts(rule: Rule, idleTimeout: number, hardTimeout: number): void {
+    if (rule.removed) return;
+    const reduced = (old: number, wanted: number): number =>
+      wanted !== 0 && (old === 0 || wanted < old) ? wanted : old;
+    rule.idleTimeout = reduced(rule.idleTimeout, idleTimeout);
+    rule.hardTimeout = reduced(rule.hardTimeout, hardTimeout);
+    if (rule.idleTimeout !== 0 || rule.hardTimeout !== 0) this.expirable.add(rule);
   }
 
   /** Removes meters with the flows that use them. */
@@ -301,7 +346,35 @@ export class FlowTransaction {
     for (const rule of doomed) this.remove(rule, 'group_delete', requester);
   }
 
+  /**
+   * Flows that were learned by flows that are no more, if those said delete_learned: they go unless another flow
+   * learns with the same table and cookie.
+   */
+  #removeLearned(): void {
+    const { bridge } = this.#tables;
+    for (let seen = 0; seen < this.#events.length; ) {
+      const doomed = new Map<string, LearnedCookie>();
+      for (; seen < this.#events.length; seen++) {
+        const event = this.#events[seen]!;
+        const actions = event.event === 'removed' ? event.rule.actions : event.oldActions;
+        for (const one of learnedCookies(actions ?? [])) doomed.set(cookieKey(one), one);
+      }
+      if (doomed.size === 0) return;
+      for (const table of bridge.tables) {
+        for (const rule of table) {
+          for (const one of learnedCookies(rule.actions)) doomed.delete(cookieKey(one));
+        }
+      }
+      for (const { table, cookie } of doomed.values()) {
+        for (const rule of [...(bridge.tables[table] ?? [])]) {
+          if (rule.cookie === cookie) this.remove(rule, 'delete', undefined);
+        }
+      }
+    }
+  }
+
   commit(): void {
+    this.#removeLearned();
     if (this.#events.length === 0) {
       if (this.#groupsChanged) this.#tables.bridge.flowsChanged();
       return;

@@ -44,6 +44,27 @@ export function metersOf(actions: readonly Action[]): number[] {
   return meters;
 }
 
+/** What flows that say delete_learned have learned: all with this cookie in this table. */
+export interface LearnedCookie {
+  table: number;
+  cookie: bigint;
+}
+
+const DELETE_LEARNED = 2;
+
+export function learnedCookies(actions: readonly Action[]): LearnedCookie[] {
+  const cookies: LearnedCookie[] = [];
+  some(actions, (action) => {
+    if (action.type === 'learn' && (action.flags & DELETE_LEARNED) !== 0) cookies.push(action);
+    return false;
+  });
+  return cookies;
+}
+
+export function cookieKey({ table, cookie }: LearnedCookie): string {
+  return `${table}/${cookie}`;
+}
+
 /** True if some action reads or writes the field of this name. */
 export function mentionsField(value: unknown, field: string): boolean {
   if (value === field) return true;

@@ -4,6 +4,7 @@
 import { KEY_SIZE } from '../../contract/key.ts';
 import type { FlowId, FlowStats } from '../engine/types.ts';
 import type { PatchPort } from '../port/patch.ts';
+import { OfError } from '../wire/openflow/types.ts';
 import type { MacTable } from './macLearning.ts';
 import { mix } from './subtable.ts';
 import type { Effects } from './translate/types.ts';
@@ -142,8 +143,16 @@ function patchCounters(port: BridgePort): PatchPort['counters'] | undefined {
   return (port.netdev as Partial<PatchPort>).counters;
 }
 
-/** Credits packets to everything that they have touched. */
-export function credit(effects: Effects, packets: number, bytes: number, usedMs: number): void {
+const TCP_FIN_RST = 0x5;
+
+/** Credits packets to everything that they have touched. `tcpFlags`: all flags that were seen, in host order. */
+export function credit(
+  effects: Effects,
+  packets: number,
+  bytes: number,
+  usedMs: number,
+  tcpFlags = 0,
+): void {
   for (const rule of effects.rules) {
     rule.packets += packets;
     rule.bytes += bytes;
@@ -156,6 +165,18 @@ export function credit(effects: Effects, packets: number, bytes: number, usedMs:
   for (const { bridge, bundle, mac, vlan, gratuitousArp } of effects.macs) {
     // A bundle without ports has been removed: it must not be learned again.
     if (bundle.ports.length > 0) bridge.macs.update(mac, 0, vlan, bundle, gratuitousArp, usedMs);
+  }
+  for (const { flows, mod, limit } of effects.learns) {
+    try {
+      flows.learn(mod, limit);
+    } catch (error) {
+      if (!(error instanceof OfError)) throw error; // a full table: the next packets try again
+    }
+  }
+  if ((tcpFlags & TCP_FIN_RST) !== 0) {
+    for (const { flows, rule, idleTimeout, hardTimeout } of effects.fins) {
+      flows.reduceTimeouts(rule, idleTimeout, hardTimeout);
+    }
   }
   for (const { group, bucket } of effects.groups) {
     group.packets += packets;
@@ -184,5 +205,5 @@ export function creditStats(flow: Megaflow, stats: FlowStats): void {
   flow.packets = stats.packets;
   flow.bytes = stats.bytes;
   flow.usedMs = Math.max(flow.usedMs, stats.usedMs);
-  credit(flow.effects, packets, bytes, stats.usedMs);
+  credit(flow.effects, packets, bytes, stats.usedMs, stats.tcpFlags);
 }

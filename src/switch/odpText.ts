@@ -4,6 +4,8 @@
 //   bytes:0, used:never, actions:set(eth(dst=…)),3
 
 import {
+  ACT_CHECK_PKT_LEN,
+  ACT_CLONE,
   ACT_CT,
   ACT_DROP,
   ACT_END,
@@ -23,6 +25,7 @@ import {
   ACT_SET_VLAN,
   ACT_TRUNC,
   ACT_USERSPACE,
+  CLONE_SAMPLE,
   HASH_L4,
   UPCALL_CONTROLLER,
   UPCALL_SLOW,
@@ -422,6 +425,16 @@ function actionText(op: number, operands: Uint32Array, key: Uint8Array, names: O
       return metaText(operands);
     case ACT_USERSPACE:
       return userspaceText(operands, names);
+    case ACT_CLONE: {
+      const body = formatOdpActions(operands.subarray(1), key, names);
+      return first === CLONE_SAMPLE ? `sample(sample=100.0%,actions(${body}))` : `clone(${body})`;
+    }
+    case ACT_CHECK_PKT_LEN: {
+      const [size, words] = operands;
+      const larger = formatOdpActions(operands.subarray(2, 2 + words!), key, names);
+      const others = formatOdpActions(operands.subarray(2 + words!), key, names);
+      return `check_pkt_len(size=${size},gt(${larger}),le(${others}))`;
+    }
     case ACT_METER:
       return `meter(${first})`;
     case ACT_HASH:

@@ -4,9 +4,12 @@
 // part of the outputs, so the pieces together do what the whole program would do.
 
 import {
+  ACT_CHECK_PKT_LEN,
+  ACT_CLONE,
   ACT_DROP,
   ACT_END,
   ACT_OUTPUT,
+  ACT_RECIRC,
   ACT_TRUNC,
   ACT_USERSPACE,
   ACTIONS_MAX_WORDS,
@@ -24,6 +27,16 @@ export function slowPathProgram(): Uint32Array {
   return Uint32Array.of(ACT_USERSPACE | (4 << 16), UPCALL_SLOW, SLOW_ACTION, 0xffff, END);
 }
 
+/** Actions that hand packets on, or copies of them. */
+const HANDING: ReadonlySet<number> = new Set([
+  ACT_OUTPUT,
+  ACT_USERSPACE,
+  ACT_TRUNC,
+  ACT_RECIRC,
+  ACT_CLONE,
+  ACT_CHECK_PKT_LEN,
+]);
+
 /** The parts of a program, each short enough. If the header changes alone are too long: a drop. */
 export function splitProgram(program: Uint32Array, maxWords = ACTIONS_MAX_WORDS): Uint32Array[] {
   if (program.length <= maxWords) return [program];
@@ -39,7 +52,7 @@ export function splitProgram(program: Uint32Array, maxWords = ACTIONS_MAX_WORDS)
   for (let at = 0; (program[at]! & 0xffff) !== ACT_END; at += program[at]! >>> 16) {
     const op = program[at]! & 0xffff;
     let length = program[at]! >>> 16;
-    const hands = op === ACT_OUTPUT || op === ACT_USERSPACE || op === ACT_TRUNC;
+    const hands = HANDING.has(op);
     // A truncation belongs to the output behind it.
     if (op === ACT_TRUNC) length += program[at + length]! >>> 16;
     if (piece.length + length + 1 > maxWords) finish();

@@ -1,7 +1,14 @@
 // ofproto/trace: what would happen to this packet, and why (ovs-vswitchd(8), "ofproto/trace"). The text is that of the
 // real daemon, byte by byte, since people and test suites read it.
 
-import { ACT_END, ACT_OUTPUT, ACT_RECIRC, ACT_TRUNC } from '../../contract/action.ts';
+import {
+  ACT_CHECK_PKT_LEN,
+  ACT_CLONE,
+  ACT_END,
+  ACT_OUTPUT,
+  ACT_RECIRC,
+  ACT_TRUNC,
+} from '../../contract/action.ts';
 import {
   F_ACTSET_OUTPUT,
   F_IN_PORT,
@@ -188,7 +195,11 @@ function xlateText(ports: PortMap | undefined): XlateText {
 function printNodes(nodes: readonly TraceNode[], level: number, out: string[]): void {
   nodes.forEach((node, i) => {
     if (node.type === 'bridge') out.push('');
-    const terminal = node.type === 'detail' || node.type === 'warn' || node.type === 'error';
+    const terminal =
+      node.type === 'detail' ||
+      node.type === 'warn' ||
+      node.type === 'error' ||
+      node.type === 'bucket';
     const more = i < nodes.length - 1 || terminal || node.type === 'action' ? 1 : 0;
     const indent = ' '.repeat((level + more) * 4);
     switch (node.type) {
@@ -211,12 +222,20 @@ function printNodes(nodes: readonly TraceNode[], level: number, out: string[]): 
   });
 }
 
+const SENDING: ReadonlySet<number> = new Set([
+  ACT_OUTPUT,
+  ACT_RECIRC,
+  ACT_TRUNC,
+  ACT_CLONE,
+  ACT_CHECK_PKT_LEN,
+]);
+
 /** The program without its outputs: a traced packet goes nowhere but to controllers. */
 function withoutOutputs(program: Uint32Array): Uint32Array {
   const words: number[] = [];
   for (let at = 0; (program[at]! & 0xffff) !== ACT_END; at += program[at]! >>> 16) {
     const op = program[at]! & 0xffff;
-    if (op === ACT_OUTPUT || op === ACT_RECIRC || op === ACT_TRUNC) continue;
+    if (SENDING.has(op)) continue;
     words.push(...program.subarray(at, at + (program[at]! >>> 16)));
   }
   return Uint32Array.of(...words, ACT_END | (1 << 16));

@@ -36,6 +36,16 @@ export interface Rule {
   removed: boolean;
 }
 
+/** What packets do to flows: learn, fin_timeout. Implemented by src/switch/flowMods.ts. */
+export interface FlowOwner {
+  /** Makes or refreshes a learned flow. False: `limit` (0 = none) flows of this cookie are there. Throws OfError. */
+  learn(mod: FlowMod, limit: number): boolean;
+  /** True if the flow that the flow-mod makes is there. */
+  hasLearned(mod: FlowMod): boolean;
+  /** Lowers timeouts of a flow in seconds; 0 leaves one alone. */
+  reduceTimeouts(rule: Rule, idleTimeout: number, hardTimeout: number): void;
+}
+
 /** The flows of one table. Implemented by src/switch/classifier.ts. */
 export interface FlowTable {
   readonly id: number;
@@ -107,6 +117,8 @@ export interface Bridge {
   readonly tables: readonly FlowTable[];
   readonly ports: ReadonlyMap<number, BridgePort>;
   readonly groups: GroupTable;
+  /** Set by the owner of the flow tables. */
+  flows?: FlowOwner;
   /** Absent where there is no data plane. */
   readonly meters?: MeterTable;
   /** Some controller is configured. Set by the OpenFlow front-end. */

@@ -64,10 +64,22 @@ import {
   readSubfield,
 } from './fieldOps.ts';
 import { translateGroup } from './groupActions.ts';
+import { learn } from './learn.ts';
+import {
+  bundle,
+  checkPktLarger,
+  clone,
+  finTimeout,
+  multipath,
+  stackPop,
+  stackPush,
+} from './nxActions.ts';
 import { output, outputToPort, outputTruncated, sendToController } from './output.ts';
 
 const OFPPC_NO_PACKET_IN = 64;
 const HIDDEN_TABLE = 254;
+/** Values: about what Open vSwitch holds in 64 KiB. */
+const MAX_STACK = 8192;
 const VLAN_VID = 0x0fff;
 const VLAN_PCP = 0xe000;
 
@@ -169,6 +181,9 @@ export function mayResubmit(x: Xlate): boolean {
   } else if (x.resubmits >= MAX_RESUBMITS) {
     report(x, 'error', `over ${MAX_RESUBMITS} resubmit actions`);
     x.error = 'Too many resubmits';
+  } else if (x.stack.length >= MAX_STACK) {
+    report(x, 'error', 'resubmits yielded over 64 kB of stack');
+    x.error = 'Stack too deep';
   } else if (x.program.length * 4 > 0xffff) {
     report(x, 'error', 'resubmits yielded over 64 kB of actions');
     x.exit = true;
@@ -390,6 +405,7 @@ function runAction(x: Xlate, action: Action): boolean {
         REASONS[action.reason] ?? 'action',
         action.controllerId,
         action.userdata,
+        action.meterId,
       );
       return false;
     case 'output_reg': {
@@ -468,6 +484,30 @@ function runAction(x: Xlate, action: Action): boolean {
       return false;
     case 'group':
       return translateGroup(x, action.group);
+    case 'stack_push':
+      stackPush(x, action);
+      return false;
+    case 'stack_pop':
+      stackPop(x, action);
+      return false;
+    case 'multipath':
+      multipath(x, action);
+      return false;
+    case 'bundle':
+      bundle(x, action);
+      return false;
+    case 'learn':
+      learn(x, action);
+      return false;
+    case 'fin_timeout':
+      finTimeout(x, action);
+      return false;
+    case 'clone':
+      clone(x, action.actions);
+      return false;
+    case 'conjunction':
+      report(x, 'error', 'executing no-op conjunction action');
+      return false;
     case 'meter':
       meter(x, action.meterId);
       return false;
@@ -476,7 +516,10 @@ function runAction(x: Xlate, action: Action): boolean {
   }
 }
 
-function reportSubfield(x: Xlate, dst: { field: string; offset: number; bits: number }): void {
+export function reportSubfield(
+  x: Xlate,
+  dst: { field: string; offset: number; bits: number },
+): void {
   report(x, 'detail', x.in.text!.subfield(dst, x.flow));
 }
 
@@ -486,9 +529,14 @@ export function runActions(x: Xlate, actions: readonly Action[]): void {
     report(x, 'action', 'drop');
     return;
   }
-  for (const action of actions) {
+  for (let i = 0; i < actions.length; i++) {
     if (x.error !== undefined || x.exit) break;
+    const action = actions[i]!;
     if (x.trace !== undefined) report(x, 'action', x.in.text!.actions([action]));
+    if (action.type === 'check_pkt_larger') {
+      checkPktLarger(x, action, actions.slice(i + 1));
+      return;
+    }
     if (runAction(x, action)) return;
   }
 }

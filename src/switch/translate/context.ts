@@ -75,6 +75,8 @@ export function newXlate(input: XlateIn, scratch: XlateScratch): Xlate {
       tables: [],
       macs: [],
       groups: [],
+      learns: [],
+      fins: [],
       patches: [],
       bridges: new Set([input.bridge]),
       macQuestions: [],

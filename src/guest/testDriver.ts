@@ -298,7 +298,7 @@ export class TestDriver {
   }
 
   /** Waits until `count` frames have come, or the time is up; returns what came. */
-  async expect(count: number, timeoutMs = 2000): Promise<GuestFrame[]> {
+  async expect(count: number, timeoutMs = 20_000): Promise<GuestFrame[]> {
     const frames: GuestFrame[] = [];
     const deadline = performance.now() + timeoutMs;
     for (;;) {

@@ -102,7 +102,7 @@ export function createTestSwitch(): TestSwitch {
 export async function until(
   condition: () => boolean,
   what: string | (() => string),
-  timeoutMs = 5000,
+  timeoutMs = 30_000,
 ): Promise<void> {
   const deadline = performance.now() + timeoutMs;
   while (!condition()) {

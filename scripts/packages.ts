@@ -8,6 +8,7 @@ import { existsSync, rmSync, writeFileSync } from 'node:fs';
 export const PEERS: Readonly<Record<string, string>> = {
   'openvswitch-switch': '/usr/lib/openvswitch-switch/ovs-vswitchd',
   'openvswitch-common': '/usr/bin/ovs-ofctl',
+  'openvswitch-source': '/usr/src/openvswitch/openvswitch.tar.gz',
   'qemu-system-x86': '/usr/bin/qemu-system-x86_64',
   'busybox-static': '/bin/busybox',
   'dpdk-dev': '/usr/bin/dpdk-testpmd',

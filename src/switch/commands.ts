@@ -322,7 +322,12 @@ export function switchCommandTable(datapath: Datapath): SwitchCommand[] {
       MANY,
       (args) => ofprotoTrace(datapath, args),
     ),
-    command('dpif/dump-dps', '', 0, 0, () => `${datapath.name}\n`),
+    command('dpif/dump-dps', '', 0, 0, () =>
+      [...datapath.bridges.keys()]
+        .sort()
+        .map((name) => `netdev@${name}\n`)
+        .join(''),
+    ),
     command('dpif/show', '', 0, 0, () => dpifShow(datapath)),
     command('dpif/show-dp-features', 'bridge', 1, 1, ([name]) => {
       bridgeNamed(datapath, name);

@@ -408,6 +408,8 @@ test('fdb and dpif texts', async () => {
     text.replace(/^.*hit:.*\n/, '').replace(/\(.*\)/g, '(TYPE)');
   const { stdout } = await real.run('ovs-appctl dpif/show');
   assert.equal(strip(await ourAppctl('dpif/show')), strip(stdout));
+  const datapaths = await real.run('ovs-appctl dpif/dump-dps');
+  assert.equal(await ourAppctl('dpif/dump-dps'), datapaths.stdout.replaceAll('dummy@', 'netdev@'));
   for (const command of [
     'fdb/show nobr',
     'fdb/add br0 p2 1 zz',

@@ -34,7 +34,7 @@ export function baseCommands(modules: BaseModules): Command[] {
       await modules.exit(args[0] === '--cleanup');
       return '';
     }),
-    command('vlog/set', '{spec | PATTERN:destination:pattern}', 1, 99, (args) => {
+    command('vlog/set', '{spec | PATTERN:destination:pattern}', 0, 99, (args) => {
       for (const spec of args) ok(vlog.set(spec));
       return '';
     }),

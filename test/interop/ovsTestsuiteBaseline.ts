@@ -1,0 +1,1 @@
+export const BASELINE: ReadonlySet<number> = new Set([1]);

@@ -38,7 +38,7 @@ import {
   PKT_L3,
   PKT_TRUNC,
 } from '../contract/packet.ts';
-import { clone, cloneWithKey, output, release } from './batch.ts';
+import { clone, cloneWithKey, output, outputList, release } from './batch.ts';
 import { conntrack } from './ct/index.ts';
 import { countDrop } from './drop.ts';
 import { hashPacket } from './hash.ts';
@@ -146,7 +146,7 @@ export function execute(program: u32, list: u32, n: i32, modified: bool = false)
 
 function outputAll(list: u32, n: i32, port: u32, last: bool): void {
   if (last) {
-    for (let i = 0; i < n; i++) output(load<u32>(list + (i << 2)), port);
+    outputList(list, n, port);
     return;
   }
   for (let i = 0; i < n; i++) {

@@ -10,7 +10,6 @@ import {
   PKT_HEAD_LEN,
   PKT_IN_PORT,
   PKT_KEY,
-  PKT_OUT_PORT,
   PKT_SEG_COUNT,
   PKT_SEGS,
   PKT_SIZE,
@@ -101,9 +100,28 @@ export function output(pkt: u32, port: u32): void {
     transmit(slot);
     count = 0;
   }
-  store<u32>(pkt + PKT_OUT_PORT, port);
   store<u32>(privateBase + S_BATCHES + (slot * BATCH + count) * 4, pkt);
   store<u32>(header, count + 1, 4);
+}
+
+/** The same for a whole list of packets. */
+export function outputList(list: u32, n: i32, port: u32): void {
+  let from = 0;
+  // The first one finds a slot for the port, or why there is none.
+  while (from < n) {
+    output(load<u32>(list + (from << 2)), port);
+    from++;
+    if (port >= <u32>MAX_PORTS) continue;
+    const slot = load<u32>(privateBase + S_PORT_SLOT + port * 4);
+    if (slot >= SLOTS) continue;
+    const header = privateBase + S_SLOTS + slot * 8;
+    const count = load<u32>(header, 4);
+    const more = min<u32>(BATCH - count, n - from);
+    const batch = privateBase + S_BATCHES + (slot * BATCH + count) * 4;
+    memory.copy(batch, list + (from << 2), more << 2);
+    store<u32>(header, count + more, 4);
+    from += more;
+  }
 }
 
 function transmit(slot: u32): void {

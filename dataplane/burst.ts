@@ -67,6 +67,12 @@ export function finishBurst(): void {
 
 function lookupAndAct(list: u32, n: i32): void {
   lookup(list, n);
+  const only = sameFlow(list, n);
+  if (only !== 0) {
+    countFlow(only, list, n);
+    execute(atomic.load<u32>(only + FL_PROGRAM), list, n);
+    return;
+  }
   const groups = groupByFlow(list, n);
   const group = privateBase + S_GROUPS;
   const sorted = privateBase + S_SORTED;
@@ -82,6 +88,15 @@ function lookupAndAct(list: u32, n: i32): void {
       execute(atomic.load<u32>(flow + FL_PROGRAM), start, count);
     }
   }
+}
+
+/** The flow of all packets, 0 if they have several or none. */
+function sameFlow(list: u32, n: i32): u32 {
+  const flow = load<u32>(load<u32>(list) + PKT_FLOW);
+  for (let i = 1; i < n; i++) {
+    if (load<u32>(load<u32>(list + (i << 2)) + PKT_FLOW) !== flow) return 0;
+  }
+  return flow;
 }
 
 /**

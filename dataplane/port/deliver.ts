@@ -144,6 +144,26 @@ export function destinationSingle(packet: u32, at: u32, bytes: u32, gpa: u64, id
   planCount++;
 }
 
+/** A chain of one buffer that deliverNow() fills with `bytes`. */
+export function chainSingle(id: u32, bytes: u32): void {
+  const chain = privateBase + (PV_IO + IO_CHAINS) + chainCount * 8;
+  store<u32>(chain, id);
+  store<u32>(chain, bytes, 4);
+  chainCount++;
+}
+
+/** Copies a frame that is in the head as a whole (`length` bytes), behind its virtio-net header, to `to`. */
+export function deliverNow(packet: u32, to: u32, header: u32, length: u32, offloads: u32): void {
+  const from = load<u32>(packet, PKT_HEAD);
+  const words = load<u8>(packet, PKT_VNET_FLAGS) === 0 ? 0 : vnetWords(packet, offloads);
+  store<u64>(to, words);
+  const rest = words === 0 ? 0x10000 : vnetCsumOffset(packet, words) | 0x10000;
+  if (header === 12) store<u32>(to, rest, 8);
+  else store<u16>(to, <u16>rest, 8);
+  copyBytes(to + header, from, length);
+  countFrame(from, length);
+}
+
 /** The packet has its place. */
 export function destinationCommit(packet: u32): void {
   const plan = privateBase + (PV_IO + IO_PLAN) + planCount * 16;
@@ -170,15 +190,7 @@ export function deliverAll(header: u32, offloads: u32, log: u32): void {
     piece = privateBase + (PV_IO + IO_PIECES) + pieceNumber * 16;
     if (load<u32>(plan, 8) === 1 && load<u32>(packet, PKT_HEAD_LEN) === length) {
       // One buffer, all of the frame in the head.
-      const to = load<u32>(piece);
-      const from = load<u32>(packet, PKT_HEAD);
-      const words = load<u8>(packet, PKT_VNET_FLAGS) === 0 ? 0 : vnetWords(packet, offloads);
-      store<u64>(to, words);
-      const rest = words === 0 ? 0x10000 : vnetCsumOffset(packet, words) | 0x10000;
-      if (header === 12) store<u32>(to, rest, 8);
-      else store<u16>(to, <u16>rest, 8);
-      copyBytes(to + header, from, load<u32>(piece, 4) - header);
-      countFrame(from, length);
+      deliverNow(packet, load<u32>(piece), header, length, offloads);
       if (log !== 0) logBytes(log, load<u64>(piece, 8), load<u32>(piece, 4));
       continue;
     }

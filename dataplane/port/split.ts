@@ -15,7 +15,7 @@ import {
   DROP_TX_NO_BUFFER,
   DROP_TX_RING_FULL,
 } from '../../contract/drop.ts';
-import { PKT_LEN, PKT_SIZE, PV_IO } from '../../contract/packet.ts';
+import { PKT_HEAD_LEN, PKT_LEN, PKT_SIZE, PV_IO } from '../../contract/packet.ts';
 import { PT_TX_RETRIES, portAddress, Q_BROKEN, Q_PORT } from '../../contract/port.ts';
 import {
   DESC_F_INDIRECT,
@@ -44,7 +44,9 @@ import {
   chainBegin,
   chainCount,
   chainEnd,
+  chainSingle,
   deliverAll,
+  deliverNow,
   destinationBegin,
   destinationCommit,
   destinationComplete,
@@ -241,6 +243,7 @@ export function splitTransmit(q: u32, list: u32, n: u32, offloads: u32): void {
   next = load<u32>(q, VQ_LAST_AVAIL);
   retries = load<u32>(portAddress(port) + PT_TX_RETRIES);
   touchDescriptors(q, next, min(left, n));
+  const log = isLogging(q);
   planBegin();
   for (let i: u32 = 0; i < n; i++) {
     if (!planHasRoom()) flush(q, header, offloads);
@@ -254,7 +257,10 @@ export function splitTransmit(q: u32, list: u32, n: u32, offloads: u32): void {
       if ((word & CHAIN_FLAGS) === WRITE_FLAG && <u32>word >= header + length && id <= mask) {
         const at = wholeRun(address, header + length);
         if (at !== 0) {
-          destinationSingle(packet, at, header + length, address, id);
+          if (!log && load<u32>(packet, PKT_HEAD_LEN) === length) {
+            chainSingle(id, header + length);
+            deliverNow(packet, at, header, length, offloads);
+          } else destinationSingle(packet, at, header + length, address, id);
           next = (next + 1) & 0xffff;
           left--;
           continue;

@@ -379,7 +379,7 @@ export class SwitchBridge implements DatapathBridge {
     putBe32(flow, K_IN_PORT, dpPort);
     putBe32(flow, F_IN_PORT, inPort);
     const exact: Match = { key: flow, mask: new Uint8Array(FLOW_SIZE).fill(0xff) };
-    checkActions(actions, exact, 0, version);
+    checkActions(actions, exact, 0, version, this);
     const key = flow.slice(0, KEY_SIZE);
     const out = translate({
       bridge: this,

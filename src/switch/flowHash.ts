@@ -185,9 +185,15 @@ function hashSymmetricL3L4(flow: Uint8Array, basis: number, withUdp: boolean): n
   return hashFinish(hash, basis);
 }
 
+/** 0 addresses (4 or 16 bytes)   16 Ethernet type   18 zero to 20 */
 function hashSymmetricL3(flow: Uint8Array, basis: number): number {
-  if (!isIp(flow)) return hashSymmetricL2(flow, basis);
-  return hashFinish(addAddresses(flow, basis), basis);
+  const fields = new Uint8Array(20);
+  const type = be16(flow, K_ETH_TYPE);
+  fields[16] = type >> 8;
+  fields[17] = type;
+  if (type === ETH_TYPE_IP) fields.set(xored(flow, K_NW_SRC, K_NW_DST, 4));
+  else if (type === ETH_TYPE_IPV6) fields.set(xored(flow, K_IPV6_SRC, K_IPV6_DST, 16));
+  return jenkinsBytes(fields, basis);
 }
 
 function hashAddress(flow: Uint8Array, v4: number, v6: number, basis: number): number {
@@ -273,7 +279,6 @@ export function coverHashFields(flow: Uint8Array, mask: Uint8Array, fields: numb
       coverAddresses(flow, mask, false, true);
       break;
     default:
-      if (isIp(flow)) coverAddresses(flow, mask, true, true);
-      else coverL2(mask);
+      coverAddresses(flow, mask, true, true);
   }
 }

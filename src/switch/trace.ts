@@ -175,6 +175,11 @@ function megaflowText(flow: Uint8Array, wildcards: Uint8Array, ports: PortMap | 
   return formatMatch({ key, mask }, ports === undefined ? {} : { ports });
 }
 
+/** As C's %#x has it. */
+function hexText(value: bigint): string {
+  return value === 0n ? '0' : `0x${value.toString(16)}`;
+}
+
 /** Texts inside the trace: actions, matches, fields. */
 function xlateText(ports: PortMap | undefined): XlateText {
   const options = ports === undefined ? {} : { ports };
@@ -186,7 +191,7 @@ function xlateText(ports: PortMap | undefined): XlateText {
       const whole = s.offset === 0 && s.bits >= f.bits;
       const value = whole
         ? formatField(f, getFieldBytes(flow, f))
-        : `0x${getSubfield(flow, s, f).toString(16)}`;
+        : hexText(getSubfield(flow, s, f));
       return `${formatSubfield(s)} is now ${value}`;
     },
   };

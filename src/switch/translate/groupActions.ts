@@ -179,7 +179,10 @@ export function translateGroup(x: Xlate, id: number): boolean {
     return false;
   }
   const bucket = group.type === OFPGT_FF ? firstLiveBucket(x, group, 0) : pickSelect(x, group);
-  if (bucket === 'forked') return false;
+  if (bucket === 'forked') {
+    report(x, 'detail', 'no live bucket'); // Open vSwitch says so: none is chosen yet
+    return false;
+  }
   if (bucket === undefined) {
     report(x, 'detail', 'no live bucket');
     x.dropReason = DROP_NO_PORT;

@@ -19,9 +19,13 @@ function same(question: string, answer: unknown): void {
   else answers.set(question, answer);
 }
 
-/** Whether the SYN had a window scale is the host's business; ICMP ids are. */
+/** ICMP ids are the host's business; how far the end of a TCP connection has got is a matter of luck. */
 const plain = (lines: string[]): string[] =>
-  lines.map((line) => line.replace(/id=\d+/g, 'id=N')).sort();
+  lines
+    .map((line) =>
+      line.replace(/id=\d+/g, 'id=N').replace(/state=(CLOSING|TIME_WAIT)/, 'state=END'),
+    )
+    .sort();
 
 for (const daemon of DAEMONS) {
   describe(`security groups, ${daemon}`, () => {
@@ -46,14 +50,11 @@ for (const daemon of DAEMONS) {
         { name: 'b', addresses: ['10.0.0.2/24', 'fd00::2/64'] },
       ]);
       net.flows(firewallFlows(groups(RULES)));
-      for (const address of ['0.0.0.0', '::']) {
-        if (address === '::') continue;
-        await net.serve('b', 'tcp', address, 80);
-        await net.serve('b', 'tcp', address, 81);
-        await net.serve('b', 'udp', address, 53);
-        await net.serve('b', 'udp', address, 55);
-        await net.serve('a', 'tcp', address, 80);
-      }
+      await net.serve('b', 'tcp', '0.0.0.0', 80);
+      await net.serve('b', 'tcp', '0.0.0.0', 81);
+      await net.serve('b', 'udp', '0.0.0.0', 53);
+      await net.serve('b', 'udp', '0.0.0.0', 55);
+      await net.serve('a', 'tcp', '0.0.0.0', 80);
       await net.serve('b', 'tcp', 'fd00::2', 8080);
     });
 

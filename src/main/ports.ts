@@ -15,6 +15,12 @@ import type { BridgeIntent, InterfaceIntent, PortIntent } from './intent.ts';
 const DEFAULT_MTU = 1500;
 const INTERNAL_TYPES: readonly string[] = ['internal', 'dummy-internal'];
 
+/** Names of the datapaths' and tunnels' own devices. */
+const isReservedName = (name: string): boolean =>
+  /^ovs-(netdev|system|dummy)$|^(genev|gre|ip6gre|lisp|stt|vxlan|gtpu|bareudp|srv6|erspan|ip6erspan)_sys/.test(
+    name,
+  );
+
 export interface InterfaceUnit {
   uuid: string;
   name: string;
@@ -74,6 +80,7 @@ export class BridgePorts {
       const type = want && this.#type(intent, want.iface);
       if (!want || type !== unit.type || want.port.name !== unit.portName) await this.#remove(unit);
     }
+    await this.#freeRequested(wanted);
     this.#applyBundles(intent);
     // Numbers that were asked for are given first, so that nobody else takes them.
     const others = [...wanted.values()].filter(({ iface }) => iface.name !== intent.name);
@@ -95,6 +102,24 @@ export class BridgePorts {
     this.#applyRelays(wanted);
     this.#options.connmgr.portsChanged();
     this.#announceId();
+  }
+
+  /**
+   * Closes the interfaces that want another number than they have, and those that hold such a number without having
+   * asked for it: all are opened again. A number that two ask for stays with whom it is.
+   */
+  async #freeRequested(wanted: ReadonlyMap<string, { iface: InterfaceIntent }>): Promise<void> {
+    const request = (unit: InterfaceUnit): number | undefined =>
+      wanted.get(unit.name)?.iface.ofportRequest;
+    for (const unit of [...this.units.values()]) {
+      const ofport = request(unit);
+      if (ofport === undefined || unit.port === undefined) continue;
+      if (unit.port.ofport === ofport || unit.port.ofport === OFPP_LOCAL) continue;
+      const holder = [...this.units.values()].find((other) => other.port?.ofport === ofport);
+      if (holder !== undefined && request(holder) === ofport) continue;
+      if (holder !== undefined) await this.#remove(holder);
+      await this.#remove(unit);
+    }
   }
 
   #announceId(): void {
@@ -240,6 +265,11 @@ export class BridgePorts {
 
   async #open(unit: InterfaceUnit, config: NetdevConfig, iface: InterfaceIntent): Promise<void> {
     const { bridge, connmgr, context } = this.#options;
+    if (isReservedName(iface.name)) {
+      this.#options.log.warn(`could not create interface ${iface.name}, name is reserved`);
+      unit.error = undefined;
+      return;
+    }
     let netdev: Netdev;
     try {
       netdev = await openDevice(config, context, this.#options.dummies);

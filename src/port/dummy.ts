@@ -292,7 +292,8 @@ export class DummyDevice implements Netdev {
     if (up === this.#up) return;
     this.#up = up;
     this.#tellEngine();
-    this.onChange?.();
+    // As with kernel devices, whoever asked for the change hears of it later.
+    setImmediate(() => this.onChange?.());
   }
 
   async close(): Promise<void> {

@@ -38,7 +38,6 @@ import {
   IPPROTO_UDP,
   ND_ADVERT,
   ND_SOLICIT,
-  putBe16,
 } from './flow.ts';
 
 function sum(bytes: readonly number[]): number {
@@ -187,11 +186,9 @@ export function composeFrame(flow: Uint8Array, payload: Uint8Array): Uint8Array 
   if (type === ETH_TYPE_IP) body = ipv4(flow, [...payload]);
   else if (type === ETH_TYPE_IPV6) body = ipv6(flow, [...payload]);
   else if (type === ETH_TYPE_ARP || type === ETH_TYPE_RARP) body = arp(flow);
-  else if (type >= 0x600) body = [...payload];
   if (type < 0x600) {
-    const size = new Uint8Array(2);
-    putBe16(size, 0, payload.length);
-    return Uint8Array.of(...head, ...size, ...payload);
+    // IEEE 802.3: a length instead of a type, and that of the headers alone, as Open vSwitch has it.
+    return Uint8Array.of(...flow.subarray(K_ETH_DST, K_ETH_DST + 12), ...two(14));
   }
   return Uint8Array.of(...head, ...two(type), ...body);
 }

@@ -24,6 +24,7 @@ import {
   K_PKT_MARK,
   K_RECIRC_ID,
   K_TCP_FLAGS,
+  K_TUN_ID,
   KEY_SIZE,
 } from '../../contract/key.ts';
 import { MAX_PORTS } from '../../contract/port.ts';
@@ -362,6 +363,9 @@ export class Datapath {
   }
 }
 
+/** Fields of 64 bits: matched whole if at all. */
+const WIDE_METADATA: readonly number[] = [F_METADATA, K_TUN_ID];
+
 /** What controllers get: the packet cut to max_len, and the pipeline's state at the action. */
 function packetIn(spec: PacketInSpec, upcall: Upcall): PacketIn {
   const key = spec.metadata.slice();
@@ -370,8 +374,8 @@ function packetIn(spec: PacketInSpec, upcall: Upcall): PacketIn {
   for (let i = 0; i < FLOW_SIZE; i += 4) {
     if (be32(key, i) !== 0) mask.fill(0xff, i, i + 4);
   }
-  if (be32(key, F_METADATA) !== 0 || be32(key, F_METADATA + 4) !== 0) {
-    mask.fill(0xff, F_METADATA, F_METADATA + 8);
+  for (const wide of WIDE_METADATA) {
+    if (be32(key, wide) !== 0 || be32(key, wide + 4) !== 0) mask.fill(0xff, wide, wide + 8);
   }
   mask.fill(0xff, F_IN_PORT, F_IN_PORT + 4);
   if (spec.conntracked) addConntrackMetadata(upcall.key, key, mask);

@@ -259,14 +259,14 @@ export class Connmgr implements OfSwitch {
       for (const other of this.connections) {
         if (other.role !== 'primary') continue;
         other.role = 'secondary';
-        // OFPCRR_MASTER_REQUEST; the message exists since OpenFlow 1.4.
+        // OFPCRR_MASTER_REQUEST; the message exists since OpenFlow 1.4, and in 1.3 as an extension.
         const status: Message = {
           type: 'role_status',
           role: 'secondary',
           reason: 0,
           generationId: this.electionId,
         };
-        if (other.version >= 5) other.send(status);
+        if (other.version >= 4) other.send(status);
       }
     }
     conn.role = role;

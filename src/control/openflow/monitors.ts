@@ -136,7 +136,8 @@ export class FlowMonitors {
             : flags.delete;
       if (!wanted || !concerns(monitor, event.rule, oldActions)) continue;
       interest ??= { own: false, actions: false };
-      interest.own ||= flags.own;
+      // Open vSwitch takes ONLY_OWN of OpenFlow 1.4 for the older OWN: own changes are told in full.
+      interest.own ||= flags.own || monitor.onlyOwn;
       interest.actions ||= flags.actions;
     }
     return interest;

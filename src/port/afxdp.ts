@@ -32,7 +32,7 @@ import {
   type XdpAttachment,
   xskMapSet,
 } from '../sys/bpf.ts';
-import { SysError } from '../sys/ffi.ts';
+import { EBUSY, SysError } from '../sys/ffi.ts';
 import { PAGE_SIZE } from '../sys/memory.ts';
 import {
   bindXsk,
@@ -109,10 +109,16 @@ class Attachment {
   private readonly engine: Engine;
   private readonly channels: Channel[] = [];
   private program: XdpAttachment | undefined;
+  /** Whether a socket was bound to a queue of the device. */
+  private bound = false;
 
-  /** Tries the modes in order. Throws the SysError of the last one. */
+  /**
+   * Tries the modes in order. Throws the SysError of the last one, unless that is "busy" with what an attempt before it
+   * has just let go, which takes the kernel a moment.
+   */
   static open(engine: Engine, port: number, link: KernelLink, options: Options): Attachment {
     let failure: unknown;
+    let letGo = false;
     for (const mode of options.modes) {
       // frames of several buffers (kernel 6.6) where socket and driver can
       for (const sg of [XDP_USE_SG, 0]) {
@@ -121,9 +127,10 @@ class Attachment {
           attachment.start(port, link, options, sg);
           return attachment;
         } catch (thrown) {
-          failure = thrown;
           attachment.release();
           if (!(thrown instanceof SysError)) throw thrown;
+          if (!letGo || thrown.errno !== EBUSY) failure = thrown;
+          letGo ||= attachment.bound;
         }
       }
     }
@@ -143,6 +150,7 @@ class Attachment {
       const flags = this.mode.bind | sg | (options.needWakeup ? XDP_USE_NEED_WAKEUP : 0);
       this.fill(channel);
       bindXsk(channel.xsk.fd, ifindex, index, flags);
+      this.bound = true;
       xskMapSet(this.program.map, index, channel.xsk.fd);
       this.addQueues(channel, port, index, !link.onBus);
     }

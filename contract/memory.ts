@@ -55,7 +55,7 @@ export const CACHE_SIZE = 0x00400000; // 4 MiB
 export const CTL_GENERATION = 0; // u32: raised after every change; see WK_ACK
 export const CTL_WORKERS = 4; // u32: number of workers running
 export const CTL_VLAN_LIMIT = 8; // u32: 1 or 2 VLAN headers parsed
-export const CTL_CACHE_INSERT_INV_PROB = 12; // u32: 0 = never insert into the microflow cache, 1 = always, n = one in n
+export const CTL_CACHE_INSERT_INV_PROB = 12; // u32: 0 = no microflow cache, 1 = every flow goes into it, n = one in n
 export const CTL_UPCALLS_ENABLED = 16; // u32: 0 = a miss is dropped (no control plane yet)
 export const CTL_UPCALL_ARMED = 20; // u32: 1 = the main thread sleeps, the host loop of a worker has to wake it
 export const CTL_PATIENCE_US = 24; // u32: how long a worker polls empty queues before it goes to sleep

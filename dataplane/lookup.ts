@@ -42,6 +42,11 @@ let probes: u32 = 0;
 
 /** Sets PKT_FLOW of the `n` packets of `list`, 0 where there is none. */
 export function lookup(list: u32, n: i32): void {
+  const inverse = load<u32>(CONTROL_BASE + CTL_CACHE_INSERT_INV_PROB);
+  if (inverse === 0) {
+    lookupMissed(list, n, inverse);
+    return;
+  }
   for (let i = 0; i < n; i++) {
     const pkt = load<u32>(list + (i << 2));
     store<u32>(pkt + PKT_FLOW, cached(load<u32>(pkt + PKT_HASH)));
@@ -56,11 +61,11 @@ export function lookup(list: u32, n: i32): void {
     misses++;
   }
   addStat(WK_CACHE_HITS, <f64>(n - misses));
-  if (misses > 0) lookupMissed(missed, misses);
+  if (misses > 0) lookupMissed(missed, misses, inverse);
 }
 
-function lookupMissed(missed: u32, n: i32): void {
-  const inverse = load<u32>(CONTROL_BASE + CTL_CACHE_INSERT_INV_PROB);
+/** `inverse`: 0 = without the microflow cache; n = one flow in n goes into it. */
+function lookupMissed(missed: u32, n: i32, inverse: u32): void {
   let hits = 0;
   probes = 0;
   for (let i = 0; i < n; i++) {
@@ -68,7 +73,7 @@ function lookupMissed(missed: u32, n: i32): void {
     const key = load<u32>(pkt + PKT_KEY);
     const hash = load<u32>(pkt + PKT_HASH);
     // An earlier packet of this burst may have brought the flow into the cache.
-    let flow = cached(hash);
+    let flow = inverse === 0 ? 0 : cached(hash);
     if (flow === 0 || !isLive(flow) || !flowMatches(key, flow)) {
       flow = search(key);
       if (flow !== 0 && inverse !== 0 && ++insertions >= inverse) {

@@ -199,7 +199,7 @@ export interface Engine {
   setCores(cores: readonly number[]): Promise<void>;
   /** Pins a receive queue of a port to a core (pmd-rxq-affinity); undefined = automatic. */
   setAffinity(port: number, queueIndex: number, core: number | undefined): void;
-  /** One of n lookups is put into the microflow cache; 0 = never. */
+  /** One of n lookups is put into the microflow cache; 0 = it is neither filled nor asked. */
   setCacheInsertInvProb(n: number): void;
   setVlanLimit(n: number): void;
   /** How long a worker polls empty queues before it sleeps. */

@@ -1,6 +1,7 @@
 // Open_vSwitch.other_config → data plane and revalidator (ovs-vswitchd.conf.db(5)). Values that make no sense count as
 // absent, as with the real daemon.
 
+import { cpus } from 'node:os';
 import type { Engine } from '../engine/types.ts';
 import type { Datapath } from '../switch/datapath.ts';
 
@@ -16,12 +17,15 @@ export interface DataPlaneSettings {
 const VLAN_LIMIT_MAX = 2;
 const EMC_INV_PROB_DEFAULT = 100;
 
-/** Cores named by a hexadecimal mask ("0x6", "6"); undefined if it is none. */
-export function coresOfMask(mask: string | undefined): number[] | undefined {
+/** Cores named by a hexadecimal mask ("0x6", "6") that the machine has; undefined if there is none. */
+export function coresOfMask(
+  mask: string | undefined,
+  machineCores = cpus().length,
+): number[] | undefined {
   if (mask === undefined || !/^(0x)?[0-9a-f]+$/i.test(mask)) return undefined;
   const bits = BigInt(`0x${mask.replace(/^0x/i, '')}`);
   const cores: number[] = [];
-  for (let core = 0; bits >> BigInt(core) !== 0n; core++) {
+  for (let core = 0; core < machineCores; core++) {
     if ((bits >> BigInt(core)) & 1n) cores.push(core);
   }
   return cores.length > 0 ? cores : undefined;

@@ -105,6 +105,30 @@ test('look-up of an injected frame: named drop without a flow, counters with one
   await engine.removePort(port);
 });
 
+test('a microflow cache that is switched off is not asked either', async () => {
+  const port = engine.addPort();
+  const { key, mask } = Rig.matchPort(port);
+  const flow = engine.putFlow(key, mask, toController(5));
+  const hits = async (n: number): Promise<[cache: number, flow: number]> => {
+    const before = engine.workerStats()[0]!;
+    const target = engine.flowStats(flow).packets + n;
+    const { worker } = before;
+    for (let i = 0; i < n; i++) {
+      engine.inject({ inPort: port, frame, worker });
+      await until('packet', () => engine.flowStats(flow).packets === target - n + i + 1);
+    }
+    const after = engine.workerStats()[0]!;
+    return [after.cacheHits - before.cacheHits, after.flowHits - before.flowHits];
+  };
+  await hits(1);
+  assert.deepEqual(await hits(3), [3, 0]);
+  engine.setCacheInsertInvProb(0);
+  assert.deepEqual(await hits(3), [0, 3]);
+  engine.setCacheInsertInvProb(1);
+  await engine.deleteFlow(flow);
+  await engine.removePort(port);
+});
+
 test('a replaced program is what packets meet after quiesce()', async () => {
   const port = engine.addPort();
   const { key, mask } = Rig.matchPort(port);

@@ -155,7 +155,10 @@ export const CTK_FULL = 112; // refused: limit of connections
 export const CTK_ZONE_FULL = 120; // refused: limit of the zone
 export const CTK_NAT_EXHAUSTED = 128; // refused: no address and port left
 export const CTK_RACE = 136; // two workers committed the same connection; the second one found it
-export const CTK_COUNT = 18;
+export const CTK_FRAG_HELD = 144; // fragments kept for reassembly
+export const CTK_FRAG_REASSEMBLED = 152; // datagrams completed
+export const CTK_FRAG_EXPIRED = 160; // fragments dropped: the rest did not come
+export const CTK_COUNT = 21;
 
 // Tuple: what a packet is looked up by (scratch of dataplane/ct, and of flushes by tuple)
 export const TU_SRC = 0; // 16 bytes, as CN_SRC

@@ -39,7 +39,7 @@ import {
   PKT_TRUNC,
 } from '../contract/packet.ts';
 import { clone, cloneWithKey, output, outputList, release } from './batch.ts';
-import { conntrack } from './ct/index.ts';
+import { conntrack, forgetReleased, releasedCount, releasedFrom } from './ct/index.ts';
 import { countDrop } from './drop.ts';
 import { hashPacket } from './hash.ts';
 import { markLines } from './key.ts';
@@ -128,8 +128,12 @@ export function execute(program: u32, list: u32, n: i32, modified: bool = false)
       dropAll(list, n, load<u32>(operands));
       return;
     } else if (op === ACT_CT) {
-      conntrack(list, n, operands, nowMs);
+      const before = releasedCount();
+      n = conntrack(list, n, operands, nowMs);
       if (load<u32>(operands) & CT_NAT) modified = true;
+      const fragments = releasedCount() - before;
+      if (fragments > 0) execute(at, releasedFrom(before), fragments, modified);
+      forgetReleased(before);
     } else if (op === ACT_SET_META) {
       for (let i = 0; i < n; i++) setMeta(load<u32>(list + (i << 2)), operands);
     } else {

@@ -50,6 +50,7 @@ import { resetAct } from './act.ts';
 import { resetBatches } from './batch.ts';
 import { resetGroups, runBurst } from './burst.ts';
 import { flushConnection, flushTuple, sweepConnections } from './ct/control.ts';
+import { freeSpent } from './ct/fragments.ts';
 import { startTracking } from './ct/index.ts';
 import { countDrop } from './drop.ts';
 import { injectBurst, injectEmpty, injectedUpTo, injectHead } from './inject.ts';
@@ -92,6 +93,7 @@ export function poll(nowNs: f64): i32 {
   acknowledge();
   account(nowNs);
   setNow(nowNs / 1e6);
+  freeSpent();
   let total = injectBurst();
   if (seen) acknowledge();
   const queues = atomic.load<u32>(workerRecord + WK_RXQ_COUNT);

@@ -5,7 +5,7 @@
 // Each of the first loops brings the memory that the next one needs, for all packets at once, so that cache misses
 // overlap; the last one does the work, one packet after the other, in their order.
 
-import { CT_CLEAR, CT_FORCE } from '../../contract/action.ts';
+import { CT_CLEAR, CT_FORCE, CT_NAT } from '../../contract/action.ts';
 import {
   CN_META,
   CN_REPLY_PORTS,
@@ -16,10 +16,17 @@ import {
   TU_HASH,
   TU_SIZE,
 } from '../../contract/ct.ts';
-import { PKT_KEY } from '../../contract/packet.ts';
+import { FRAGMENTS_PER_DATAGRAM } from '../../contract/ctFragments.ts';
+import { DROP_RECIRC_LIMIT } from '../../contract/drop.ts';
+import { K_NW_FRAG } from '../../contract/key.ts';
+import { PKT_IN_PORT, PKT_KEY } from '../../contract/packet.ts';
+import { release } from '../batch.ts';
+import { countDrop } from '../drop.ts';
 import { extract } from './extract.ts';
+import { completed, HELD, holdFragment, resetFragments, spend } from './fragments.ts';
 import { count, recover, scratch, setHolder } from './lock.ts';
 import { clearFields, forget, remembered, rememberedRevision, writeFields } from './metadata.ts';
+import { buildWhole, emitFragments } from './reassemble.ts';
 import { bucketOf, connectionOf } from './table.ts';
 import { setClock } from './timeout.ts';
 import { again, track } from './track.ts';
@@ -30,21 +37,82 @@ const TU_TOUCHED: u32 = 52;
 /** Tuples of this many packets are in hand at a time. */
 const CHUNK = 256;
 
+/** In the scratch: a tuple for one packet, and the fragments that go on. */
+const ONE_TUPLE: u32 = 0xf080;
+const RELEASED: u32 = 0x8000;
+const RELEASED_MAX = 1024;
+
+let released = 0;
+
 /** At the start of an instance: `holder` is the worker, or CT_CONTROL_PLANE. */
 export function startTracking(holder: u32): void {
   setHolder(holder);
   recover();
+  resetFragments();
+  released = 0;
 }
 
-/** The ct action on `n` packets; none leaves the list. */
-export function conntrack(list: u32, n: i32, program: u32, nowMs: f64): void {
+/**
+ * The ct action on `n` packets. Returns how many stay in the list: fragments leave it. When a datagram is complete, all
+ * of its fragments come back in a list of their own, for which the rest of the program has to be run: releasedFrom().
+ */
+export function conntrack(list: u32, n: i32, program: u32, nowMs: f64): i32 {
   if (load<u32>(program) & CT_CLEAR) {
     for (let i = 0; i < n; i++) clearFields(load<u32>(load<u32>(list + (i << 2)) + PKT_KEY));
-    return;
+    return n;
   }
   setClock(nowMs);
   count(CTK_LOOKUPS, <f64>n);
+  n = hold(list, n, program);
   for (let i = 0; i < n; i += CHUNK) trackAll(list + (i << 2), min(CHUNK, n - i), program);
+  return n;
+}
+
+/** Fragments that go on: their number now, and the list of those from number `first` on. */
+export function releasedCount(): i32 {
+  return released;
+}
+export function releasedFrom(first: i32): u32 {
+  return scratch + RELEASED + (first << 2);
+}
+/** Those from `first` on have been run. */
+export function forgetReleased(first: i32): void {
+  released = first;
+}
+
+/** Keeps fragments until their datagram is complete. Returns how many packets are left. */
+function hold(list: u32, n: i32, program: u32): i32 {
+  let kept = 0;
+  for (let i = 0; i < n; i++) {
+    const pkt = load<u32>(list + (i << 2));
+    const key = load<u32>(pkt + PKT_KEY);
+    if (load<u8>(key + K_NW_FRAG) !== 0) {
+      if (holdFragment(pkt, load<u32>(program, 4), scratch + ONE_TUPLE) === HELD) {
+        if (completed !== 0) trackWhole(pkt, completed, program);
+        release(pkt);
+        continue;
+      }
+    }
+    store<u32>(list + (kept << 2), pkt);
+    kept++;
+  }
+  return kept;
+}
+
+function trackWhole(pkt: u32, first: u32, program: u32): void {
+  const zone = load<u32>(program, 4);
+  const whole = buildWhole(pkt, first);
+  if (whole !== 0) {
+    const tuple = scratch + ONE_TUPLE;
+    store<u32>(tuple, extract(whole, zone, tuple), TU_INVALID);
+    trackOne(whole, tuple, program, zone);
+    const room = RELEASED_MAX - released >= FRAGMENTS_PER_DATAGRAM;
+    const translated = (load<u32>(program) & CT_NAT) !== 0;
+    if (room) released += emitFragments(whole, first, releasedFrom(released), translated);
+    release(whole);
+  }
+  if (whole === 0) countDrop(load<u32>(pkt + PKT_IN_PORT), DROP_RECIRC_LIMIT);
+  spend(first);
 }
 
 function trackAll(list: u32, n: i32, program: u32): void {

@@ -13,6 +13,7 @@ import {
   connectionAddress,
   ctCountersAddress,
 } from '../../contract/ct.ts';
+import { FG_LOCK, FRAGMENTS_BASE } from '../../contract/ctFragments.ts';
 
 /** Value of a lock that this instance holds. */
 let self: u32 = 0;
@@ -34,6 +35,7 @@ export function recover(): void {
   const end: u32 = CT_LOCKS + CT_LOCK_COUNT * 4;
   for (let at: u32 = CT_LOCKS; at < end; at += 4) release(at);
   release(CT_CONTROL + CTC_POOL_LOCK);
+  release(FRAGMENTS_BASE + FG_LOCK);
   const high = atomic.load<u32>(CT_CONTROL + CTC_HIGH);
   for (let n: u32 = 0; n < high; n++) release(connectionAddress(n) + CN_LOCK);
 }

@@ -147,3 +147,17 @@ export function writeLabel(key: u32, conn: u32, program: u32, set: u32): void {
   v128.store(key + K_CT_LABEL, label);
   markLines(key, LINE2);
 }
+
+/** What tracking has said about one packet, for another one with the same headers: fields and remembered connection. */
+export function copyTracking(key: u32, from: u32): void {
+  store<u32>(key + K_CT_STATE, load<u32>(from + K_CT_STATE));
+  store<u16>(key + K_CT_ZONE, load<u16>(from + K_CT_ZONE));
+  store<u32>(key + K_CT_MARK, load<u32>(from + K_CT_MARK));
+  v128.store(key + K_CT_LABEL, v128.load(from + K_CT_LABEL));
+  v128.store(key + K_CT_NW_SRC, v128.load(from + K_CT_NW_SRC));
+  v128.store(key + K_CT_IPV6_SRC, v128.load(from + K_CT_IPV6_SRC));
+  v128.store(key + K_CT_IPV6_DST, v128.load(from + K_CT_IPV6_DST));
+  store<u64>(key + K_CONNECTION, load<u64>(from + K_CONNECTION));
+  const lines = load<u32>(from + KEY_LINES) & (LINE2 | LINE4 | REMEMBERED);
+  store<u32>(key + KEY_LINES, (load<u32>(key + KEY_LINES) & ~REMEMBERED) | lines);
+}

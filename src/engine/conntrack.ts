@@ -57,10 +57,23 @@ import {
   WSCALE_MASK,
   WSCALE_UNKNOWN,
 } from '../../contract/ct.ts';
+import {
+  FG_ENABLED,
+  FG_MAX,
+  FG_MIN_V4,
+  FG_MIN_V6,
+  FG_WAITING,
+  FRAGMENT_DEFAULT_MIN_V4,
+  FRAGMENT_DEFAULT_MIN_V6,
+  FRAGMENT_SLOTS_MAX,
+  FRAGMENTS_BASE,
+  FRAGMENTS_DEFAULT_MAX,
+} from '../../contract/ctFragments.ts';
 import { COUNTER_NAMES, TIMEOUT_NAMES } from './conntrackNames.ts';
 import type {
   Conntrack,
   CtConnection,
+  CtFragmentSettings,
   CtTcpPeer,
   CtTimeouts,
   CtTuple,
@@ -73,6 +86,8 @@ const PROTO_ICMP = 1;
 const PROTO_TCP = 6;
 const PROTO_ICMPV6 = 58;
 const MAX_ZONE = 0xffff;
+/** The least minimum that Open vSwitch lets one set. */
+const LEAST_MIN = 400;
 /** A zone's limit is stored plus one. */
 const HIGHEST_LIMIT = 0xfffffffe;
 
@@ -99,6 +114,13 @@ export class ConntrackTable implements Conntrack {
     }
     mem.store(CT_CONTROL + CTC_LIMIT, CT_DEFAULT_LIMIT);
     for (let id = 0; id < CT_POLICY_MAX; id++) this.setTimeoutPolicy(id, {});
+    this.setFragments({
+      enabledV4: true,
+      enabledV6: true,
+      minV4: FRAGMENT_DEFAULT_MIN_V4,
+      minV6: FRAGMENT_DEFAULT_MIN_V6,
+      max: FRAGMENTS_DEFAULT_MAX,
+    });
     dataPlane.ctAttach(CT_CONTROL_PLANE);
   }
 
@@ -121,7 +143,7 @@ export class ConntrackTable implements Conntrack {
   /** Looks at the next `records` records. True: the end of the table has been reached. */
   sweep(records: number): boolean {
     const high = this.mem.load(CT_CONTROL + CTC_HIGH);
-    if (this.position < high && this.count() > 0) {
+    if (this.position === 0 || (this.position < high && this.count() > 0)) {
       this.dataPlane.ctSweep(this.position, records, this.nowMs());
       this.position += records;
     } else {
@@ -258,6 +280,32 @@ export class ConntrackTable implements Conntrack {
 
   deleteTimeoutPolicy(id: number): void {
     this.setTimeoutPolicy(id, {});
+  }
+
+  getFragments(): CtFragmentSettings & { readonly waiting: number } {
+    const get = (offset: number): number => this.mem.load(FRAGMENTS_BASE + offset);
+    return {
+      enabledV4: (get(FG_ENABLED) & 1) !== 0,
+      enabledV6: (get(FG_ENABLED) & 2) !== 0,
+      minV4: get(FG_MIN_V4),
+      minV6: get(FG_MIN_V6),
+      max: get(FG_MAX),
+      waiting: get(FG_WAITING),
+    };
+  }
+
+  setFragments(settings: Partial<CtFragmentSettings>): boolean {
+    const all = { ...this.getFragments(), ...settings };
+    const small = Math.min(settings.minV4 ?? LEAST_MIN, settings.minV6 ?? LEAST_MIN);
+    if (small < LEAST_MIN || all.max > FRAGMENT_SLOTS_MAX) return false;
+    const set = (offset: number, value: number): void => {
+      this.mem.store(FRAGMENTS_BASE + offset, value);
+    };
+    set(FG_MIN_V4, all.minV4);
+    set(FG_MIN_V6, all.minV6);
+    set(FG_MAX, all.max);
+    set(FG_ENABLED, (all.enabledV4 ? 1 : 0) | (all.enabledV6 ? 2 : 0));
+    return true;
   }
 
   counters(): Record<string, number> {

@@ -50,4 +50,7 @@ export const COUNTER_NAMES: readonly string[] = [
   'refused_zone_full',
   'refused_nat_exhausted',
   'commit_races',
+  'fragments_held',
+  'fragments_reassembled',
+  'fragments_expired',
 ];

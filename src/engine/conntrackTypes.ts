@@ -51,6 +51,17 @@ export interface CtZoneLimit {
   readonly count: number;
 }
 
+/** Reassembly of fragments for tracking (ipf of Open vSwitch). */
+export interface CtFragmentSettings {
+  enabledV4: boolean;
+  enabledV6: boolean;
+  /** Least bytes of an IP packet that is a fragment, and not the last one. */
+  minV4: number;
+  minV6: number;
+  /** Fragments that may wait. */
+  max: number;
+}
+
 export interface Conntrack {
   /** All connections (of a zone), in the order of their records. May be read bit by bit: nothing is locked. */
   dump(zone?: number): Iterable<CtConnection>;
@@ -77,6 +88,9 @@ export interface Conntrack {
   /** Writes timeout policy `id` (1 … CT_POLICY_MAX-1); 0 changes the defaults of connections without a policy. */
   setTimeoutPolicy(id: number, timeouts: CtTimeouts): void;
   deleteTimeoutPolicy(id: number): void;
+  getFragments(): CtFragmentSettings & { readonly waiting: number };
+  /** False: a value is outside what Open vSwitch allows, or more than there is room for; nothing has changed then. */
+  setFragments(settings: Partial<CtFragmentSettings>): boolean;
   /** Counters by name, summed over the workers: packets, hits, created, expired, invalid_*, refused_* … */
   counters(): Record<string, number>;
 }

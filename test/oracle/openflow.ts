@@ -48,6 +48,12 @@ export interface OracleRule {
   actions: readonly Action[];
 }
 
+/** A group that takes all buckets, or (`first`) the first whose port is there. */
+export interface OracleGroup {
+  first: boolean;
+  buckets: readonly { watchPort: number; actions: readonly Action[] }[];
+}
+
 export interface OraclePort {
   ofport: number;
   /** OFPPC_* bits. */
@@ -77,6 +83,7 @@ export class OpenflowOracle {
   readonly rules: readonly OracleRule[];
   readonly ports: readonly OraclePort[];
   readonly vlanLimit: number;
+  readonly groups: ReadonlyMap<number, OracleGroup>;
   #original: Uint8Array = new Uint8Array();
   #record: Uint8Array = new Uint8Array();
   #set: Action[] = [];
@@ -84,10 +91,18 @@ export class OpenflowOracle {
   #depth = 0;
   #lookups = 0;
   #inSet = false;
+  #inBucket = false;
+  #stack: bigint[] = [];
   #rule: OracleRule | undefined;
   #result: OracleResult = { outputs: [], packetIns: [], hits: [] };
 
-  constructor(rules: readonly OracleRule[], ports: readonly OraclePort[], vlanLimit = 1) {
+  constructor(
+    rules: readonly OracleRule[],
+    ports: readonly OraclePort[],
+    vlanLimit = 1,
+    groups: ReadonlyMap<number, OracleGroup> = new Map(),
+  ) {
+    this.groups = groups;
     this.rules = rules;
     this.ports = ports;
     this.vlanLimit = vlanLimit;
@@ -99,6 +114,7 @@ export class OpenflowOracle {
     this.#record.set(parseFrame(frame, 0, this.vlanLimit).key);
     new DataView(this.#record.buffer).setUint32(F_IN_PORT, inPort);
     this.#set = [];
+    this.#stack = [];
     this.#exit = false;
     this.#depth = 0;
     this.#lookups = 0;
@@ -144,9 +160,12 @@ export class OpenflowOracle {
     const deeper = table <= from ? 1 : 0;
     this.#depth += deeper;
     const outer = this.#rule;
+    const inBucket = this.#inBucket;
+    this.#inBucket = false;
     this.#rule = rule;
     this.#list(rule.actions, table);
     this.#rule = outer;
+    this.#inBucket = inBucket;
     this.#depth -= deeper;
   }
 
@@ -157,26 +176,67 @@ export class OpenflowOracle {
     }
   }
 
+  /** True: no such group. */
+  #group(id: number, table: number): boolean {
+    if (this.#depth >= 64 || this.#lookups >= 4096) throw new TooDeep();
+    const group = this.groups.get(id);
+    if (group === undefined) return true;
+    const alive = group.buckets.filter(
+      ({ watchPort }) => !group.first || this.ports.some((p) => p.ofport === watchPort),
+    );
+    for (const { actions } of group.first ? alive.slice(0, 1) : alive) {
+      const { record, inBucket } = { record: this.#record.slice(), inBucket: this.#inBucket };
+      this.#inBucket = true;
+      this.#depth++;
+      this.#list(this.#order(actions), table);
+      this.#depth--;
+      this.#inBucket = inBucket;
+      this.#exit = false;
+      this.#record.set(record);
+    }
+    return false;
+  }
+
+  #clone(actions: readonly Action[], table: number): void {
+    const record = this.#record.slice();
+    const set = this.#set;
+    const stack = this.#stack;
+    this.#set = [...set];
+    this.#stack = [...stack];
+    this.#list(actions, table);
+    this.#runSet();
+    this.#record.set(record);
+    this.#set = set;
+    this.#stack = stack;
+  }
+
   #runSet(): void {
     const set = this.#set;
     this.#set = [];
+    const actions = this.#order(set);
+    if (actions.length === 0) return;
+    this.#inSet = true;
+    this.#list(actions, 0);
+    this.#inSet = false;
+  }
+
+  /** The actions of a set in the order of OpenFlow 1.5.1 §5.6. */
+  #order(set: readonly Action[]): Action[] {
     const of = (...types: string[]): Action[] =>
       set.filter((a) => types.includes(a.type)).slice(-1);
+    const group = of('group');
     const output = of('output');
-    if (output.length === 0) return;
-    this.#inSet = true;
-    this.#list(
-      [
-        ...of('strip_vlan'),
-        ...of('push_vlan'),
-        ...of('dec_ttl'),
-        ...set.filter((a) => a.type === 'set_field'),
-        ...of('set_queue'),
-        ...output,
-      ],
-      0,
-    );
-    this.#inSet = false;
+    const resubmit = of('resubmit');
+    const last = group.length > 0 ? group : output.length > 0 ? output : resubmit;
+    if (last.length === 0) return [];
+    return [
+      ...of('strip_vlan'),
+      ...of('push_vlan'),
+      ...of('dec_ttl'),
+      ...set.filter((a) => a.type === 'set_field'),
+      ...of('set_queue'),
+      ...last,
+    ];
   }
 
   /** True: the rest of the list is skipped. */
@@ -260,6 +320,22 @@ export class OpenflowOracle {
       case 'exit':
         this.#exit = true;
         return false;
+      case 'stack_push':
+        this.#stack.push(getSubfield(record, action.subfield));
+        return false;
+      case 'stack_pop': {
+        const value = this.#stack.pop();
+        const { subfield } = action;
+        if (value !== undefined) {
+          setSubfield(record, subfield, value & ((1n << BigInt(subfield.bits)) - 1n));
+        }
+        return false;
+      }
+      case 'clone':
+        this.#clone(action.actions, table);
+        return false;
+      case 'group':
+        return this.#group(action.group, table);
       case 'note':
       case 'set_queue':
         return false;
@@ -274,7 +350,8 @@ export class OpenflowOracle {
       // The flow of priority 0 that matches everything is the table-miss flow of OpenFlow 1.3.
       const isMiss = this.#rule?.priority === 0 && this.#rule.mask.every((byte) => byte === 0);
       const direct = isMiss ? 'explicit_miss' : 'action';
-      this.#packetIn(this.#inSet ? 'action_set' : direct, table);
+      const indirect = this.#inBucket ? 'group' : 'action_set';
+      this.#packetIn(this.#inBucket || this.#inSet ? indirect : direct, table);
     } else if (port === OFPP_IN_PORT) {
       this.#send(from);
     } else if (port === OFPP_ALL || port === OFPP_FLOOD) {

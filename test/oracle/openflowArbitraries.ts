@@ -12,6 +12,7 @@ import {
   OFPP_CONTROLLER,
   OFPP_FLOOD,
   OFPP_IN_PORT,
+  OFPP_NONE,
 } from '../../src/wire/openflow/types.ts';
 import {
   arp,
@@ -27,7 +28,7 @@ import {
   tcp,
   udp,
 } from './frames.ts';
-import type { OracleRule } from './openflow.ts';
+import type { OracleGroup, OracleRule } from './openflow.ts';
 
 const ADDRESSES = [
   [10, 0, 0, 1],
@@ -291,6 +292,75 @@ const simple: fc.Arbitrary<Action> = fc.oneof(
   ),
 );
 
+/** Buckets of the groups that the world's actions name; 9 does not exist. */
+export const WORLD_GROUPS: ReadonlyMap<number, OracleGroup> = new Map([
+  [
+    1,
+    {
+      first: false,
+      buckets: [
+        {
+          watchPort: OFPP_NONE,
+          actions: [
+            { type: 'output', port: 2, maxLen: 0 },
+            {
+              type: 'set_field',
+              field: 'eth_dst',
+              value: Uint8Array.from(MAC_B),
+              mask: new Uint8Array(6).fill(0xff),
+            },
+            { type: 'dec_ttl', controllerIds: [0] },
+          ],
+        },
+        {
+          watchPort: OFPP_NONE,
+          actions: [{ type: 'output', port: OFPP_CONTROLLER, maxLen: 0xffff }],
+        },
+        { watchPort: OFPP_NONE, actions: [{ type: 'strip_vlan' }] },
+      ],
+    },
+  ],
+  [
+    2,
+    {
+      first: false,
+      buckets: [
+        {
+          watchPort: OFPP_NONE,
+          actions: [{ type: 'resubmit', inPort: OFPP_IN_PORT, table: 3 }],
+        },
+      ],
+    },
+  ],
+  [
+    3,
+    {
+      first: true,
+      buckets: [
+        { watchPort: 99, actions: [{ type: 'output', port: 1, maxLen: 0 }] },
+        { watchPort: 4, actions: [{ type: 'group', group: 1 }] },
+      ],
+    },
+  ],
+]);
+
+const group: fc.Arbitrary<Action> = fc
+  .constantFrom(1, 2, 3, 9)
+  .map((id) => ({ type: 'group', group: id }));
+
+const STACKED: readonly [string, number, number][] = [
+  ['reg0', 0, 32],
+  ['reg1', 4, 8],
+  ['in_port_oxm', 0, 16],
+  ['eth_src', 0, 48],
+];
+const stacking: fc.Arbitrary<Action> = fc
+  .tuple(fc.constantFrom(...STACKED), fc.boolean())
+  .map(([[field, offset, bits], push]) => ({
+    type: push || field === 'in_port_oxm' ? ('stack_push' as const) : ('stack_pop' as const),
+    subfield: { field, offset, bits },
+  }));
+
 function control(table: number): fc.Arbitrary<Action> {
   return fc.oneof(
     fc
@@ -302,8 +372,14 @@ function control(table: number): fc.Arbitrary<Action> {
       { type: 'goto_table', table: Math.min(table + 1, 3) },
       { type: 'clear_actions' },
     ),
+    group,
+    stacking,
+    stacking,
     fc
-      .array(fc.oneof(setField, output), { minLength: 1, maxLength: 2 })
+      .array(fc.oneof(simple, group, stacking), { minLength: 1, maxLength: 3 })
+      .map((actions) => ({ type: 'clone' as const, actions })),
+    fc
+      .array(fc.oneof(setField, output, group), { minLength: 1, maxLength: 2 })
       .map((actions) => ({ type: 'write_actions' as const, actions })),
   );
 }

@@ -9,6 +9,7 @@ import { F_IN_PORT, FLOW_SIZE, K_IN_PORT, KEY_SIZE } from '../../contract/key.ts
 import type { SwitchBridge } from '../../src/switch/bridge.ts';
 import { putBe32 } from '../../src/switch/flow.ts';
 import { extractFlow } from '../../src/switch/flowExtract.ts';
+import { OFPGC_ADD, OFPGT_ALL, OFPGT_FF } from '../../src/switch/groups.ts';
 import { PacketIns } from '../../src/switch/packetIns.ts';
 import { translate } from '../../src/switch/translate/translate.ts';
 import { datapathMask } from '../../src/switch/translate/wildcards.ts';
@@ -16,7 +17,7 @@ import type { BridgePort, Rule } from '../../src/switch/types.ts';
 import { OFPP_NORMAL, type PacketIn } from '../../src/wire/openflow/types.ts';
 import { anyFrame } from '../oracle/frames.ts';
 import { OpenflowOracle, type OracleRule, withoutChecksums } from '../oracle/openflow.ts';
-import { worldFrame, worldRules } from '../oracle/openflowArbitraries.ts';
+import { WORLD_GROUPS, worldFrame, worldRules } from '../oracle/openflowArbitraries.ts';
 import { makeRule, SwitchRig } from '../oracle/openflowRig.ts';
 import { parseFrame } from '../oracle/parse.ts';
 
@@ -31,6 +32,25 @@ function install(bridge: SwitchBridge, rules: readonly OracleRule[]): Rule[] {
   });
 }
 
+/** The groups that the world's actions name. */
+function addGroups(bridge: SwitchBridge): void {
+  for (const [id, { first, buckets }] of WORLD_GROUPS) {
+    bridge.groups.apply({
+      command: OFPGC_ADD,
+      group: id,
+      groupType: first ? OFPGT_FF : OFPGT_ALL,
+      commandBucket: 0xffffffff,
+      buckets: buckets.map(({ watchPort, actions }, i) => ({
+        id: i,
+        weight: 0,
+        watchPort,
+        watchGroup: 0xffffffff,
+        actions: [...actions],
+      })),
+    });
+  }
+}
+
 function uninstall(bridge: SwitchBridge, rules: readonly Rule[]): void {
   for (const rule of rules) bridge.tables[rule.table]!.remove(rule);
 }
@@ -41,6 +61,7 @@ for (const vlanLimit of [1, 2]) {
     const bridge = rig.addBridge('br0');
     bridge.fragHandling = 3;
     bridge.vlanLimit = vlanLimit;
+    addGroups(bridge);
     const ports = [1, 2, 3, 4].map((n) => rig.addPort(bridge, `p${n}`, {}, n));
     ports[3]!.desc = { ...ports[3]!.desc, config: 16 }; // no flood
     const packetIns: PacketIn[] = [];
@@ -55,6 +76,7 @@ for (const vlanLimit of [1, 2]) {
             rules,
             ports.map(({ ofport, desc }) => ({ ofport, config: desc.config })),
             vlanLimit,
+            WORLD_GROUPS,
           );
           const installed = install(bridge, rules);
           const expectedHits = new Map<OracleRule, number>();
@@ -107,6 +129,7 @@ test('packets that agree under the mask get the same program', async () => {
   const br0 = rig.addBridge('br0');
   const br1 = rig.addBridge('br1');
   br0.fragHandling = 3;
+  addGroups(br0);
   const ports = [
     rig.addPort(br0, 'p1', {}, 1),
     rig.addPort(br0, 'p2', { vlanMode: 'access', tag: 1 }, 2),

@@ -217,6 +217,8 @@ export function translateTable(
     report(x, 'error', 'resubmit(ct) with non-tracked or non-IP packet!');
     return;
   }
+  const { inBucket } = x;
+  x.inBucket = false;
   const saved = { table: x.table, rule: x.rule, cookie: x.cookie, trace: x.trace };
   if (options.withCt) swapWithOriginalTuple(x);
   const rule = lookupRule(x, port, table, mayPacketIn, honorMiss);
@@ -230,6 +232,7 @@ export function translateTable(
   x.cookie = rule.cookie;
   runActions(x, rule.actions);
   if (options.ownActionSet && x.error === undefined) executeActionSet(x);
+  x.inBucket = inBucket;
   x.depth -= deepens;
   x.rule = saved.rule;
   x.cookie = saved.cookie;

@@ -44,6 +44,8 @@ export interface Xlate {
   /** Values of stack_push, the oldest first. */
   stack: Uint8Array[];
   inActionSet: boolean;
+  /** The actions are those of a group's bucket. */
+  inBucket: boolean;
   /** Connection tracking has seen the packet in this bridge, so its ct fields mean something. */
   conntracked: boolean;
   trace: TraceNode[] | undefined;
@@ -101,6 +103,7 @@ export function newXlate(input: XlateIn, scratch: XlateScratch): Xlate {
     actionSet: [],
     stack: [],
     inActionSet: false,
+    inBucket: false,
     conntracked: false,
     trace: input.trace,
     dropReason: DROP_FLOW_EXPLICIT,

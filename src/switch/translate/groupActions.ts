@@ -152,7 +152,8 @@ function pickSelect(x: Xlate, group: Group): GroupBucket | 'forked' | undefined 
 /** Runs a bucket on a copy of the packet: the flow is afterwards as before. */
 function runBucket(x: Xlate, bucket: GroupBucket): void {
   const saved = x.flow.slice();
-  const { trace } = x;
+  const { trace, inBucket } = x;
+  x.inBucket = true;
   x.trace = report(x, 'bucket', `bucket ${bucket.id}`);
   x.depth++;
   runActions(x, actionSetOrder(bucket.actions));
@@ -160,6 +161,7 @@ function runBucket(x: Xlate, bucket: GroupBucket): void {
   x.flow.set(saved);
   x.exit = false;
   x.trace = trace;
+  x.inBucket = inBucket;
 }
 
 /** True: there is no such group, and the action list ends. */

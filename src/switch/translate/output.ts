@@ -212,6 +212,7 @@ export function output(
 
 function outputReason(x: Xlate): PacketInReason {
   if (x.in.inPacketOut) return 'packet_out';
+  if (x.inBucket) return 'group';
   return x.inActionSet ? 'action_set' : 'action';
 }
 

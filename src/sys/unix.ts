@@ -6,7 +6,7 @@
 //   struct msghdr (56 bytes)  0 name  8 namelen u32  16 iov  24 iovlen u64  32 control  40 controllen u64  48 flags i32
 //   struct cmsghdr            0 len u64  8 level i32  12 type i32  16 data, padded to 8
 
-import { rmSync } from 'node:fs';
+import { lstatSync, rmSync } from 'node:fs';
 import { basename, dirname } from 'node:path';
 import { closeFd, O_DIRECTORY, O_PATH, openPath, transferred } from './fd.ts';
 import { c, check, EAGAIN, errno, NativeBuffer, SysError } from './ffi.ts';
@@ -69,7 +69,9 @@ export function unixListen(path: string, backlog = 64): number {
     withAddress(path, (address, length) => {
       if (c.bind(fd, address, length) < 0) {
         const number = errno();
-        if (number !== 98 || !isStale(address, length)) throw new SysError(`bind ${path}`, number);
+        // connect(2) refuses other files, too: those stay.
+        const stale = number === 98 && lstatSync(path).isSocket() && isStale(address, length);
+        if (!stale) throw new SysError(`bind ${path}`, number);
         rmSync(path);
         check(c.bind(fd, address, length), `bind ${path}`);
       }

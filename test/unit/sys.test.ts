@@ -3,7 +3,7 @@
 import assert from 'node:assert/strict';
 import { spawnSync } from 'node:child_process';
 import { once } from 'node:events';
-import { mkdtempSync, openSync, rmSync, writeFileSync } from 'node:fs';
+import { mkdtempSync, openSync, readFileSync, rmSync, writeFileSync } from 'node:fs';
 import { tmpdir } from 'node:os';
 import { join } from 'node:path';
 import { after, test } from 'node:test';
@@ -224,6 +224,10 @@ test('connect and bind: every refusal has its errno; stale sockets are replaced;
   assert.throws(() => unixConnect(path), { code: 'ECONNREFUSED' });
   using again = new OwnedFd(unixListen(path, 0));
   assert.throws(() => unixListen(path), { code: 'EADDRINUSE' });
+  const file = join(scratch, 'file');
+  writeFileSync(file, 'mine');
+  assert.throws(() => unixListen(file), { code: 'EADDRINUSE' });
+  assert.equal(readFileSync(file, 'utf8'), 'mine', 'only sockets are replaced');
   const clients: OwnedFd[] = [];
   assert.throws(
     () => {

@@ -36,8 +36,8 @@ async function run(options: Options): Promise<Measurement[]> {
             await sleep(idleMs);
             const used = cpuNs(threads) - before;
             const elapsedNs = (performance.now() - from) * 1e6;
-            // One packet: the rate allows the first after a millisecond, and the trial ends before the second.
-            generator.setStreams([{ ...STREAM, perSecond: 50 }]);
+            // One packet: the rate allows the first after 5 ms; the oldest is the first, which had to wake somebody.
+            generator.setStreams([{ ...STREAM, perSecond: 200 }]);
             const counts = await generator.trial({ durationMs: 30, warmUpMs: 0, drainMs: 10 });
             return {
               value: (used / elapsedNs) * 100,

@@ -126,7 +126,7 @@ async function run(options: Options): Promise<Measurement[]> {
         const at = (i + round) % fields.length;
         const { pid, iperf } = fields[at]!;
         process.kill(pid, 'SIGCONT');
-        series[at]!.rounds.push(await iperf(options.durationMs < 100 ? 0.3 : 1));
+        series[at]!.rounds.push(await iperf(1));
         process.kill(pid, 'SIGSTOP');
       }
     }

@@ -38,7 +38,7 @@ import { describePort } from './portDesc.ts';
 import { splitProgram } from './slowPath.ts';
 import { translate } from './translate/translate.ts';
 import type { FragmentMode, TableMiss } from './translate/types.ts';
-import type { BridgePort, Bundle, FlowOwner, FlowTable, Rule } from './types.ts';
+import type { BridgePort, Bundle, FlowOwner, FlowTable, PreparedPacketOut, Rule } from './types.ts';
 
 export const N_TABLES = 255;
 export const HIDDEN_TABLE = 254;
@@ -366,6 +366,16 @@ export class SwitchBridge implements DatapathBridge {
     data: Uint8Array,
     version?: OfVersion,
   ): void {
+    this.preparePacketOut(inPort, match, actions, data, version).send();
+  }
+
+  preparePacketOut(
+    inPort: number,
+    match: Match | undefined,
+    actions: readonly Action[],
+    data: Uint8Array,
+    version?: OfVersion,
+  ): PreparedPacketOut {
     if (inPort >= OFPORTS_MAX && inPort < OFPP_MAX) {
       throw new OfError('OFPBRC_BAD_PORT', `bad in_port ${inPort}`);
     }
@@ -391,11 +401,17 @@ export class SwitchBridge implements DatapathBridge {
       timeoutPolicy: this.datapath.timeoutPolicy,
       learn: true,
     });
-    credit(out.effects, 1, data.length, this.nowMs());
-    for (const program of splitProgram(out.program)) {
-      engine.inject({ inPort: dpPort, frame: data, key, actions: program });
-    }
-    this.datapath.releaseIds(out.effects);
+    const discard = (): void => this.datapath.releaseIds(out.effects);
+    return {
+      discard,
+      send: () => {
+        credit(out.effects, 1, data.length, this.nowMs());
+        for (const program of splitProgram(out.program)) {
+          engine.inject({ inPort: dpPort, frame: data, key, actions: program });
+        }
+        discard();
+      },
+    };
   }
 
   /** Takes the bridge out of the datapath; its ports must be gone. */

@@ -107,6 +107,12 @@ export interface BridgePort {
   createdMs: number;
 }
 
+/** A packet-out that has been translated; one of the two is called, once. */
+export interface PreparedPacketOut {
+  send(): void;
+  discard(): void;
+}
+
 /** What the OpenFlow front-end gets from a bridge. Implemented by src/switch/bridge.ts. */
 export interface Bridge {
   readonly name: string;
@@ -137,6 +143,17 @@ export interface Bridge {
     data: Uint8Array,
     version?: OfVersion,
   ): void;
+  /**
+   * The same in two steps, for bundles: the packet goes through the tables as they are now, and out (or nowhere) when
+   * the bundle's fate is known. Absent: packetOut has to do.
+   */
+  preparePacketOut?(
+    inPort: number,
+    match: Match | undefined,
+    actions: readonly Action[],
+    data: Uint8Array,
+    version?: OfVersion,
+  ): PreparedPacketOut;
   /** Where packet-ins of this bridge go: set by the OpenFlow front-end. */
   onPacketIn: ((packet: PacketIn, controllerId: number) => void) | undefined;
   /** OFPC_FRAG_*: 0 normal, 1 drop, 3 nx-match. Absent = 0. Set by the OpenFlow front-end, which then calls flowsChanged(). */

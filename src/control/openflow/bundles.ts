@@ -158,6 +158,7 @@ export class BundleSet {
     const transaction = this.#switch.tables.begin();
     /** What cannot be undone runs after everything has been found good. */
     const later: (() => void)[] = [];
+    const undo: (() => void)[] = [];
     for (const { message, xid, head } of bundle.entries) {
       try {
         switch (message.type) {
@@ -173,7 +174,14 @@ export class BundleSet {
           }
           case 'packet_out': {
             const { inPort, match, actions, data } = message.packetOut;
-            later.push(() => this.#switch.bridge.packetOut(inPort, match, actions, data, version));
+            // It meets the tables as the messages before it have made them.
+            const { bridge } = this.#switch;
+            const prepared = bridge.preparePacketOut?.(inPort, match, actions, data, version) ?? {
+              send: () => bridge.packetOut(inPort, match, actions, data, version),
+              discard: () => {},
+            };
+            later.push(() => prepared.send());
+            undo.push(() => prepared.discard());
             break;
           }
           case 'group_mod':
@@ -183,6 +191,7 @@ export class BundleSet {
         }
       } catch (error) {
         transaction.rollback();
+        for (const drop of undo) drop();
         if (!(error instanceof OfError)) throw error;
         this.#conn.sendError(error.code, head);
         throw new OfError('OFPBFC_MSG_FAILED');

@@ -158,7 +158,13 @@ function place(dst: Subfield, value: bigint, f: Field): [Uint8Array, Uint8Array]
 function encodeLoad(w: Writer, a: Action & { type: 'load' }, ctx: CodecContext): void {
   const f = actionField(a.dst.field, ctx);
   if (ctx.version < 6 && hasNxmHeader(f) && f.tlvIndex === undefined) {
-    regLoad(w, f, a.dst, a.value);
+    if (a.dst.bits <= 64) {
+      regLoad(w, f, a.dst, a.value);
+      return;
+    }
+    // What learn made of a wide field.
+    const [wide, wideMask] = place(a.dst, a.value, f);
+    loadSegments(w, f, fromBytes(wide), fromBytes(wideMask));
     return;
   }
   const [value, mask] = place(a.dst, a.value, f);

@@ -3,8 +3,8 @@
 //
 //   control     64 bytes
 //   heads       1 024 x u32        first datagram of a chain, number + 1, 0 = none
-//   datagrams   1 024 x 128        what is known of each, and the list of its fragments in the order in which they came
-//   slots       1 024 x 10 KiB     fragments: facts, flow key, frame
+//   datagrams   4 096 x 128        what is known of each, and the list of its fragments in the order in which they came
+//   slots       5 000 x 10 KiB     fragments: facts, flow key, frame
 //
 // Limits and defaults are those of Open vSwitch's ipf.
 
@@ -15,10 +15,10 @@ export const FRAGMENT_HEADS = FRAGMENTS_BASE + 0x1000;
 export const FRAGMENT_HEAD_COUNT = 1024;
 export const DATAGRAMS = FRAGMENTS_BASE + 0x4000;
 export const DATAGRAM_SIZE = 128;
-export const DATAGRAMS_MAX = 1024;
-export const FRAGMENT_SLOTS = FRAGMENTS_BASE + 0x40000;
+export const DATAGRAMS_MAX = 4096;
+export const FRAGMENT_SLOTS = FRAGMENTS_BASE + 0x100000;
 export const FRAGMENT_SLOT_SIZE = 10240;
-export const FRAGMENT_SLOTS_MAX = 1024;
+export const FRAGMENT_SLOTS_MAX = 5000;
 
 // Control words, offsets from FRAGMENTS_BASE
 export const FG_LOCK = 0; // u32

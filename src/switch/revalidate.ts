@@ -204,6 +204,11 @@ export class Revalidator {
       learn: false,
       scratch,
     });
+    if (out.passing) {
+      this.#datapath.releaseIds(out.effects);
+      void this.#datapath.deleteMegaflow(flow);
+      return;
+    }
     const mask = datapathMask(out.wildcards, flow.key, scratchMask);
     for (let i = 0; i < KEY_SIZE; i++) {
       if ((mask[i]! & ~flow.mask[i]!) !== 0) {

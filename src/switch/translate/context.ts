@@ -48,6 +48,8 @@ export interface Xlate {
   inBucket: boolean;
   /** Connection tracking has seen the packet in this bridge, so its ct fields mean something. */
   conntracked: boolean;
+  /** The result holds for this packet only: what it depends on has yet to happen. */
+  passing: boolean;
   trace: TraceNode[] | undefined;
   /** Why the packet is dropped, if no output is reached. */
   dropReason: number;
@@ -105,6 +107,7 @@ export function newXlate(input: XlateIn, scratch: XlateScratch): Xlate {
     inActionSet: false,
     inBucket: false,
     conntracked: false,
+    passing: false,
     trace: input.trace,
     dropReason: DROP_FLOW_EXPLICIT,
   };

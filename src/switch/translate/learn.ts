@@ -117,7 +117,7 @@ export function learn(x: Xlate, action: Learn): void {
   let success = true;
   try {
     if (x.in.learn) success = flows.learn(mod, action.limit);
-    else if (action.limit !== 0) success = flows.hasLearned(mod);
+    else if (action.limit !== 0 && !flows.hasLearned(mod)) x.passing = true;
   } catch (error) {
     if (!(error instanceof OfError)) throw error;
     report(x, 'error', `LEARN action execution failed (${error.code}).`);

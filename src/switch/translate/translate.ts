@@ -59,6 +59,7 @@ export function translate(input: XlateIn): XlateOut {
     wildcards: x.wildcards,
     effects: x.effects,
     error: x.error,
+    passing: x.passing,
     slow: program.length > ACTIONS_MAX_WORDS,
   };
 }

@@ -192,6 +192,8 @@ export interface XlateOut {
   wildcards: Uint8Array;
   effects: Effects;
   error: XlateError | undefined;
+  /** Not to be kept as a megaflow: the next packet has to be translated anew. */
+  passing: boolean;
   /** The program does not fit a megaflow: the control plane has to run it for each packet. */
   slow: boolean;
 }

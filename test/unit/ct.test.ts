@@ -3,6 +3,7 @@
 import assert from 'node:assert/strict';
 import { beforeEach, test } from 'node:test';
 import {
+  CN_LOCK,
   CS_DNAT,
   CS_EST,
   CS_INV,
@@ -11,11 +12,17 @@ import {
   CS_RPL,
   CS_SNAT,
   CS_TRK,
+  CT_CONTROL,
   CT_DEFAULT_LIMIT,
+  CT_LOCK_COUNT,
+  CT_LOCKS,
   CT_MAX,
   CT_TCP_ESTABLISHED,
   CT_TCP_SYN_SENT,
+  CTC_POOL_LOCK,
+  connectionAddress,
 } from '../../contract/ct.ts';
+import { FG_LOCK, FRAGMENTS_BASE } from '../../contract/ctFragments.ts';
 import { ACK, CtRig, type CtSpec, FIN, hex, RST, SYN, segment } from '../oracle/ctRig.ts';
 import {
   be16,
@@ -378,4 +385,74 @@ test('many connections: records come back, chains stay whole', () => {
     assert.ok(found.every(({ state }) => state === REPLY));
     assert.equal(table.flush(), 4000);
   }
+});
+
+test('a full table: established connections go on, new ones are let through untracked and counted', () => {
+  const table = ct.rig.conntrack;
+  const packet = udp4(IP4_A, 1000, IP4_B, 53);
+  ct.track(packet, commit);
+  table.setMax(1);
+  const flood = Array.from({ length: 250 }, (_, i) => udp4([10, 9, 0, i], 1, IP4_B, 53));
+  assert.ok(ct.run(flood, [commit]).every(({ state, mark }) => state === NEW && mark === 0));
+  assert.equal(table.counters().refused_full, 250);
+  assert.equal(ct.track(udp4(IP4_B, 53, IP4_A, 1000), {}).state, REPLY);
+  assert.equal(ct.track(packet, {}).state, EST);
+  assert.equal(table.count(), 1);
+});
+
+test('what a worker that trapped has locked is free when it starts again', () => {
+  const packet = udp4(IP4_A, 1000, IP4_B, 53);
+  ct.track(packet, commit);
+  const { memory } = ct.rig;
+  const words = [
+    ...Array.from({ length: CT_LOCK_COUNT }, (_, i) => CT_LOCKS + i * 4),
+    CT_CONTROL + CTC_POOL_LOCK,
+    FRAGMENTS_BASE + FG_LOCK,
+    connectionAddress(0) + CN_LOCK,
+  ];
+  for (const word of words) memory.set(word, 1); // worker 0
+  memory.set(CT_LOCKS + 4, 9); // another one is at work: its lock stays
+  ct.rig.restart();
+  assert.deepEqual(
+    words.filter((word) => memory.get(word) !== 0),
+    [CT_LOCKS + 4],
+  );
+  memory.set(CT_LOCKS + 4, 0);
+  assert.equal(ct.track(udp4(IP4_B, 53, IP4_A, 1000), {}).state, REPLY);
+});
+
+test('ICMPv6 echo, and an error that quotes an answer', () => {
+  const echo = (type: number, src: Address, dst: Address): Uint8Array =>
+    v6(58, src, dst, icmp(type, 0, bytes(be16(5), be16(1), PAYLOAD)));
+  const request = echo(128, IP6_A, IP6_B);
+  assert.equal(ct.track(request, commit).state, NEW);
+  const answer = echo(129, IP6_B, IP6_A);
+  assert.equal(ct.track(answer, {}).state, REPLY);
+  const quoteAnswer = icmp(3, 0, bytes([0, 0, 0, 0], answer.subarray(14)));
+  assert.equal(ct.track(v6(58, IP6_A, IP6_B, quoteAnswer), {}).state, CS_TRK | CS_REL);
+  const quoteRequest = icmp(1, 0, bytes([0, 0, 0, 0], request.subarray(14)));
+  assert.equal(ct.track(v6(58, IP6_B, IP6_A, quoteRequest), {}).state, CS_TRK | CS_REL | CS_RPL);
+});
+
+test('SNAT without addresses: the port changes only when it is taken; addresses persist for a client', () => {
+  const keep: CtSpec = { commit: true, nat: { side: 'src' } };
+  const hide: CtSpec = {
+    commit: true,
+    zone: 3,
+    nat: { side: 'src', low: [192, 0, 2, 1], high: [192, 0, 2, 200], persistent: true },
+  };
+  const out = ct.track(udp4(IP4_A, 2000, IP4_B, 53), keep);
+  assert.equal(fields(out.frame), '10.0.0.1:2000>10.0.0.2:53');
+  // Another connection has the tuple that this one's replies would have.
+  ct.track(udp4(IP4_B, 53, [10, 0, 0, 77], 3000), commit);
+  const clash = ct.track(udp4([10, 0, 0, 77], 3001, IP4_B, 53), {
+    commit: true,
+    nat: { side: 'src', ports: [3000, 3001] },
+  });
+  assert.equal(fields(clash.frame), '10.0.0.77:3001>10.0.0.2:53');
+  const addresses = new Set<string>();
+  for (let port = 4000; port < 4040; port++) {
+    addresses.add(fields(ct.track(udp4(IP4_A, port, IP4_B, 53), hide).frame).split(':')[0]!);
+  }
+  assert.equal(addresses.size, 1);
 });

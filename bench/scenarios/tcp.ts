@@ -60,7 +60,11 @@ async function prepare(contender: Contender): Promise<Field> {
       else box.vsctl('add-port', 'br0', `p${i}`);
     }
     const run = (end: string, ...args: string[]) =>
-      execFileSync('ip', ['netns', 'exec', end, ...args], { encoding: 'utf8', timeout: 30_000 });
+      execFileSync('ip', ['netns', 'exec', end, ...args], {
+        encoding: 'utf8',
+        timeout: 10_000,
+        stdio: ['ignore', 'pipe', 'ignore'],
+      });
     await box.until(
       () => {
         try {
@@ -126,7 +130,12 @@ async function run(options: Options): Promise<Measurement[]> {
         const at = (i + round) % fields.length;
         const { pid, iperf } = fields[at]!;
         process.kill(pid, 'SIGCONT');
-        series[at]!.rounds.push(await iperf(1));
+        try {
+          series[at]!.rounds.push(await iperf(1));
+        } catch (error) {
+          series[at]!.rounds.push(0);
+          notes.push(`${series[at]!.peer}, round ${round + 1}: ${(error as Error).message}`);
+        }
         process.kill(pid, 'SIGSTOP');
       }
     }

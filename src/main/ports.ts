@@ -113,6 +113,7 @@ export class BridgePorts {
       wanted.get(unit.name)?.iface.ofportRequest;
     for (const unit of [...this.units.values()]) {
       const ofport = request(unit);
+      if (this.units.get(unit.name) !== unit) continue; // it went as a holder
       if (ofport === undefined || unit.port === undefined) continue;
       if (unit.port.ofport === ofport || unit.port.ofport === OFPP_LOCAL) continue;
       const holder = [...this.units.values()].find((other) => other.port?.ofport === ofport);

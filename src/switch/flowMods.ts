@@ -10,6 +10,7 @@
 //                             → rollback() tables as before, nobody has noticed
 
 import { F_TUN_METADATA } from '../../contract/key.ts';
+import { BUCKET_ALL, OFPG_ALL, OFPGC_DELETE } from '../wire/openflow/group.ts';
 import type { GroupMod, TlvMapping } from '../wire/openflow/messages.ts';
 import {
   type Action,
@@ -43,7 +44,7 @@ import {
   tablesOf,
   writableTable,
 } from './flowModsRules.ts';
-import type { Meter } from './meters.ts';
+import { type Meter, OFPM_ALL } from './meters.ts';
 import type { Bridge, FlowOwner, Rule } from './types.ts';
 
 export type RemovedReason =
@@ -222,14 +223,26 @@ export class FlowTables implements FlowOwner {
     transaction.commit();
   }
 
-  /** Removes every rule but the switch's own of table 254 (a controller came or went, fail-open). */
+  /**
+   * Removes every rule but the switch's own of table 254, every group and every meter (a controller came or went,
+   * fail-open).
+   */
   flush(): void {
     const transaction = this.begin();
     for (const table of this.bridge.tables) {
       if (table.id === HIDDEN_TABLE) continue;
       for (const rule of [...table]) transaction.remove(rule, 'delete', undefined);
     }
+    transaction.applyGroup({
+      command: OFPGC_DELETE,
+      commandBucket: BUCKET_ALL,
+      group: OFPG_ALL,
+      groupType: 0,
+      buckets: [],
+    });
     transaction.commit();
+    const { meters } = this.bridge;
+    for (const meter of meters?.select(OFPM_ALL) ?? []) meters?.remove(meter);
   }
 
   /** A rule of the switch itself. Replaces one of the same match and priority. */

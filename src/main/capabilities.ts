@@ -6,8 +6,8 @@ import type { Snapshot } from '../control/ovsdb/replica.ts';
 
 const CAPABILITIES: Readonly<Record<string, string>> = {
   add_mpls: 'false',
-  check_pkt_len: 'false',
-  clone: 'false',
+  check_pkt_len: 'true',
+  clone: 'true',
   ct_clear: 'true',
   ct_eventmask: 'true',
   ct_flush: 'true',
@@ -23,7 +23,7 @@ const CAPABILITIES: Readonly<Record<string, string>> = {
   explicit_drop_action: 'true',
   lb_output_action: 'false',
   masked_set_action: 'true',
-  max_hash_alg: '0',
+  max_hash_alg: '1',
   max_mpls_depth: '0',
   max_vlan_headers: '2',
   nd_ext: 'true',

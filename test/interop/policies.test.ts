@@ -149,6 +149,27 @@ describe('groups', () => {
   });
 });
 
+describe('bundles', () => {
+  it('change groups and flows together, or not at all', async () => {
+    const bundle = (lines: string[]) =>
+      `printf '%s\\n' ${lines.map((line) => `'${line}'`).join(' ')} | ${ofctl(4, 'bundle br0 -')}`;
+    const good = [
+      'group add group_id=1,type=all,bucket=output:1',
+      'flow add in_port=1,actions=group:1',
+    ];
+    const bad = [
+      'group add group_id=2,type=all,bucket=output:1',
+      'flow add in_port=2,actions=group:2',
+      'flow add in_port=3,actions=group:99',
+    ];
+    const show = [ofctl(4, 'dump-groups br0'), ofctl(4, 'dump-flows br0')];
+    await same([bundle(good), ...show], { sortLines: true });
+    await same([bundle(bad)]);
+    await same([...show, bundle(bad.slice(0, 2)), ...show], { sortLines: true });
+    await same([ofctl(4, 'del-groups br0'), ofctl(4, 'del-flows br0')]);
+  });
+});
+
 describe('meters', () => {
   it('are changed and shown', async () => {
     const commands = [

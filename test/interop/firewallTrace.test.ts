@@ -210,6 +210,14 @@ const SCENARIOS: readonly [name: string, flows: string[], traces: string[][]][] 
     ],
     [['br0', TCP]],
   ],
+  [
+    'what other bridges track is undone',
+    ['table=0,in_port=1,ip,actions=output:10,output:2', 'table=0,in_port=2,ip,actions=output:10'],
+    [
+      ['br0', TCP],
+      ['br0', TCP.replace('in_port=1', 'in_port=2')],
+    ],
+  ],
 ];
 
 for (const [name, flows, traces] of SCENARIOS) {

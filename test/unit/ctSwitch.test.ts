@@ -207,6 +207,25 @@ test('other bridges do not see what one has tracked', async () => {
   n.rig.close();
 });
 
+test('addresses that another bridge translates stay as they are here', async () => {
+  const n = await net();
+  const other = n.rig.addBridge('br1');
+  n.rig.addPort(other, 'q1', {}, 1);
+  const [near] = n.rig.patch(n.bridge, other);
+  other.tables[0]!.insert(
+    makeRule(0, 5, parseMatch('ip'), parseActions('ct(commit,nat(src=10.9.9.9)),output:1')),
+  );
+  addFlow(n.bridge, `table=0,ip actions=output:${near.ofport},output:2`);
+  for (let i = 0; i < 2; i++) {
+    n.rig.send(n.bridge.ports.get(1)!, datagram(1000, 53));
+    const [inside] = n.rig.sent(n.bridge);
+    const [outside] = n.rig.sent(other);
+    assert.deepEqual([...inside!.frame.subarray(26, 30)], IP4_A);
+    assert.deepEqual([...outside!.frame.subarray(26, 30)], [10, 9, 9, 9]);
+  }
+  n.rig.close();
+});
+
 test('a bridge that goes takes its frozen pipelines along', async () => {
   const n = await net(...FIREWALL);
   sends(n, 1, datagram(1000, 53));

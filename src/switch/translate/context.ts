@@ -46,6 +46,8 @@ export interface Xlate {
   inActionSet: boolean;
   /** The actions are those of a group's bucket. */
   inBucket: boolean;
+  /** Where in the program the clone starts that holds another bridge's actions; -1 = none. */
+  patchClone: number;
   /** Connection tracking has seen the packet in this bridge, so its ct fields mean something. */
   conntracked: boolean;
   /** The result holds for this packet only: what it depends on has yet to happen. */
@@ -106,6 +108,7 @@ export function newXlate(input: XlateIn, scratch: XlateScratch): Xlate {
     stack: [],
     inActionSet: false,
     inBucket: false,
+    patchClone: -1,
     conntracked: false,
     passing: false,
     trace: input.trace,

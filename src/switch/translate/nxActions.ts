@@ -135,7 +135,7 @@ export function nest(x: Xlate, start: number, op: number, operands: readonly num
 }
 
 /** Does the program, from `start` on, do to the packet what later actions could not undo? */
-function isIrreversible(program: readonly number[], start: number): boolean {
+export function isIrreversible(program: readonly number[], start: number): boolean {
   for (let at = start; at < program.length; at += program[at]! >>> 16) {
     const op = program[at]! & 0xffff;
     if (op === ACT_CT || op === ACT_METER) return true;

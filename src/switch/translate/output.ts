@@ -46,7 +46,7 @@ import { executeActionSet, translateTable } from './actions.ts';
 import { commit } from './commit.ts';
 import { inPort, portOf, report, type Xlate } from './context.ts';
 import { clearConntrack } from './ctFields.ts';
-import { nest } from './nxActions.ts';
+import { isIrreversible, nest } from './nxActions.ts';
 
 const OFPPC_NO_RECV = 4;
 const OFPPC_NO_RECV_STP = 8;
@@ -137,6 +137,8 @@ function outputToPatch(x: Xlate, port: BridgePort): void {
     stack: x.stack,
     conntracked: x.conntracked,
     trace: x.trace,
+    base: x.base.slice(),
+    start: x.program.length,
   };
   flow.fill(0, K_TUN_ID, K_CT_IPV6_SRC);
   wildcards.fill(0, K_TUN_ID, K_CT_IPV6_SRC);
@@ -155,6 +157,12 @@ function outputToPatch(x: Xlate, port: BridgePort): void {
     if (x.error === undefined) executeActionSet(x);
   }
 
+  // What the other bridge has made of the packet is undone by the next commit, but not what connection tracking has.
+  if (isIrreversible(x.program, saved.start)) {
+    nest(x, saved.start, ACT_CLONE, [0]);
+    x.base.set(saved.base);
+    x.patchClone = saved.start;
+  }
   x.trace = saved.trace;
   flow.set(saved.flow);
   wildcards.set(saved.tunnelMask, K_TUN_ID);

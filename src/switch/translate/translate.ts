@@ -5,7 +5,13 @@
 // Everything looked at is or-ed into the wildcards. test/property/translate.test.ts proves that to be sound: two
 // packets that agree under the mask get the same program.
 
-import { ACT_DROP, ACT_END, ACT_TRUNC, ACTIONS_MAX_WORDS } from '../../../contract/action.ts';
+import {
+  ACT_CLONE,
+  ACT_DROP,
+  ACT_END,
+  ACT_TRUNC,
+  ACTIONS_MAX_WORDS,
+} from '../../../contract/action.ts';
 import { DROP_FLOW_EXPLICIT } from '../../../contract/drop.ts';
 import { F_ACTSET_OUTPUT, F_IN_PORT } from '../../../contract/key.ts';
 import { OFPP_UNSET } from '../../wire/openflow/types.ts';
@@ -16,6 +22,14 @@ import { newScratch, newXlate, report } from './context.ts';
 import { mayReceive } from './output.ts';
 import type { XlateIn, XlateOut } from './types.ts';
 import { finishWildcards, initWildcards } from './wildcards.ts';
+
+/** Nothing follows the clone that starts at `at`: the packet itself will do. */
+function unwrapLast(program: number[], at: number): void {
+  const header = program[at] ?? 0;
+  if ((header & 0xffff) !== ACT_CLONE || at + (header >>> 16) !== program.length) return;
+  program.pop();
+  program.splice(at, 2);
+}
 
 /** Translates a flow. Never throws for anything a packet or a flow table can cause. */
 export function translate(input: XlateIn): XlateOut {
@@ -46,6 +60,7 @@ export function translate(input: XlateIn): XlateOut {
 
   finishWildcards(x.wildcards, original);
   const program = x.error === undefined ? x.program : [];
+  unwrapLast(program, x.patchClone);
   // A truncation that no output follows does nothing.
   while (program.length >= 2 && program[program.length - 2] === (ACT_TRUNC | (2 << 16))) {
     program.length -= 2;

@@ -40,6 +40,10 @@ import {
   ND_SOLICIT,
 } from './flow.ts';
 
+const TCP_FIN = 1;
+const TCP_SYN = 2;
+const TCP_RST = 4;
+
 function sum(bytes: readonly number[]): number {
   let total = 0;
   for (let i = 0; i < bytes.length; i += 2) total += (bytes[i]! << 8) | (bytes[i + 1] ?? 0);
@@ -78,7 +82,9 @@ function transport(
     case IPPROTO_TCP: {
       const flags = be16(flow, K_TCP_FLAGS) | 0x5000;
       const zeros = new Array<number>(8).fill(0);
-      return seal([...ports, ...zeros, ...two(flags), 0, 0, 0, 0, 0, 0, ...payload], 16);
+      // Segments that open or close a connection carry nothing.
+      const data = (flags & (TCP_FIN | TCP_SYN | TCP_RST)) === 0 ? payload : [];
+      return seal([...ports, ...zeros, ...two(flags), 0, 0, 0, 0, 0, 0, ...data], 16);
     }
     case IPPROTO_UDP:
       return seal([...ports, ...two(8 + payload.length), 0, 0, ...payload], 6, true, true);

@@ -8,7 +8,7 @@ import { it } from 'node:test';
 import { OvsUnitSuite, readBaseline } from './ovsUnitSuite.ts';
 
 /** Tests of each file that run by default. */
-const PER_FILE = 8;
+const PER_FILE = 5;
 
 /** Up to `count` of the numbers, evenly spread. */
 function spread(numbers: readonly number[], count: number): number[] {

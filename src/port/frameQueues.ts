@@ -46,8 +46,8 @@ interface Sizes {
 
 /** What a port gets while at least this share of the arena is free: 4.2, 2.1, 0.5 MiB. */
 const SIZES: readonly (readonly [share: number, sizes: Sizes])[] = [
-  [3 / 4, { rxEntries: 32, txEntries: 1024, txBytes: 2 << 20 }],
-  [5 / 8, { rxEntries: 16, txEntries: 512, txBytes: 1 << 20 }],
+  [7 / 8, { rxEntries: 32, txEntries: 1024, txBytes: 2 << 20 }],
+  [3 / 4, { rxEntries: 16, txEntries: 512, txBytes: 1 << 20 }],
   [0, { rxEntries: 4, txEntries: 256, txBytes: 256 << 10 }],
 ];
 

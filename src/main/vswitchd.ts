@@ -65,6 +65,7 @@ class Daemon implements Vswitchd {
   #dirty = false;
   #working: Promise<void> | undefined;
   #configured = false;
+  #announced = false;
   #closed = false;
 
   constructor(options: VswitchdOptions) {
@@ -211,6 +212,7 @@ class Daemon implements Vswitchd {
       this.#options.vlog.module('bridge').warn(`ignoring bridge with invalid name '${name}'`);
     }
     await this.reconciler.apply(intent);
+    this.#announceDatapath();
     const identity: Wanted = {
       Open_vSwitch: new Map([
         [
@@ -238,6 +240,20 @@ class Daemon implements Vswitchd {
     if (written && !this.#configured) {
       this.#configured = true;
       this.#options.onConfigured?.();
+    }
+  }
+
+  /** With the first bridge: what scripts look for in the log of a datapath. */
+  #announceDatapath(): void {
+    if (this.#announced || this.reconciler.bridges.size === 0) return;
+    this.#announced = true;
+    const log = this.#options.vlog.module('ofproto_dpif');
+    for (const feature of [
+      'recirculation',
+      'ct_clear action',
+      'timeout policy in conntrack action',
+    ]) {
+      log.info(`${this.datapath.name}: Datapath supports ${feature}`);
     }
   }
 

@@ -12,6 +12,7 @@
 import { F_TUN_METADATA } from '../../contract/key.ts';
 import { BUCKET_ALL, OFPG_ALL, OFPGC_DELETE } from '../wire/openflow/group.ts';
 import type { GroupMod, TlvMapping } from '../wire/openflow/messages.ts';
+import { OFPM_ALL } from '../wire/openflow/meter.ts';
 import {
   type Action,
   type FlowMod,
@@ -44,7 +45,7 @@ import {
   tablesOf,
   writableTable,
 } from './flowModsRules.ts';
-import { type Meter, OFPM_ALL } from './meters.ts';
+import type { Meter } from './meters.ts';
 import type { Bridge, FlowOwner, Rule } from './types.ts';
 
 export type RemovedReason =

@@ -2,6 +2,20 @@
 // replaces the group as a whole, so that a megaflow's effects, which name group and bucket, stay those of one version;
 // the counters start anew, as in Open vSwitch.
 
+import {
+  BUCKET_ALL,
+  BUCKET_FIRST,
+  BUCKET_LAST,
+  BUCKET_MAX,
+  OFPG_ALL,
+  OFPG_MAX,
+  OFPGC_ADD,
+  OFPGC_ADD_OR_MOD,
+  OFPGC_DELETE,
+  OFPGC_INSERT_BUCKET,
+  OFPGC_MODIFY,
+  OFPGC_REMOVE_BUCKET,
+} from '../wire/openflow/group.ts';
 import type {
   Bucket,
   GroupDesc,
@@ -10,26 +24,6 @@ import type {
   GroupStats,
 } from '../wire/openflow/messages.ts';
 import { OfError } from '../wire/openflow/types.ts';
-
-export const OFPGT_ALL = 0;
-export const OFPGT_SELECT = 1;
-export const OFPGT_INDIRECT = 2;
-export const OFPGT_FF = 3;
-
-export const OFPGC_ADD = 0;
-export const OFPGC_MODIFY = 1;
-export const OFPGC_DELETE = 2;
-export const OFPGC_INSERT_BUCKET = 3;
-export const OFPGC_REMOVE_BUCKET = 5;
-/** Open vSwitch's own: --may-create mod-group. */
-export const OFPGC_ADD_OR_MOD = 0x8000;
-
-const OFPG_MAX = 0xffffff00;
-export const OFPG_ALL = 0xfffffffc;
-const BUCKET_MAX = 0xffffff00;
-const BUCKET_FIRST = 0xfffffffd;
-const BUCKET_LAST = 0xfffffffe;
-const BUCKET_ALL = 0xffffffff;
 
 /** Hash values of a select group whose controller has not named a method, and at all. */
 const MAX_DEFAULT_HASHES = 256;

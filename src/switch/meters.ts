@@ -3,17 +3,21 @@
 
 import type { MeterRecords } from '../engine/meters.ts';
 import type { MeterBand, MeterConfig, MeterStats } from '../wire/openflow/messages.ts';
+import {
+  OFPM_ALL,
+  OFPM_CONTROLLER,
+  OFPM_MAX,
+  OFPM_SLOWPATH,
+  OFPMBT_DROP,
+  OFPMF_BURST,
+  OFPMF_KBPS,
+  OFPMF_PKTPS,
+  OFPMF_STATS,
+} from '../wire/openflow/meter.ts';
 import { OfError } from '../wire/openflow/types.ts';
 
-export const OFPM_MAX = 0xffff0000;
-export const OFPM_SLOWPATH = 0xfffffffd;
-export const OFPM_CONTROLLER = 0xfffffffe;
-export const OFPM_ALL = 0xffffffff;
-
-const OFPMF_PKTPS = 2;
-/** KBPS | PKTPS | BURST | STATS. */
-const FLAGS = 0xf;
-const DROP = 1;
+/** All that the data plane knows. */
+const FLAGS = OFPMF_KBPS | OFPMF_PKTPS | OFPMF_BURST | OFPMF_STATS;
 export const MAX_BANDS = 8;
 
 export interface Meter {
@@ -121,6 +125,6 @@ function checkConfig({ meterId, bands }: MeterConfig): void {
 /** What the data plane cannot do. */
 function checkBands({ flags, bands }: MeterConfig): void {
   if ((flags & ~FLAGS) !== 0) throw new OfError('OFPMMFC_BAD_FLAGS');
-  if (bands.some(({ type }) => type !== DROP)) throw new OfError('OFPMMFC_BAD_BAND');
+  if (bands.some(({ type }) => type !== OFPMBT_DROP)) throw new OfError('OFPMMFC_BAD_BAND');
   if (bands.some(({ rate }) => rate === 0)) throw new OfError('OFPMMFC_BAD_RATE');
 }

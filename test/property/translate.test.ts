@@ -9,11 +9,11 @@ import { F_IN_PORT, FLOW_SIZE, K_IN_PORT, KEY_SIZE } from '../../contract/key.ts
 import type { SwitchBridge } from '../../src/switch/bridge.ts';
 import { putBe32 } from '../../src/switch/flow.ts';
 import { extractFlow } from '../../src/switch/flowExtract.ts';
-import { OFPGC_ADD, OFPGT_ALL, OFPGT_FF } from '../../src/switch/groups.ts';
 import { PacketIns } from '../../src/switch/packetIns.ts';
 import { translate } from '../../src/switch/translate/translate.ts';
 import { datapathMask } from '../../src/switch/translate/wildcards.ts';
 import type { BridgePort, Rule } from '../../src/switch/types.ts';
+import { OFPGC_ADD, OFPGT_ALL, OFPGT_FF } from '../../src/wire/openflow/group.ts';
 import { OFPP_NORMAL, type PacketIn } from '../../src/wire/openflow/types.ts';
 import { anyFrame } from '../oracle/frames.ts';
 import { OpenflowOracle, type OracleRule, withoutChecksums } from '../oracle/openflow.ts';

@@ -2,14 +2,13 @@
 
 import { METERS_MAX } from '../../../contract/meter.ts';
 import { metersOf } from '../../switch/flowModsActions.ts';
-import { MAX_BANDS, type MeterTable, OFPM_ALL } from '../../switch/meters.ts';
+import { MAX_BANDS, type MeterTable } from '../../switch/meters.ts';
 import type { Bridge } from '../../switch/types.ts';
+import { OFPM_ALL, OFPMC_ADD, OFPMC_MODIFY } from '../../wire/openflow/meter.ts';
 import { OfError } from '../../wire/openflow/types.ts';
 import type { HandlerTable } from './handlers.ts';
 import { rejectSecondary } from './ofconn.ts';
 
-const OFPMC_ADD = 0;
-const OFPMC_MODIFY = 1;
 /** 1 << OFPMBT_DROP. */
 const BAND_TYPES = 2;
 /** KBPS | PKTPS | BURST | STATS. */

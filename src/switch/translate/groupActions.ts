@@ -9,6 +9,7 @@ import { DROP_NO_PORT } from '../../../contract/drop.ts';
 import { K_DP_HASH } from '../../../contract/key.ts';
 import { getFieldBytes } from '../../wire/openflow/fieldAccess.ts';
 import { fieldByName } from '../../wire/openflow/fields.ts';
+import { OFPGT_ALL, OFPGT_FF, OFPGT_INDIRECT, OFPGT_SELECT } from '../../wire/openflow/group.ts';
 import type { GroupSelection } from '../../wire/openflow/messages.ts';
 import { OFPP_CONTROLLER, OFPP_NONE } from '../../wire/openflow/types.ts';
 import { be32 } from '../flow.ts';
@@ -20,14 +21,7 @@ import {
   hashTwoWords,
   hashUint64,
 } from '../flowHash.ts';
-import {
-  type Group,
-  type GroupBucket,
-  OFPGT_ALL,
-  OFPGT_FF,
-  OFPGT_INDIRECT,
-  OFPGT_SELECT,
-} from '../groups.ts';
+import type { Group, GroupBucket } from '../groups.ts';
 import { mayResubmit, runActions } from './actions.ts';
 import { commit } from './commit.ts';
 import { recirculate } from './conntrack.ts';

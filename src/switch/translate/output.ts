@@ -26,6 +26,7 @@ import {
   K_ETH_DST,
   K_TUN_ID,
 } from '../../../contract/key.ts';
+import { OFPM_CONTROLLER } from '../../wire/openflow/meter.ts';
 import {
   OFPP_ALL,
   OFPP_CONTROLLER,
@@ -39,7 +40,6 @@ import {
   type PacketInReason,
 } from '../../wire/openflow/types.ts';
 import { be16, be32, isZero, putBe32 } from '../flow.ts';
-import { OFPM_CONTROLLER } from '../meters.ts';
 import { translateNormal } from '../normal.ts';
 import type { BridgePort } from '../types.ts';
 import { executeActionSet, translateTable } from './actions.ts';

@@ -4,7 +4,7 @@
 import { lstatSync, mkdirSync, rmdirSync } from 'node:fs';
 import { connect } from 'node:net';
 import { homedir, tmpdir } from 'node:os';
-import { join } from 'node:path';
+import { dirname, join } from 'node:path';
 import { parseArgs } from 'node:util';
 import { baseCommands } from '../control/appctl/base.ts';
 import { CommandTable, listenUnixctl } from '../control/appctl/server.ts';
@@ -84,10 +84,23 @@ function readOptions(): DemoOptions {
   }
 }
 
+/** mkdir -p, but without Node's endless attempts where nothing can be made (/proc). */
+function makeDirectory(path: string): void {
+  try {
+    mkdirSync(path, 0o700);
+  } catch (error) {
+    const { code } = error as NodeJS.ErrnoException;
+    if (code === 'EEXIST') return;
+    if (code !== 'ENOENT' || dirname(path) === path) throw error;
+    makeDirectory(dirname(path));
+    mkdirSync(path, 0o700);
+  }
+}
+
 /** The run directory: nobody else may put sockets and links where a switch that runs as root creates files. */
 function makeRundir(rundir: string): void {
   try {
-    mkdirSync(rundir, { recursive: true, mode: 0o700 });
+    makeDirectory(rundir);
     const { uid, mode } = lstatSync(rundir);
     const shared = tmpdir() === join(rundir, '..');
     if (shared && (uid !== process.getuid!() || (mode & 0o22) !== 0)) {

@@ -355,6 +355,10 @@ export class DataPlaneEngine implements Engine {
     this.setControl(CTL_CACHE_INSERT_INV_PROB, n);
   }
 
+  setIsolation(isolate: boolean): void {
+    this.rx.setIsolation(isolate);
+  }
+
   setVlanLimit(n: number): void {
     this.setControl(CTL_VLAN_LIMIT, n < 1 || n > 2 ? 2 : n);
   }
@@ -372,12 +376,14 @@ export class DataPlaneEngine implements Engine {
   }
 
   workerStats(): WorkerStats[] {
-    return this.workers.list().map(({ id, core }) => {
+    return this.workers.list().map((running) => {
+      const { id, core } = running;
       const stat = (offset: number): number =>
         this.mem.f64[(WORKER_BASE + id * WORKER_SIZE + offset) / 8]!;
       return {
         worker: id,
         core: core ?? -1,
+        isolated: this.rx.isIsolated(running),
         busyNs: stat(WK_BUSY_NS),
         idleNs: stat(WK_IDLE_NS),
         polls: stat(WK_POLLS),

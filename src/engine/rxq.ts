@@ -28,6 +28,8 @@ export class RxScheduler {
   private readonly assigned = new Map<number, number>();
   private readonly affinity = new Map<string, number>();
   private workers: readonly RxWorker[] = [];
+  /** other_config:pmd-rxq-isolate: a core with pinned queues polls no others. */
+  private isolate = true;
 
   constructor(memory: EngineMemory, grace: Grace, ports: Ports, wake: (worker: number) => void) {
     this.memory = memory;
@@ -78,10 +80,28 @@ export class RxScheduler {
     if (this.affinity.get(name) === core) return;
     if (core === undefined) this.affinity.delete(name);
     else this.affinity.set(name, core);
-    for (const queue of this.assigned.keys()) {
-      if (this.ports.portOf(queue) === port && this.ports.indexOf(queue) === index)
-        this.move(queue);
-    }
+    this.moveAll();
+  }
+
+  setIsolation(isolate: boolean): void {
+    if (this.isolate === isolate) return;
+    this.isolate = isolate;
+    this.moveAll();
+  }
+
+  /** A core with pinned queues leaves the others to the rest. */
+  isIsolated({ core }: RxWorker): boolean {
+    if (!this.isolate || core === undefined) return false;
+    for (const queue of this.assigned.keys()) if (this.pinOf(queue) === core) return true;
+    return false;
+  }
+
+  private pinOf(queue: number): number | undefined {
+    return this.affinity.get(`${this.ports.portOf(queue)}:${this.ports.indexOf(queue)}`);
+  }
+
+  private moveAll(): void {
+    for (const queue of [...this.assigned.keys()]) void this.move(queue);
   }
 
   /** These workers run from now on. Resolves when no other worker has a queue any more. */
@@ -116,21 +136,24 @@ export class RxScheduler {
 
   /** `current` keeps its queue unless it is gone or has over one queue more than the least loaded worker. */
   private choose(queue: number, current: number): number {
-    const core = this.affinity.get(`${this.ports.portOf(queue)}:${this.ports.indexOf(queue)}`);
+    const core = this.pinOf(queue);
     if (core !== undefined) {
       const pinned = this.workers.find((worker) => worker.core === core);
       if (pinned !== undefined) return pinned.id;
     }
     let best = -1;
     let fewest = MAX_QUEUES_PER_WORKER;
-    for (const { id } of this.workers) {
+    const open = this.workers.filter((worker) => !this.isIsolated(worker));
+    // Better a shared core than a queue that nobody polls.
+    const candidates = open.length > 0 ? open : this.workers;
+    for (const { id } of candidates) {
       const count = this.queuesOf(id).length;
       if (count < fewest) {
         best = id;
         fewest = count;
       }
     }
-    const stays = this.workers.some(({ id }) => id === current);
+    const stays = candidates.some(({ id }) => id === current);
     return stays && this.queuesOf(current).length <= fewest + 1 ? current : best;
   }
 

@@ -69,6 +69,8 @@ export interface Injection {
 export interface WorkerStats {
   worker: number;
   core: number;
+  /** Polls only queues pinned to its core (pmd-rxq-affinity with pmd-rxq-isolate). */
+  isolated: boolean;
   busyNs: number;
   idleNs: number;
   polls: number;
@@ -199,6 +201,8 @@ export interface Engine {
   setCores(cores: readonly number[]): Promise<void>;
   /** Pins a receive queue of a port to a core (pmd-rxq-affinity); undefined = automatic. */
   setAffinity(port: number, queueIndex: number, core: number | undefined): void;
+  /** Whether a core with pinned queues polls no others (pmd-rxq-isolate, default true). */
+  setIsolation(isolate: boolean): void;
   /** One of n lookups is put into the microflow cache; 0 = it is neither filled nor asked. */
   setCacheInsertInvProb(n: number): void;
   setVlanLimit(n: number): void;

@@ -12,6 +12,8 @@ export interface DataPlaneSettings {
   vlanLimit: number;
   flowLimit: number;
   maxIdleMs: number;
+  /** A core with pinned queues polls no others. */
+  isolate: boolean;
 }
 
 const VLAN_LIMIT_MAX = 2;
@@ -52,6 +54,7 @@ export function settingsFrom(other: Readonly<Record<string, string>>): DataPlane
     vlanLimit: vlanLimit === 0 ? VLAN_LIMIT_MAX : Math.min(vlanLimit, VLAN_LIMIT_MAX),
     flowLimit: natural(other['flow-limit'], 200_000),
     maxIdleMs: natural(other['max-idle'], 10_000),
+    isolate: other['pmd-rxq-isolate'] !== 'false',
   };
 }
 
@@ -67,6 +70,7 @@ export async function applySettings(
   // The microflow cache costs 8 bytes a flow, so by default every flow goes in; only an explicit setting limits that.
   const inverse = settings.cacheInsertInvProb;
   engine.setCacheInsertInvProb(inverse === EMC_INV_PROB_DEFAULT ? 1 : inverse);
+  engine.setIsolation(settings.isolate);
   engine.setVlanLimit(settings.vlanLimit);
   datapath.revalidator.maxFlowLimit = settings.flowLimit;
   datapath.revalidator.maxIdleMs = settings.maxIdleMs;

@@ -72,7 +72,7 @@ export function showRxqs(datapath: Datapath, args: readonly string[]): string {
   if (workers.length === 0) return '';
   let text = `Displaying last ${seconds} seconds pmd usage %\n`;
   for (const worker of workers) {
-    text += `${title(worker)}  isolated : false\n`;
+    text += `${title(worker)}  isolated : ${worker.isolated}\n`;
     const total = worker.busyNs + worker.idleNs;
     const percent = (ns: number): string =>
       total > 0 ? `${String(Math.floor((ns / total) * 100)).padStart(2)} %` : 'NOT AVAIL';

@@ -30,21 +30,24 @@ export const meterHandlers: HandlerTable = {
   },
 
   meter_stats_request({ bridge }, request, { meterId }) {
-    const meters = metersFor(bridge);
     const users = new Map<number, number>();
     for (const table of bridge.tables) {
       for (const rule of table) {
         for (const id of new Set(metersOf(rule.actions))) users.set(id, (users.get(id) ?? 0) + 1);
       }
     }
-    const stats = meters.select(meterId).map((one) => meters.stats(one, users.get(one.id) ?? 0));
+    const stats = selected(bridge, meterId).map((one) =>
+      metersFor(bridge).stats(one, users.get(one.id) ?? 0),
+    );
     request.conn.reply({ type: 'meter_stats_reply', meters: stats }, request);
   },
 
   meter_config_request({ bridge }, request, { meterId }) {
-    const configs = metersFor(bridge)
-      .select(meterId)
-      .map(({ id, flags, bands }) => ({ meterId: id, flags, bands: [...bands] }));
+    const configs = selected(bridge, meterId).map(({ id, flags, bands }) => ({
+      meterId: id,
+      flags,
+      bands: [...bands],
+    }));
     request.conn.reply({ type: 'meter_config_reply', meters: configs }, request);
   },
 
@@ -60,6 +63,12 @@ export const meterHandlers: HandlerTable = {
     request.conn.reply({ type: 'meter_features_reply', features }, request);
   },
 };
+
+/** All meters of a bridge that has none are no meters; a single one is an error. */
+function selected(bridge: Bridge, meterId: number): ReturnType<MeterTable['select']> {
+  if (bridge.meters === undefined && meterId === OFPM_ALL) return [];
+  return metersFor(bridge).select(meterId);
+}
 
 function metersFor(bridge: Bridge): MeterTable {
   if (bridge.meters === undefined) throw new OfError('OFPMMFC_INVALID_METER');

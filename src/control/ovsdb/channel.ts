@@ -26,6 +26,8 @@ export interface ChannelOptions {
 }
 
 const PROBE_ID = 'echo';
+/** How long messages of one connection are taken up in one turn of the event loop. */
+const SLICE_MS = 2;
 
 export class Channel {
   readonly #stream: Duplex;
@@ -96,14 +98,20 @@ export class Channel {
   #handle(): void {
     if (this.#handling) return;
     this.#handling = true;
+    const until = performance.now() + SLICE_MS;
+    let rest = false;
     try {
       while (!this.#closed && this.#inbox.length > 0 && !this.backlogged) {
         this.#handleText(this.#inbox.shift()!);
+        // One busy client must not keep the others, and the rest of the daemon, waiting.
+        rest = this.#inbox.length > 0 && performance.now() > until;
+        if (rest) break;
       }
     } finally {
       this.#handling = false;
     }
     if (this.#closed) return;
+    if (rest) setImmediate(() => this.#handle());
     if (this.#inbox.length > 0) this.#stream.pause();
     else if (this.#stream.isPaused()) this.#stream.resume();
   }

@@ -250,6 +250,35 @@ test('cores change at run time without losing flows', async () => {
   await engine.removePort(port);
 });
 
+test('a core with pinned queues polls no others, unless isolation is off', async () => {
+  await engine.setCores([0, 1]);
+  const port = engine.addPort();
+  const queues = [0, 1, 2, 3].map((index) =>
+    engine.addQueue(port, { direction: 'rx', index, kind: 0, waitFd: -1 }),
+  );
+  for (const queue of queues) engine.attachQueue(queue);
+  const layout = (): Record<number, number[]> =>
+    Object.fromEntries(
+      engine.workerStats().map(({ core, queues: q }) => [core, q.map(({ index }) => index).sort()]),
+    );
+  const isolated = (): boolean[] => engine.workerStats().map((worker) => worker.isolated);
+  engine.setAffinity(port, 2, 1);
+  await until('isolation', () => layout()[0]!.length === 3);
+  assert.deepEqual(layout(), { 0: [0, 1, 3], 1: [2] });
+  assert.deepEqual(isolated(), [false, true]);
+  engine.setIsolation(false);
+  await until('sharing', () => layout()[0]!.length === 2);
+  assert.deepEqual(isolated(), [false, false]);
+  engine.setAffinity(port, 2, undefined);
+  engine.setIsolation(true);
+  for (const queue of queues) {
+    await engine.detachQueue(queue);
+    engine.removeQueue(queue);
+  }
+  await engine.setCores([]);
+  await engine.removePort(port);
+});
+
 test('a trap costs the packet, not the worker', async () => {
   const port = engine.addPort();
   logged.length = 0;

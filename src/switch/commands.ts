@@ -118,7 +118,9 @@ function sortedByName<T extends { name: string }>(list: Iterable<T>): T[] {
 
 /** "(type: key=value, …)" as devices describe themselves. */
 function deviceText(port: BridgePort): string {
-  const type = port.netdev.type === '' ? 'system' : port.netdev.type;
+  // Internal ports are taps to a userspace datapath.
+  const types: Readonly<Record<string, string>> = { '': 'system', internal: 'tap' };
+  const type = types[port.netdev.type] ?? port.netdev.type;
   const config: [string, string][] = port.peer === undefined ? [] : [['peer', port.peer]];
   const text = config.map(([key, value]) => ` ${key}=${value}`).join(',');
   return text === '' ? `(${type})` : `(${type}:${text})`;

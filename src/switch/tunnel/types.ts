@@ -1,0 +1,38 @@
+// What native tunnelling wants to know of the host's network: routes, addresses, neighbours.
+//
+// Open vSwitch's userspace datapath builds the outer headers itself: it looks up the kernel's routes for the tunnel's remote
+// address, and the neighbour's MAC in a cache of its own that learns from ARP and neighbour discovery packets that cross its
+// bridges ("tnl/neigh"). The answer to a question depends on this state, so whoever asks has to ask again after `change`
+// has grown.
+//
+// Addresses are 16 bytes, IPv4 mapped (::ffff:a.b.c.d), in network byte order.
+
+/** The way to a tunnel's remote end. */
+export interface TunnelRoute {
+  /** Device of the route: the LOCAL port of the bridge of that name. */
+  readonly device: string;
+  /** Address to send from. */
+  readonly source: Uint8Array;
+  /** Neighbour to send to: the gateway, or the destination itself. */
+  readonly nextHop: Uint8Array;
+}
+
+export interface Underlay {
+  /** Grows whenever an answer of route, neighbour or isLocal may have changed. */
+  readonly change: number;
+  /** One listener: told after `change` has grown. */
+  onChange: (() => void) | undefined;
+  /** Longest prefix among the routes that are for packets with this mark; undefined: no route. */
+  route(destination: Uint8Array, packetMark: number, source?: Uint8Array): TunnelRoute | undefined;
+  /** MAC (6 bytes) of a neighbour behind the LOCAL port of a bridge; undefined: unknown. */
+  neighbour(device: string, address: Uint8Array): Uint8Array | undefined;
+  /** Asks for a neighbour by ARP or neighbour solicitation, at most once a second for each address. */
+  solicit(device: string, route: TunnelRoute): void;
+  /**
+   * A packet that crosses a bridge with a tunnel endpoint: an ARP reply or neighbour advertisement teaches. `flow` is a record
+   * of contract/key.ts. Returns true if the packet is one that may teach (its fields were looked at).
+   */
+  snoop(device: string, flow: Uint8Array): boolean;
+  /** Device that has this address, undefined if none has. */
+  isLocal(address: Uint8Array): string | undefined;
+}

@@ -33,6 +33,20 @@ export interface PortIntent {
   interfaces: readonly InterfaceIntent[];
 }
 
+/** A row of table Mirror. Ports by name; those that are in no bridge are gone already. */
+export interface MirrorIntent {
+  uuid: string;
+  name: string;
+  outputPort: string | undefined;
+  outputVlan: number | undefined;
+  selectAll: boolean;
+  sourcePorts: readonly string[];
+  destinationPorts: readonly string[];
+  /** Empty = all. */
+  vlans: readonly number[];
+  snaplen: number;
+}
+
 export interface BridgeIntent {
   uuid: string;
   name: string;
@@ -54,6 +68,7 @@ export interface BridgeIntent {
   dpDesc: string | undefined;
   dpSn: string | undefined;
   ports: readonly PortIntent[];
+  mirrors: readonly MirrorIntent[];
 }
 
 export interface SwitchIntent {

@@ -2,9 +2,21 @@
 // daemon does with values that make no sense (it ignores them or takes the default).
 
 import type { Snapshot } from '../control/ovsdb/replica.ts';
-import type { BridgeRow, ControllerRow, InterfaceRow, PortRow } from '../control/ovsdb/tables.ts';
+import type {
+  BridgeRow,
+  ControllerRow,
+  InterfaceRow,
+  MirrorRow,
+  PortRow,
+} from '../control/ovsdb/tables.ts';
 import type { VlanMode } from '../switch/types.ts';
-import type { BridgeIntent, InterfaceIntent, PortIntent, SwitchIntent } from './intent.ts';
+import type {
+  BridgeIntent,
+  InterfaceIntent,
+  MirrorIntent,
+  PortIntent,
+  SwitchIntent,
+} from './intent.ts';
 
 const VLAN_MODES = new Set<string>([
   'access',
@@ -94,6 +106,22 @@ function controllerIntent(row: ControllerRow): BridgeIntent['controllers'][numbe
   };
 }
 
+function mirrorIntent(snapshot: Snapshot, row: MirrorRow): MirrorIntent {
+  const names = (uuids: readonly string[]): string[] =>
+    snapshot.rows('Port', uuids).map((port) => port.name);
+  return {
+    uuid: row.uuid,
+    name: row.name,
+    outputPort: row.output_port === undefined ? undefined : names([row.output_port])[0],
+    outputVlan: row.output_vlan,
+    selectAll: row.select_all,
+    sourcePorts: names(row.select_src_port),
+    destinationPorts: names(row.select_dst_port),
+    vlans: row.select_vlan,
+    snaplen: row.snaplen ?? 0,
+  };
+}
+
 function datapathId(text: string | undefined): bigint | undefined {
   // 16 hexadecimal digits, or fewer after 0x.
   if (text === undefined) return undefined;
@@ -146,6 +174,7 @@ function bridgeIntent(
       .rows('Port', row.ports)
       .map((port) => portIntent(snapshot, port))
       .sort((a, b) => (a.name < b.name ? -1 : 1)),
+    mirrors: snapshot.rows('Mirror', row.mirrors).map((mirror) => mirrorIntent(snapshot, mirror)),
   };
 }
 

@@ -20,6 +20,7 @@ import { DEFAULT_PREFIXES } from '../switch/classifier.ts';
 import type { Datapath } from '../switch/datapath.ts';
 import type { Dummies } from './dummies.ts';
 import type { BridgeIntent, SwitchIntent } from './intent.ts';
+import { applyMirrors, mirrorColumns } from './mirrors.ts';
 import { BridgePorts } from './ports.ts';
 import { applySettings, type DataPlaneSettings, parseAffinity, settingsFrom } from './settings.ts';
 
@@ -32,6 +33,8 @@ export interface BridgeUnit {
   controllers: Map<string, string>;
   /** Flow_Table.prefixes in force, by table; absent = default. */
   prefixes: Map<number, readonly string[]>;
+  /** Rows of Bridge.mirrors. */
+  mirrors: readonly string[];
 }
 
 export interface ReconcilerOptions {
@@ -100,6 +103,8 @@ export class Reconciler {
     this.#applyPrefixes(unit, intent);
     bridge.setMacLimits(intent.macAgingSeconds, intent.macTableSize);
     await unit.ports.apply(intent);
+    applyMirrors(bridge, intent, this.#options.log);
+    unit.mirrors = intent.mirrors.map(({ uuid }) => uuid);
     this.#applyAffinity(intent, unit);
     unit.controllers = new Map(intent.controllers.map((c) => [c.target, c.uuid]));
     await connmgr.configure({
@@ -151,6 +156,7 @@ export class Reconciler {
       ports,
       controllers: new Map(),
       prefixes: new Map(),
+      mirrors: [],
     };
     this.bridges.set(intent.name, unit);
     return unit;
@@ -226,7 +232,14 @@ export class Reconciler {
         if (netdev) interfaces.set(uuid, { statistics: statistics(netdev.statistics()) });
       }
     }
-    return { Interface: interfaces, Controller: this.#controllerColumns() };
+    const mirrors = [...this.bridges.values()].flatMap((unit) =>
+      mirrorColumns(unit.bridge, unit.mirrors),
+    );
+    return {
+      Interface: interfaces,
+      Controller: this.#controllerColumns(),
+      Mirror: new Map(mirrors),
+    };
   }
 
   #controllerColumns(): ReadonlyMap<string, WantedRow<'Controller'>> {

@@ -34,6 +34,7 @@ import { GroupTable } from './groups.ts';
 import { MacTable } from './macLearning.ts';
 import { credit } from './megaflow.ts';
 import { MeterTable } from './meters.ts';
+import { type MirrorSettings, MirrorTable } from './mirrors.ts';
 import { describePort } from './portDesc.ts';
 import { splitProgram } from './slowPath.ts';
 import { translate } from './translate/translate.ts';
@@ -124,6 +125,7 @@ export class SwitchBridge implements DatapathBridge {
   readonly groups: GroupTable;
   flows?: FlowOwner;
   readonly meters: MeterTable;
+  readonly mirrors = new MirrorTable();
   /** Written by the OpenFlow front-end. */
   hasControllers = false;
   readonly missRule: Rule;
@@ -286,6 +288,13 @@ export class SwitchBridge implements DatapathBridge {
   }
 
   // ---- settings
+
+  /** Bridge.mirrors. Gives the names of those that are too many. */
+  setMirrors(mirrors: readonly MirrorSettings[]): string[] {
+    const { changed, refused } = this.mirrors.configure(mirrors);
+    if (changed) this.flowsChanged();
+    return refused;
+  }
 
   get forwardBpdu(): boolean {
     return this.#forwardBpdu;

@@ -186,6 +186,10 @@ export function credit(
       one.bytes += bytes;
     }
   }
+  for (const mirror of effects.mirrors) {
+    mirror.packets += packets;
+    mirror.bytes += bytes;
+  }
   for (const { tx, rx } of effects.patches) {
     const from = patchCounters(tx);
     const to = patchCounters(rx);

@@ -35,6 +35,7 @@ import {
 } from './flow.ts';
 import { isReservedAddress, macKey } from './macLearning.ts';
 import { inPort, portOf, report, type Xlate } from './translate/context.ts';
+import { isMirrorOutput } from './translate/mirror.ts';
 import { outputToPort } from './translate/output.ts';
 import type { BridgePort, Bundle } from './types.ts';
 
@@ -52,7 +53,7 @@ type Tags = [outer: Tag, inner: Tag];
 
 const none = (): Tag => ({ tpid: 0, vid: 0, pcp: 0 });
 
-function extractTags(flow: Uint8Array): Tags {
+export function extractTags(flow: Uint8Array): Tags {
   const tags: Tags = [none(), none()];
   for (let i = 0; i < 2; i++) {
     const at = K_VLAN0_TCI + 4 * i;
@@ -92,7 +93,7 @@ function allowsCvlan(bundle: Bundle, vid: number): boolean {
 }
 
 /** May a packet with this VLAN id come in here? Undefined bundle: the controller's own port, which may do anything. */
-function inputVidIsValid(x: Xlate, vid: number, bundle: Bundle | undefined): boolean {
+export function inputVidIsValid(x: Xlate, vid: number, bundle: Bundle | undefined): boolean {
   if (bundle === undefined) return true;
   const { name, tag } = bundle;
   switch (bundle.vlanMode) {
@@ -125,7 +126,7 @@ function inputVidIsValid(x: Xlate, vid: number, bundle: Bundle | undefined): boo
 }
 
 /** VLANs of the packet inside the bridge. */
-function inputTags(bundle: Bundle | undefined, tags: Tags): Tags {
+export function inputTags(bundle: Bundle | undefined, tags: Tags): Tags {
   const [outer, inner] = tags;
   switch (bundle?.vlanMode) {
     case 'access':
@@ -155,7 +156,7 @@ function outputTags(bundle: Bundle, tags: Tags): Tags {
   }
 }
 
-function includesVlan(x: Xlate, bundle: Bundle, tags: Tags): boolean {
+export function includesVlan(x: Xlate, bundle: Bundle, tags: Tags): boolean {
   const [outer, inner] = tags;
   switch (bundle.vlanMode) {
     case 'access':
@@ -182,7 +183,7 @@ function floodable(bundle: Bundle): boolean {
   return bundle.ports.every((port) => (port.desc.config & OFPPC_NO_FLOOD) === 0);
 }
 
-function outputToBundle(x: Xlate, bundle: Bundle, tags: Tags): void {
+export function outputToBundle(x: Xlate, bundle: Bundle, tags: Tags): void {
   const { flow, wildcards } = x;
   if (bundle.vlanMode === 'dot1q-tunnel' && bundle.cvlans !== undefined) {
     or16(wildcards, K_VLAN1_TCI, 0xffff);
@@ -212,7 +213,7 @@ function outputToBundle(x: Xlate, bundle: Bundle, tags: Tags): void {
 
 function floodVlan(x: Xlate, from: Bundle | undefined, tags: Tags): void {
   for (const bundle of x.bridge.bundles) {
-    if (bundle === from) continue;
+    if (bundle === from || isMirrorOutput(x, bundle)) continue;
     if (includesVlan(x, bundle, tags) && floodable(bundle)) outputToBundle(x, bundle, tags);
   }
 }
@@ -283,6 +284,16 @@ export function translateNormal(x: Xlate): void {
     x.dropReason = DROP_VLAN_FILTER;
     return;
   }
+  if (isMirrorOutput(x, from)) {
+    report(
+      x,
+      'error',
+      `dropping packet received on port ${from!.name}, which is reserved exclusively for mirroring`,
+    );
+    report(x, 'warn', 'input port is mirror output port, dropping');
+    x.dropReason = DROP_VLAN_FILTER;
+    return;
+  }
   const received = extractTags(flow);
   if (!inputVidIsValid(x, received[0].vid, from)) {
     report(x, 'warn', 'disallowed VLAN VID for this input port, dropping');
@@ -302,6 +313,9 @@ export function translateNormal(x: Xlate): void {
     report(x, 'detail', 'no learned MAC for destination, flooding');
     x.dropReason = DROP_NO_LEARNED_PORT;
     floodVlan(x, from, tags);
+  } else if (isMirrorOutput(x, entry.bundle)) {
+    report(x, 'warn', 'learned port is a mirror port, dropping');
+    x.dropReason = DROP_NO_LEARNED_PORT;
   } else if (entry.bundle === from) {
     report(x, 'detail', 'learned port is input port, dropping');
     x.dropReason = DROP_NO_LEARNED_PORT;

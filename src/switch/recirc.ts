@@ -64,7 +64,7 @@ export class RecircIds implements RecircStore {
   }
 
   add(state: FrozenState): number {
-    const { table, conntracked, metadata, actionSet, actions, stack } = state;
+    const { table, conntracked, metadata, actionSet, actions, stack, mirrors } = state;
     const kept = KEPT.map(([start, end]) =>
       isZero(metadata, start, end - start) ? '' : metadata.subarray(start, end).toHex(),
     );
@@ -72,6 +72,7 @@ export class RecircIds implements RecircStore {
       this.#bridges.of(state.bridge),
       table,
       conntracked ? 1 : 0,
+      mirrors ?? 0,
       ...kept,
       actionsText(actionSet),
       actionsText(actions),

@@ -196,6 +196,7 @@ export function recirculate(x: Xlate, table: number, actions: readonly Action[] 
       actionSet: [...x.actionSet],
       actions,
       stack: [...x.stack],
+      mirrors: x.mirrors,
     }) ?? 0;
   if (id === 0) {
     report(x, 'error', 'Failed to allocate recirculation id');
@@ -248,6 +249,7 @@ export function thaw(x: Xlate, frozen: FrozenState): void {
     x.actionSet.push(...frozen.actionSet);
   }
   x.stack.push(...frozen.stack);
+  x.mirrors = frozen.mirrors ?? 0;
   if (frozen.actions.length > 0 && x.trace !== undefined) {
     report(x, 'thaw', `Restoring actions: ${x.in.text!.actions(frozen.actions)}`);
   }

@@ -53,6 +53,10 @@ export interface Xlate {
   /** The result holds for this packet only: what it depends on has yet to happen. */
   passing: boolean;
   trace: TraceNode[] | undefined;
+  /** Slots of this bridge's mirrors that the packet has gone to, or whose output it has gone to. */
+  mirrors: number;
+  /** While a mirror's copy goes out: bytes of it, 0 = all. */
+  mirrorSnaplen: number;
   /** Why the packet is dropped, if no output is reached. */
   dropReason: number;
 }
@@ -88,6 +92,7 @@ export function newXlate(input: XlateIn, scratch: XlateScratch): Xlate {
       macQuestions: [],
       packetIns: [],
       recircs: [],
+      mirrors: [],
     },
     flow: input.flow,
     base: scratch.base,
@@ -112,6 +117,8 @@ export function newXlate(input: XlateIn, scratch: XlateScratch): Xlate {
     conntracked: false,
     passing: false,
     trace: input.trace,
+    mirrors: 0,
+    mirrorSnaplen: 0,
     dropReason: DROP_FLOW_EXPLICIT,
   };
 }

@@ -46,6 +46,7 @@ import { executeActionSet, translateTable } from './actions.ts';
 import { commit } from './commit.ts';
 import { inPort, portOf, report, type Xlate } from './context.ts';
 import { clearConntrack } from './ctFields.ts';
+import { mirrorOutput } from './mirror.ts';
 import { isIrreversible, nest } from './nxActions.ts';
 
 const OFPPC_NO_RECV = 4;
@@ -104,6 +105,10 @@ function mayOutput(x: Xlate, port: BridgePort | undefined): port is BridgePort {
 export function outputToPort(x: Xlate, number: number, truncate = false): void {
   const port = portOf(x, number);
   if (!mayOutput(x, port)) return;
+  if (x.mirrorSnaplen !== 0 && port.dpPort < 0) {
+    report(x, 'warn', 'Mirror truncate to ODPP_NONE, skipping output');
+    return;
+  }
   if (port.peer !== undefined) {
     if (truncate) report(x, 'error', 'Cannot truncate output to patch port');
     outputToPatch(x, port);
@@ -114,7 +119,11 @@ export function outputToPort(x: Xlate, number: number, truncate = false): void {
     return;
   }
   commit(x);
+  if (x.mirrorSnaplen > 0 && x.mirrorSnaplen < 0xffff) {
+    x.program.push(ACT_TRUNC | (2 << 16), x.mirrorSnaplen);
+  }
   x.program.push(ACT_OUTPUT | (2 << 16), port.dpPort);
+  mirrorOutput(x, port.bundle);
 }
 
 /**
@@ -139,7 +148,9 @@ function outputToPatch(x: Xlate, port: BridgePort): void {
     trace: x.trace,
     base: x.base.slice(),
     start: x.program.length,
+    mirrors: x.mirrors,
   };
+  if (peer.bridge !== x.bridge) x.mirrors = 0;
   flow.fill(0, K_TUN_ID, K_CT_IPV6_SRC);
   wildcards.fill(0, K_TUN_ID, K_CT_IPV6_SRC);
   flow.fill(0, F_METADATA, FLOW_SIZE);
@@ -170,6 +181,7 @@ function outputToPatch(x: Xlate, port: BridgePort): void {
   x.actionSet = saved.actionSet;
   x.stack = saved.stack;
   x.conntracked = saved.conntracked;
+  if (peer.bridge !== saved.bridge) x.mirrors = saved.mirrors;
   x.exit = false;
   x.error = undefined;
   x.effects.patches.push({ tx: port, rx: peer.port });

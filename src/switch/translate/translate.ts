@@ -12,13 +12,14 @@ import {
   ACT_TRUNC,
   ACTIONS_MAX_WORDS,
 } from '../../../contract/action.ts';
-import { DROP_FLOW_EXPLICIT } from '../../../contract/drop.ts';
+import { DROP_FLOW_EXPLICIT, DROP_VLAN_FILTER } from '../../../contract/drop.ts';
 import { F_ACTSET_OUTPUT, F_IN_PORT } from '../../../contract/key.ts';
 import { OFPP_UNSET } from '../../wire/openflow/types.ts';
 import { be32, putBe32 } from '../flow.ts';
 import { executeActionSet, lookupRule, reportTable, runActions } from './actions.ts';
 import { thaw } from './conntrack.ts';
 import { newScratch, newXlate, report } from './context.ts';
+import { isMirrorOutput, mirrorInput } from './mirror.ts';
 import { mayReceive } from './output.ts';
 import type { XlateIn, XlateOut } from './types.ts';
 import { finishWildcards, initWildcards } from './wildcards.ts';
@@ -52,7 +53,15 @@ export function translate(input: XlateIn): XlateOut {
     x.effects.rules.push(rule);
     reportTable(x, rule);
   }
-  if (port === undefined || mayReceive(x, port)) {
+  if (port !== undefined && isMirrorOutput(x, port.bundle)) {
+    report(
+      x,
+      'error',
+      `dropping packet received on port ${port.name}, which is reserved exclusively for mirroring`,
+    );
+    x.dropReason = DROP_VLAN_FILTER;
+  } else if (port === undefined || mayReceive(x, port)) {
+    mirrorInput(x);
     if (x.rule !== undefined) x.cookie = x.rule.cookie;
     runActions(x, actions ?? x.rule!.actions);
     if (x.error === undefined) executeActionSet(x);

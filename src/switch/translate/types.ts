@@ -5,6 +5,7 @@ import type { Action, FlowMod, PacketInReason, Subfield } from '../../wire/openf
 import type { Group, GroupBucket, GroupTable } from '../groups.ts';
 import type { MacTable } from '../macLearning.ts';
 import type { MeterTable } from '../meters.ts';
+import type { Mirror, MirrorTable } from '../mirrors.ts';
 import type { BridgePort, Bundle, FlowOwner, FlowTable, Rule } from '../types.ts';
 
 export type FragmentMode = 'normal' | 'drop' | 'nx-match';
@@ -21,6 +22,7 @@ export interface XlateBridge {
   readonly groups?: GroupTable;
   readonly flows?: FlowOwner;
   readonly meters?: MeterTable;
+  readonly mirrors?: MirrorTable;
   /** Some controller is configured: buckets that watch OFPP_CONTROLLER are alive. */
   readonly hasControllers?: boolean;
   readonly forwardBpdu: boolean;
@@ -72,6 +74,8 @@ export interface FrozenState {
   readonly actions: readonly Action[];
   /** stack_push values, the oldest first. */
   readonly stack: readonly Uint8Array[];
+  /** Slots of the mirrors that the packet has gone to. */
+  readonly mirrors?: number;
 }
 
 /** Keeps frozen pipelines until the megaflows that name them are gone. */
@@ -125,6 +129,7 @@ export interface Effects {
   /** Patch ports crossed: out of one, into the other. */
   patches: { tx: BridgePort; rx: BridgePort }[];
   bridges: Set<XlateBridge>;
+  mirrors: Mirror[];
   /** MAC table answers that the result depends on: MacTable and key. */
   macQuestions: { macs: MacTable; key: string }[];
   packetIns: number[];

@@ -151,6 +151,7 @@ async function runDaemon(options: VswitchdOptions, vlog: Vlog): Promise<void> {
     coverage,
     commands,
     systemDatapath: !options.disableSystem,
+    systemRoutes: !options.disableSystemRoute,
     dummies: options.enableDummy === undefined ? undefined : dummyLevelOf(options.enableDummy),
     ssl: {
       privateKey: options.privateKey,

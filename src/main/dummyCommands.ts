@@ -4,6 +4,7 @@ import { type Command, CommandError } from '../control/appctl/server.ts';
 import type { DummyDevice } from '../port/dummy.ts';
 import { composeFrame, countingPayload } from '../switch/composeFrame.ts';
 import { parseOdpFlow } from '../switch/odpParse.ts';
+import { parsePrefix } from '../switch/underlay/address.ts';
 import type { Dummies } from './dummies.ts';
 import type { DummyClock } from './dummyClock.ts';
 
@@ -61,12 +62,15 @@ export function dummyCommands(modules: DummyCommandModules): Command[] {
     maxArgs: number,
     run: Command['run'],
   ): Command => ({ name, usage, minArgs, maxArgs, run });
-  const setAddress = ([name, text]: readonly string[]): string => {
+  const setAddress = ([name, text]: readonly string[], isIpv4: boolean): string => {
     const one = device(name, 'Unknown Dummy Interface');
-    const match = /^(\d+)\.(\d+)\.(\d+)\.(\d+)(?:\/(\d+))?$/.exec(text!);
-    if (match === null) throw new CommandError('Invalid parameters');
-    const bytes = Uint8Array.from(match.slice(1, 5), Number);
-    one.address = { bytes, prefix: match[5] === undefined ? 32 : Number(match[5]) };
+    const prefix = parsePrefix(text!);
+    if (prefix?.isIpv4 !== isIpv4) {
+      throw new CommandError(`${text}: invalid ${isIpv4 ? 'IP' : 'IPv6'} address`);
+    }
+    const { address: bytes, prefixBits } = prefix;
+    if (isIpv4) one.address = { bytes: bytes.slice(12), prefix: prefixBits - 96 };
+    else one.address6 = { bytes, prefix: prefixBits };
     return 'OK';
   };
   return [
@@ -118,11 +122,10 @@ export function dummyCommands(modules: DummyCommandModules): Command[] {
         .map((one) => `${one.name}: ${one.connection}\n`)
         .join('');
     }),
-    command('netdev-dummy/ip4addr', '[netdev] ipaddr/mask-prefix-len', 2, 2, setAddress),
-    command('netdev-dummy/ip6addr', '[netdev] ip6addr', 2, 2, ([name]) => {
-      device(name, 'Unknown Dummy Interface');
-      return 'OK';
-    }),
+    command('netdev-dummy/ip4addr', '[netdev] ipaddr/mask-prefix-len', 2, 2, (args) =>
+      setAddress(args, true),
+    ),
+    command('netdev-dummy/ip6addr', '[netdev] ip6addr', 2, 2, (args) => setAddress(args, false)),
     command('time/stop', '', 0, 0, () => {
       clock.stop();
       return '';

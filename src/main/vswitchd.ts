@@ -22,6 +22,7 @@ import { type DummyClock, installDummyClock } from './dummyClock.ts';
 import { dummyCommands } from './dummyCommands.ts';
 import { intentFrom } from './intentFrom.ts';
 import { Reconciler } from './reconcile.ts';
+import { openUnderlay } from './underlay.ts';
 
 export interface VswitchdOptions {
   /** 'unix:…', 'tcp:…', 'ssl:…', or what connects to the embedded server. */
@@ -32,6 +33,8 @@ export interface VswitchdOptions {
   commands: CommandTable;
   /** false: --disable-system. */
   systemDatapath?: boolean;
+  /** false: --disable-system-route. */
+  systemRoutes?: boolean;
   ssl?: TlsFiles;
   /** --enable-dummy. */
   dummies?: DummyLevel | undefined;
@@ -60,6 +63,7 @@ class Daemon implements Vswitchd {
   readonly #publisher: Publisher;
   readonly #links: Disposable;
   readonly #ctZones: CtZones;
+  readonly #underlay: Disposable;
   readonly #dummies: Dummies | undefined;
   readonly #clock: DummyClock | undefined;
   #dirty = false;
@@ -96,6 +100,14 @@ class Daemon implements Vswitchd {
       ...(this.#dummies ? { name: 'dummy@ovs-dummy' } : {}),
       log: vlog.module('ofproto_dpif_upcall'),
     });
+    const underlay = openUnderlay({
+      datapath: this.datapath,
+      systemRoutes: options.systemRoutes !== false,
+      dummies: this.#dummies,
+      log: vlog.module('ovs_router'),
+    });
+    this.#underlay = underlay;
+    options.commands.add(...underlay.commands);
     this.reconciler = new Reconciler({
       datapath: this.datapath,
       runDir: paths.rundir,
@@ -283,6 +295,7 @@ class Daemon implements Vswitchd {
     await this.reconciler.close(!cleanup);
     this.datapath.close();
     this.#links[Symbol.dispose]();
+    this.#underlay[Symbol.dispose]();
     await this.engine.close();
     this.#clock?.uninstall();
   }

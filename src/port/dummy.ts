@@ -73,6 +73,8 @@ export class DummyDevice implements Netdev {
   onChange: (() => void) | undefined;
   /** IPv4 address for which the device answers ARP requests. */
   address: { bytes: Uint8Array; prefix: number } | undefined;
+  /** IPv6 address. */
+  address6: { bytes: Uint8Array; prefix: number } | undefined;
   readonly #context: NetdevContext;
   readonly #onClose: (device: DummyDevice) => void;
   /** The data plane's end and ours. */

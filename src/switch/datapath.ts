@@ -47,6 +47,7 @@ import type {
   XlateOut,
 } from './translate/types.ts';
 import { datapathMask } from './translate/wildcards.ts';
+import type { Underlay } from './tunnel/types.ts';
 import type { Bridge, BridgePort } from './types.ts';
 import { UpcallQueue } from './upcallQueue.ts';
 
@@ -88,6 +89,7 @@ export class Datapath {
   readonly revalidator: Revalidator;
   readonly upcalls: UpcallQueue;
   #zonePolicies: ReadonlyMap<number, number> = new Map();
+  #underlay: Underlay | undefined;
   /** Lent to one translation after the other. */
   readonly scratch = newScratch();
   /** A mask, for the revalidator. */
@@ -190,6 +192,19 @@ export class Datapath {
   setZonePolicies(policies: ReadonlyMap<number, number>): void {
     this.#zonePolicies = policies;
     for (const bridge of this.#bridges.values()) this.revalidator.changed(bridge);
+  }
+
+  /** The host's routes and neighbours, for tunnels. */
+  get underlay(): Underlay | undefined {
+    return this.#underlay;
+  }
+
+  set underlay(underlay: Underlay | undefined) {
+    this.#underlay = underlay;
+    if (underlay === undefined) return;
+    underlay.onChange = () => {
+      for (const bridge of this.#bridges.values()) this.revalidator.changed(bridge);
+    };
   }
 
   /** Datapath port that stands for "no port" in packets of controllers. */

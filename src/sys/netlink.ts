@@ -31,7 +31,7 @@ const RTMGRP_LINK = 1;
 const RECEIVE_BYTES = 65536;
 const ERANGE = 34;
 
-function openNetlink(groups: number): number {
+export function openNetlink(groups: number): number {
   const fd = check(
     c.socket(AF_NETLINK, SOCK_RAW | SOCK_NONBLOCK | SOCK_CLOEXEC, NETLINK_ROUTE),
     'socket',

@@ -87,6 +87,8 @@ export interface NetlinkMessage {
   error: number;
   /** RTM_NEWLINK and RTM_DELLINK of the whole device (family AF_UNSPEC). */
   link: Link | undefined;
+  /** What follows the header; a view of the datagram. */
+  payload: Uint8Array;
 }
 
 function text(bytes: Uint8Array): string {
@@ -99,7 +101,7 @@ function viewOf(bytes: Uint8Array): DataView {
 }
 
 /** Attributes of a message or nest; an attribute that leaves the data ends the list. */
-function* attributes(bytes: Uint8Array): Generator<[type: number, payload: Uint8Array]> {
+export function* attributes(bytes: Uint8Array): Generator<[type: number, payload: Uint8Array]> {
   const view = viewOf(bytes);
   for (let at = 0; at + 4 <= bytes.length; ) {
     const length = view.getUint16(at, true);
@@ -167,6 +169,7 @@ export function decodeMessages(datagram: Uint8Array): NetlinkMessage[] {
       portId: view.getUint32(at + 12, true),
       error: type === NLMSG_ERROR && payload.length >= 4 ? -viewOf(payload).getInt32(0, true) : 0,
       link: type === RTM_NEWLINK || type === RTM_DELLINK ? decodeLink(payload) : undefined,
+      payload,
     });
     at += (length + 3) & ~3;
   }

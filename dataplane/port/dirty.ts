@@ -1,7 +1,8 @@
 // Dirty log of a live migration: one bit for every 4 KiB page of guest memory that we write.
 //
 // Order matters (vhost-user, "Migration"): the data, then the bit, then the used index that lets the driver see the
-// data. Bits are set at once, with an atomic or, because the front-end exchanges words of the log with zero at any
+// data, and then the bit of that index, too: a bit that comes before its data may be taken, and the page copied, in
+// between, and then nobody copies it again. Bits are set at once, with an atomic or, because the front-end exchanges words of the log with zero at any
 // moment. Pages beyond the end of the log are not logged (hostile-guest case G30: never a write outside).
 
 import {

@@ -257,14 +257,17 @@ function publish(q: u32, chains: u32, n: u32): void {
     let flags: u32 = (position & 0x8000) !== 0 ? DESC_F_AVAIL | DESC_F_USED : 0;
     if (bytes !== 0) flags |= DESC_F_WRITE;
     const word = <u64>bytes | ((<u64>(chain & 0xffff)) << 32) | ((<u64>flags) << 48);
-    if (log) logBytes(q, descGpa + index * 16, 16);
     if (i === 0) firstWord = word;
-    else store<u64>(desc + index * 16, word, 8);
+    else {
+      store<u64>(desc + index * 16, word, 8);
+      if (log) logBytes(q, descGpa + index * 16, 16);
+    }
     moved += chain >> 16;
     position = advance(position, chain >> 16, size);
   }
   store<u32>(q, position, VQ_LAST_USED);
   atomic.store<u64>(desc + (start & 0x7fff) * 16 + 8, firstWord);
+  if (log) logBytes(q, descGpa + (start & 0x7fff) * 16, 16);
   packedCall(q, moved, position);
 }
 

@@ -221,9 +221,10 @@ function publish(q: u32, chains: u32, count: u32, moved: u32): void {
     at = 0;
   }
   const index = (position + moved) & 0xffff;
-  if (log) logUsed(q, 0, 4);
   store<u32>(q, index, VQ_LAST_USED);
   atomic.store<u16>(used + 2, <u16>index);
+  // The index is data like any other: a bit set before it could be taken, and the page copied, before the index is there.
+  if (log) logUsed(q, 0, 4);
 }
 
 // The transmit call: next avail entry, how many are left, and how often a full ring may be looked at again.

@@ -206,6 +206,7 @@ export class Guest {
     });
     try {
       await this.negotiate(frontend);
+      this.#arrived = undefined; // from now on the rings say themselves where they are
       this.connections++;
       this.onChange?.();
     } catch (thrown) {
@@ -251,8 +252,25 @@ export class Guest {
     for (const kick of this.kicks) eventfdSignal(kick);
   }
 
-  /** Where ring `ring` goes on, as the front-end tells it after its switch died: at the first buffer not given back. */
+  /** Real address of byte 0 of the memory. */
+  get base(): bigint {
+    return memoryBase(this.memory);
+  }
+
+  /** This guest has been migrated to here: the memory is filled, and the rings go on at these indices. */
+  arrive(features: bigint, bases: ReadonlyMap<number, number>): void {
+    this.features = features;
+    this.#arrived = bases;
+  }
+  #arrived: ReadonlyMap<number, number> | undefined;
+
+  /**
+   * Where ring `ring` goes on: where it stopped on the host from which the guest came, or, as a front-end tells it after
+   * its switch died, at the first buffer not given back.
+   */
   ringBase(ring: number): number {
+    const arrived = this.#arrived?.get(ring);
+    if (arrived !== undefined) return arrived;
     const r = this.ringRecord(ring);
     const size = this.view.getUint32(r + L.GR_SIZE, true);
     if (!has(this.features, VIRTIO_F_RING_PACKED)) {

@@ -60,5 +60,5 @@ export const SL_IN_PORT = 24; // u32
 export const SL_RXQ = 28; // u32
 export const SL_CUT = 32; // u32 IPv6: offset of the fragment header in the frame
 export const SL_KEY = 64; // KEY_STRIDE bytes
-export const SL_FRAME = 448;
-export const SLOT_FRAME_MAX = 9728;
+export const SL_FRAME = 640;
+export const SLOT_FRAME_MAX = 9600;

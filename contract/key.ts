@@ -12,7 +12,8 @@
 //   line 2  bytes 128-191  rest of connection tracking, marks, MPLS
 //   line 3  bytes 192-255  tunnel
 //   line 4  bytes 256-319  original IPv6 tuple of connection tracking
-//   then    bytes 320-703  OpenFlow only: metadata, registers, tunnel metadata
+//   line 5  bytes 320-447  two lines: Geneve options of the tunnel, as they came
+//   then    bytes 448-831  OpenFlow only: metadata, registers, tunnel metadata
 //
 // Semantics of the fields are those of Open vSwitch (ovs-fields(7)).
 
@@ -69,27 +70,44 @@ export const K_TUN_TOS = 210; // u8
 export const K_TUN_TTL = 211; // u8
 export const K_TUN_TP_SRC = 212; // u16
 export const K_TUN_GBP_ID = 214; // u16
-export const K_TUN_GBP_FLAGS = 216; // u8, then 7 bytes of zero
+export const K_TUN_GBP_FLAGS = 216; // u8
+export const K_TUN_OPTS_LEN = 217; // u8 bytes of Geneve options, at most TUN_OPTS_MAX
+export const K_TUN_GTPU_FLAGS = 218; // u8
+export const K_TUN_GTPU_MSGTYPE = 219; // u8, then 4 bytes of zero
 export const K_TUN_IPV6_SRC = 224; // 16 bytes
 export const K_TUN_IPV6_DST = 240; // 16 bytes
 // line 4
 export const K_CT_IPV6_SRC = 256; // 16 bytes
 export const K_CT_IPV6_DST = 272; // 16 bytes, then 32 bytes of zero
 
+// line 5 and 6
+/**
+ * Geneve options (RFC 8926, 3.5), each | class u16 | type u8 | length u8 in 4 bytes | value |, in the order of the packet.
+ * Control plane: what tun_metadata0 … 63 mean is in F_TUN_METADATA; src/switch/tunnel/metadata.ts goes between the two.
+ */
+export const K_TUN_OPTS = 320; // 128 bytes
+export const TUN_OPTS_MAX = 128;
+
 /** Bytes of the key that the data plane fills and megaflows may match. */
-export const KEY_SIZE = 320;
+export const KEY_SIZE = 448;
 
 // OpenFlow only
-export const F_METADATA = 320; // u64
-export const F_REGS = 328; // 16 x u32 reg0..reg15 (xreg n = regs 2n, 2n+1; xxreg n = regs 4n..4n+3)
-export const F_ACTSET_OUTPUT = 392; // u32
-export const F_IN_PORT = 396; // u32 OpenFlow port number
-export const F_CONJ_ID = 400; // u32
-export const F_TUN_METADATA = 408; // 256 bytes, allocated by NXT_TLV_TABLE_MOD
-export const F_SKB_SPARE = 664; // up to 704: zero
+export const F_METADATA = 448; // u64
+export const F_REGS = 456; // 16 x u32 reg0..reg15 (xreg n = regs 2n, 2n+1; xxreg n = regs 4n..4n+3)
+export const F_ACTSET_OUTPUT = 520; // u32
+export const F_IN_PORT = 524; // u32 OpenFlow port number
+export const F_CONJ_ID = 528; // u32
+export const F_TUN_METADATA = 536; // 256 bytes, allocated by NXT_TLV_TABLE_MOD
+export const F_SKB_SPARE = 792; // up to 832: zero
 
 /** Bytes of the extended record used by matches and translation. */
-export const FLOW_SIZE = 704;
+export const FLOW_SIZE = 832;
+
+/** Bits of K_TUN_FLAGS. OpenFlow sees the first only. */
+export const TUN_OAM = 1;
+export const TUN_DF = 2;
+export const TUN_CSUM = 4;
+export const TUN_KEY = 8;
 
 export const FRAG_ANY = 1;
 export const FRAG_LATER = 2;

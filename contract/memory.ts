@@ -11,13 +11,13 @@
 //   0x0400_0000  64 MiB   upcall rings          MAX_WORKERS x UPCALL_RING_SIZE (contract/ring.ts)
 //   0x0800_0000  64 MiB   inject rings          MAX_WORKERS x INJECT_RING_SIZE
 //   0x0c00_0000  64 MiB   action programs
-//   0x1000_0000 128 MiB   megaflow records, subtables, hash index              (contract/table.ts)
-//   0x1800_0000 128 MiB   flow counters         per worker
-//   0x2000_0000  64 MiB   microflow caches      MAX_WORKERS x 4 MiB
-//   0x2400_0000  32 MiB   meters                                            (contract/meter.ts)
-//   0x2600_0000 416 MiB   arena of the control plane: frame slots of kernel ports, AF_XDP UMEM and rings
-//   0x4000_0000 768 MiB   connection tracking: connections, index, locks        (contract/ct.ts)
-//   0x7000_0000 2.25 GiB  windows on guest memory, 2 MiB chunks aligned by the memory's real address
+//   0x1000_0000 168 MiB   megaflow records, subtables, hash index              (contract/table.ts)
+//   0x1a80_0000 128 MiB   flow counters         per worker
+//   0x2280_0000  64 MiB   microflow caches      MAX_WORKERS x 4 MiB
+//   0x2680_0000  32 MiB   meters                                            (contract/meter.ts)
+//   0x2880_0000 416 MiB   arena of the control plane: frame slots of kernel ports, AF_XDP UMEM and rings
+//   0x4280_0000 768 MiB   connection tracking: connections, index, locks        (contract/ct.ts)
+//   0x7280_0000 2.21 GiB  windows on guest memory, 2 MiB chunks aligned by the memory's real address
 //
 // Who writes what: the control plane's main thread writes everything except: a worker writes its own worker record
 // (the words marked W), its counters, its private memory, its cache, its end of its rings, the W words of the
@@ -35,16 +35,16 @@ export const INJECT_BASE = 0x08000000;
 export const ACTIONS_BASE = 0x0c000000;
 export const ACTIONS_SIZE = 0x04000000;
 export const FLOW_TABLE_BASE = 0x10000000;
-export const FLOW_TABLE_SIZE = 0x08000000;
-export const FLOW_COUNTERS_BASE = 0x18000000;
+export const FLOW_TABLE_SIZE = 0x0a800000;
+export const FLOW_COUNTERS_BASE = 0x1a800000;
 export const FLOW_COUNTERS_SIZE = 0x08000000;
-export const CACHE_BASE = 0x20000000;
-export const METER_BASE = 0x24000000;
-export const ARENA_BASE = 0x26000000;
+export const CACHE_BASE = 0x22800000;
+export const METER_BASE = 0x26800000;
+export const ARENA_BASE = 0x28800000;
 export const ARENA_SIZE = 0x1a000000;
-export const CT_BASE = 0x40000000;
+export const CT_BASE = 0x42800000;
 export const CT_SIZE = 0x30000000;
-export const WINDOW_BASE = 0x70000000;
+export const WINDOW_BASE = 0x72800000;
 
 export const MAX_WORKERS = 16;
 export const WORKER_SIZE = 0x10000; // 64 KiB

@@ -56,10 +56,11 @@ export const POOL_MAX = 1024;
 
 // Private memory of a worker: packet records, then keys, then batches and scratch.
 export const PV_PACKETS = 0; // POOL_MAX x PKT_SIZE = 1 MiB
-export const PV_KEYS = 0x100000; // POOL_MAX x 384 = 384 KiB (stride KEY_STRIDE, line aligned)
-export const KEY_STRIDE = 384;
-export const PV_LOOKUP = 0x160000; // 128 KiB scratch of parse, lookup and act
-export const PV_IO = 0x180000; // 512 KiB scratch of receive and transmit (batches per port, segmentation)
+export const PV_KEYS = 0x100000; // POOL_MAX x 576 = 576 KiB
+/** An odd number of cache lines, so that the first lines of keys do not all fall into the same sets of a cache. */
+export const KEY_STRIDE = 576;
+export const PV_LOOKUP = 0x190000; // 128 KiB scratch of parse, lookup and act
+export const PV_IO = 0x1b0000; // 320 KiB scratch of receive and transmit (batches per port, segmentation)
 
 /** Private memory of `worker`. */
 export function privateAddress(worker: u32): u32 {

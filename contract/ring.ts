@@ -31,7 +31,7 @@ export const UC_DATA_LEN = 20; // u32 bytes of the frame that follow (less if tr
 export const UC_VNET = 24; // 8 bytes: flags, gso_type, gso_size, csum_start, csum_offset as in packet.ts
 export const UC_HASH = 32; // u32
 export const UC_KEY = 64; // KEY_SIZE bytes
-export const UC_DATA = 384; // the frame
+export const UC_DATA = 512; // the frame
 
 // Inject record: control plane to worker. The worker runs the program on the frame, or looks it up.
 export const IN_LENGTH = 0; // u32
@@ -41,6 +41,6 @@ export const IN_IN_PORT = 12; // u32 datapath port
 export const IN_DATA_LEN = 16; // u32
 export const IN_VNET = 24; // 8 bytes
 export const IN_KEY_META = 64; // KEY_SIZE bytes: metadata fields (in_port, recirc_id, marks, ct, tunnel) are taken over
-export const IN_PROGRAM = 384; // program, then the frame, 16-byte aligned
+export const IN_PROGRAM = 512; // program, then the frame, 16-byte aligned
 export const INJECT_EXECUTE = 1; // run the program
 export const INJECT_LOOKUP = 2; // look up as if received, no upcall loops: a miss is DROP_UPCALL_NO_FLOW

@@ -1,9 +1,9 @@
 // The megaflow table: tuple-space search in shared memory. Written by the main thread alone (src/engine/flowTable.ts),
 // read by all workers without locks (dataplane/lookup.ts).
 //
-//   flow records   FLOWS_MAX x 384 bytes       header line, then the masked key
+//   flow records   FLOWS_MAX x 576 bytes       header line, then the masked key
 //   flow index     2^19 buckets of u32         address of the first flow of a chain, 0 = none; hash over the masked key
-//   subtables      SUBTABLES_MAX x 384 bytes   one for each mask
+//   subtables      SUBTABLES_MAX x 576 bytes   one for each mask
 //   subtable hits  per worker, u32 each        lookups that ended in the subtable, for the order of the port lists
 //   port lists     per port, two copies        subtables that hold flows of the input port, most used first, 0 ends
 //
@@ -16,7 +16,7 @@
 import { FLOW_COUNTERS_BASE, FLOW_TABLE_BASE } from './memory.ts';
 
 export const FLOWS_MAX = 262144;
-export const FLOW_RECORD_SIZE = 384;
+export const FLOW_RECORD_SIZE = 576; // an odd number of cache lines, as KEY_STRIDE
 export const FLOW_RECORDS_BASE = FLOW_TABLE_BASE;
 
 // Flow record
@@ -30,23 +30,23 @@ export const FL_INLINE = 24; // 10 words: a short program lives in the record it
 export const FL_INLINE_WORDS = 10;
 export const FL_KEY = 64; // KEY_SIZE bytes, masked
 
-export const FLOW_INDEX_BASE = FLOW_TABLE_BASE + 0x6000000;
+export const FLOW_INDEX_BASE = FLOW_TABLE_BASE + 0x9000000;
 export const FLOW_INDEX_BUCKETS = 0x80000;
 
 export const SUBTABLES_MAX = 2048;
-export const SUBTABLE_SIZE = 384;
-export const SUBTABLES_BASE = FLOW_TABLE_BASE + 0x6200000;
+export const SUBTABLE_SIZE = 576;
+export const SUBTABLES_BASE = FLOW_TABLE_BASE + 0x9200000;
 
 // Subtable record
 export const ST_INDEX = 0; // u32
 export const ST_SEED = 4; // u32: makes the hashes of equal values under different masks differ
 export const ST_BLOCKS = 8; // u32: number of 16-byte blocks of the mask that are not zero
-export const ST_BLOCK = 16; // u16 x 20: offsets of these blocks in key and mask
-export const ST_MASK = 64; // KEY_SIZE bytes
+export const ST_BLOCK = 16; // u16 x 28: offsets of these blocks in key and mask
+export const ST_MASK = 80; // KEY_SIZE bytes
 
-export const SUBTABLE_HITS_BASE = FLOW_TABLE_BASE + 0x6300000;
+export const SUBTABLE_HITS_BASE = FLOW_TABLE_BASE + 0x9340000;
 
-export const PORT_LISTS_BASE = FLOW_TABLE_BASE + 0x6400000;
+export const PORT_LISTS_BASE = FLOW_TABLE_BASE + 0x9400000;
 export const PORT_LIST_SIZE = 0x2000; // one copy: up to 2047 subtable addresses and the end
 
 export const FLOW_COUNTER_SIZE = 32;

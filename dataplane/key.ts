@@ -6,12 +6,14 @@
 
 import { KEY_SIZE } from '../contract/key.ts';
 
-/** u32: bit n = line n (64 bytes) may hold something, n = 1 … 4. */
+/** u32: bit n = line n (64 bytes) may hold something, n = 1 … 6. */
 export const KEY_LINES: u32 = KEY_SIZE;
 export const LINE1: u32 = 2;
 export const LINE2: u32 = 4;
 export const LINE3: u32 = 8;
 export const LINE4: u32 = 16;
+export const LINE5: u32 = 32;
+export const LINE6: u32 = 64;
 
 export function clearLine(at: u32): void {
   const zero = i64x2.splat(0);
@@ -65,6 +67,10 @@ export function keyHash(key: u32): u32 {
     if (lines & LINE2) h = (h ^ (h >> 32)) * 0x9e3779b97f4a7c15 + hashLine(key + 128);
     if (lines & LINE3) h = (h ^ (h >> 32)) * 0x9e3779b97f4a7c15 + hashLine(key + 192);
     if (lines & LINE4) h = (h ^ (h >> 32)) * 0x9e3779b97f4a7c15 + hashLine(key + 256);
+    if (lines & (LINE5 | LINE6)) {
+      h = (h ^ (h >> 32)) * 0x9e3779b97f4a7c15 + hashLine(key + 320);
+      if (lines & LINE6) h = (h ^ (h >> 32)) * 0x9e3779b97f4a7c15 + hashLine(key + 384);
+    }
   }
   h = (h ^ (h >> 32)) * 0xd6e8feb86659fd93;
   return <u32>(h ^ (h >> 32));

@@ -38,7 +38,18 @@ import {
   PKT_LEN,
   PKT_SIZE,
 } from '../contract/packet.ts';
-import { clearLine, KEY_LINES, keyHash, LINE1, LINE2, LINE3, LINE4, markLines } from './key.ts';
+import {
+  clearLine,
+  KEY_LINES,
+  keyHash,
+  LINE1,
+  LINE2,
+  LINE3,
+  LINE4,
+  LINE5,
+  LINE6,
+  markLines,
+} from './key.ts';
 import { parseIpv4, parseIpv6 } from './parseIp.ts';
 
 // Ethernet types as a little-endian load sees them.
@@ -82,6 +93,8 @@ function clearKey(key: u32): void {
   if (lines & LINE2) clearLine(key + 128);
   if (lines & LINE3) clearLine(key + 192);
   if (lines & LINE4) clearLine(key + 256);
+  if (lines & LINE5) clearLine(key + 320);
+  if (lines & LINE6) clearLine(key + 384);
   store<u32>(key + KEY_LINES, 0);
 }
 

@@ -14,7 +14,7 @@ import { FQ_ENTRIES, FQ_HEAD, FQ_MSGS } from '../../contract/frame.ts';
 import { KEY_SIZE } from '../../contract/key.ts';
 import { INJECT_BASE } from '../../contract/memory.ts';
 import { QUEUE_FRAME, queueAddress } from '../../contract/port.ts';
-import { RING_DATA } from '../../contract/ring.ts';
+import { IN_PROGRAM, RING_DATA } from '../../contract/ring.ts';
 import { build } from '../../scripts/build.ts';
 import { createEngine, type DataPlaneEngine } from '../../src/engine/engine.ts';
 import type { FlowStats, Upcall } from '../../src/engine/types.ts';
@@ -291,14 +291,14 @@ test('a trap costs the packet, not the worker', async () => {
   const ring = INJECT_BASE + worker * 0x400000;
   const head = Atomics.load(words, ring / 4);
   const record = (ring + RING_DATA + (head % 0x200000)) / 4;
-  words.fill(0, record, record + 128);
-  words[record] = 512; // length
+  words.fill(0, record, record + 160);
+  words[record] = 640; // length
   words[record + 1] = 1; // INJECT_EXECUTE
   words[record + 2] = 1;
   words[record + 3] = port;
   words[record + 4] = 0xfffffff0; // bytes of the frame: beyond the memory
-  words.set(actions, record + 96);
-  Atomics.store(words, ring / 4, head + 512);
+  words.set(actions, record + IN_PROGRAM / 4);
+  Atomics.store(words, ring / 4, head + 640);
   engine.inject({ inPort: port, frame, actions: toController(2), worker });
   await until('next packet', () => seen.some((u) => u.inPort === port && u.cookie === 2));
   await until('log', () => logged.some((text) => text.includes('trapped on an injected packet')));

@@ -22,7 +22,6 @@ import {
   K_PKT_MARK,
   K_TP_DST,
   K_TP_SRC,
-  KEY_SIZE,
 } from '../../../contract/key.ts';
 import { be16, be32, ETH_TYPE_IP, isIp } from '../flow.ts';
 import type { Xlate } from './context.ts';
@@ -35,7 +34,7 @@ export function clearConntrackFields(flow: Uint8Array): void {
   flow.fill(0, K_CT_STATE, K_CT_ZONE + 2);
   flow.fill(0, K_CT_MARK, K_CT_MARK + 4);
   flow.fill(0, K_CT_LABEL, K_PKT_MARK);
-  flow.fill(0, K_CT_IPV6_SRC, KEY_SIZE);
+  flow.fill(0, K_CT_IPV6_SRC, K_CT_IPV6_DST + 16);
 }
 
 /** The rest of the translation sees an untracked packet. */

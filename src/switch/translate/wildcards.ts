@@ -3,6 +3,7 @@
 import {
   F_METADATA,
   FLOW_SIZE,
+  K_CT_IPV6_SRC,
   K_ETH_TYPE,
   K_IN_PORT,
   K_MPLS_COUNT,
@@ -16,11 +17,13 @@ import {
   K_TUN_DST,
   K_TUN_ID,
   K_TUN_IPV6_DST,
+  K_TUN_OPTS,
   K_VLAN0_TCI,
   K_VLAN0_TPID,
   K_VLAN1_TCI,
   K_VLAN1_TPID,
   KEY_SIZE,
+  TUN_OPTS_MAX,
   VLAN_PRESENT,
 } from '../../../contract/key.ts';
 import {
@@ -74,7 +77,8 @@ export function finishWildcards(wildcards: Uint8Array, original: Uint8Array): vo
     wildcards.fill(0, K_MPLS_LSE, K_MPLS_LSE + 12);
   }
   if (isZero(original, K_TUN_DST, 4) && isZero(original, K_TUN_IPV6_DST, 16)) {
-    wildcards.fill(0, K_TUN_ID, KEY_SIZE - 64);
+    wildcards.fill(0, K_TUN_ID, K_CT_IPV6_SRC);
+    wildcards.fill(0, K_TUN_OPTS, K_TUN_OPTS + TUN_OPTS_MAX);
   }
 }
 

@@ -228,6 +228,8 @@ export class SwitchBridge implements DatapathBridge {
       peer: options.peer,
       bundle,
       desc: describePort(netdev, ofport, name, 0),
+      mayEnable: true,
+      protocols: undefined,
       createdMs: this.nowMs(),
     };
     this.#ports.set(ofport, port);
@@ -247,7 +249,13 @@ export class SwitchBridge implements DatapathBridge {
 
   /** Looks at the device again after a change of its status. True if the description changed. */
   refreshPort(port: BridgePort): boolean {
-    const next = describePort(port.netdev, port.ofport, port.name, port.desc.config);
+    const next = describePort(
+      port.netdev,
+      port.ofport,
+      port.name,
+      port.desc.config,
+      port.mayEnable,
+    );
     const old = port.desc;
     const same = (Object.keys(next) as (keyof typeof next)[]).every((key) =>
       key === 'hwAddr'
@@ -408,6 +416,7 @@ export class SwitchBridge implements DatapathBridge {
       packetIns: this.datapath.packetIns,
       recircs: this.datapath.recircs,
       timeoutPolicy: this.datapath.timeoutPolicy,
+      packet: data,
       learn: true,
     });
     const discard = (): void => this.datapath.releaseIds(out.effects);

@@ -258,6 +258,7 @@ export class Datapath {
       packetIns: this.packetIns,
       recircs: this.recircs,
       timeoutPolicy: this.timeoutPolicy,
+      packet: upcall.data,
       learn: true,
       scratch,
     });
@@ -297,7 +298,7 @@ export class Datapath {
     this.#limitWarned = false;
     const recirc = be32(key, K_RECIRC_ID);
     if (recirc !== 0 && !this.recircs.retain(recirc)) return false;
-    const program = out.slow ? slowPathProgram() : out.program;
+    const program = out.slow ? slowPathProgram(out.slowReasons) : out.program;
     const id = this.engine.putFlow(key, mask, program);
     if (id < 0) {
       if (recirc !== 0) this.recircs.release([recirc]);

@@ -166,6 +166,7 @@ export function credit(
     // A bundle without ports has been removed: it must not be learned again.
     if (bundle.ports.length > 0) bridge.macs.update(mac, 0, vlan, bundle, gratuitousArp, usedMs);
   }
+  for (const protocols of effects.protocols) protocols.accountRx();
   for (const { flows, mod, limit } of effects.learns) {
     try {
       flows.learn(mod, limit);

@@ -88,6 +88,7 @@ import {
   type OdpGroup,
   TCP_FLAG_NAMES,
 } from './odpFields.ts';
+import { slowNames } from './protocolPort.ts';
 import type { PacketInSpec } from './translate/types.ts';
 
 const REASON_NUMBERS: readonly PacketInSpec['reason'][] = [
@@ -375,7 +376,7 @@ function metaText(operands: Uint32Array): string {
 
 function userspaceText(operands: Uint32Array, names: OdpNames): string {
   const [reason, cookie, maxLen] = operands;
-  if (reason === UPCALL_SLOW) return 'userspace(pid=0,slow_path(action))';
+  if (reason === UPCALL_SLOW) return `userspace(pid=0,slow_path(${slowNames(cookie!)}))`;
   if (reason !== UPCALL_CONTROLLER) return 'userspace(pid=0)';
   const spec = names.packetIn?.(cookie!);
   const rule = spec?.cookie ?? 0n;

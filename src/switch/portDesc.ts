@@ -25,12 +25,13 @@ function features(linkSpeed: number | undefined, duplex: 'full' | 'half' | undef
   return (duplex === 'half' && linkSpeed <= 1e9 ? bit >> 1 : bit) | OFPPF_COPPER;
 }
 
-/** `config`: OFPPC_* bits as they are; PORT_DOWN follows the device. */
+/** `config`: OFPPC_* bits as they are; PORT_DOWN follows the device. `mayEnable`: the port's protocols let it carry traffic. */
 export function describePort(
   netdev: Netdev,
   ofport: number,
   name: string,
   config: number,
+  mayEnable = true,
 ): PortDesc {
   const { adminUp, linkUp, mac, linkSpeed, duplex } = netdev.status();
   const curr = features(linkSpeed, duplex);
@@ -43,7 +44,7 @@ export function describePort(
     name,
     hwAddr,
     config: !adminUp ? config | OFPPC_PORT_DOWN : config & ~OFPPC_PORT_DOWN,
-    state: linkUp ? OFPPS_LIVE : OFPPS_LINK_DOWN,
+    state: !linkUp ? OFPPS_LINK_DOWN : mayEnable && adminUp ? OFPPS_LIVE : 0,
     currSpeed: Math.floor((linkSpeed ?? 0) / 1000),
     maxSpeed: 0,
     curr,

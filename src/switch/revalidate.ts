@@ -218,7 +218,7 @@ export class Revalidator {
         return;
       }
     }
-    const program = out.slow ? slowPathProgram() : out.program;
+    const program = out.slow ? slowPathProgram(out.slowReasons) : out.program;
     if (!sameProgram(program, flow.program)) {
       engine.setFlowActions(flow.id, program);
       flow.program = program;

@@ -16,15 +16,13 @@ import {
   UPCALL_SLOW,
 } from '../../contract/action.ts';
 import { DROP_RESUBMIT_LIMIT } from '../../contract/drop.ts';
-
-/** Cookie of UPCALL_SLOW: bits of the reason, as Open vSwitch numbers them. */
-export const SLOW_ACTION = 1;
+import { SLOW_ACTION } from './protocolPort.ts';
 
 const END = ACT_END | (1 << 16);
 
-/** Program of a megaflow whose packets the control plane handles one by one. */
-export function slowPathProgram(): Uint32Array {
-  return Uint32Array.of(ACT_USERSPACE | (4 << 16), UPCALL_SLOW, SLOW_ACTION, 0xffff, END);
+/** Program of a megaflow whose packets the control plane handles one by one; `reasons`: SLOW_*. */
+export function slowPathProgram(reasons = SLOW_ACTION): Uint32Array {
+  return Uint32Array.of(ACT_USERSPACE | (4 << 16), UPCALL_SLOW, reasons, 0xffff, END);
 }
 
 /** Actions that hand packets on, or copies of them. */

@@ -82,6 +82,7 @@ import {
 import { extractFlow } from './flowExtract.ts';
 import { parseOdpFlow } from './odpParse.ts';
 import { formatOdpActions } from './odpText.ts';
+import { slowText } from './protocolPort.ts';
 import { parseNextState, RECIRC_TRACES_MAX, recircHeading } from './traceRecirc.ts';
 import { conntrackValid } from './translate/ctFields.ts';
 import { translate } from './translate/translate.ts';
@@ -314,9 +315,7 @@ function traceOne(
   if (out.error !== undefined) {
     text += `\nTranslation failed (${out.error}), packet is dropped.\n`;
   } else if (out.slow) {
-    text +=
-      '\nThis flow is handled by the userspace slow path because it:' +
-      '\n  - Uses action(s) not supported by datapath.';
+    text += slowText(out.slowReasons);
   }
   if (packet !== undefined && out.error === undefined) {
     datapath.engine.inject({

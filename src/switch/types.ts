@@ -13,6 +13,7 @@ import type {
 } from '../wire/openflow/types.ts';
 import type { GroupTable } from './groups.ts';
 import type { MeterTable } from './meters.ts';
+import type { ProtocolPort } from './protocolPort.ts';
 
 /** One OpenFlow flow. Identity (table, priority, match) never changes; the rest may be modified in place. */
 export interface Rule {
@@ -104,6 +105,10 @@ export interface BridgePort {
   bundle: Bundle;
   /** Description as sent to controllers; config bits are changed by port-mod. */
   desc: PortDesc;
+  /** What the port's protocols (BFD, CFM, LACP) say: may it carry traffic? */
+  mayEnable: boolean;
+  /** Protocols that the port speaks itself. */
+  protocols: ProtocolPort | undefined;
   createdMs: number;
 }
 

@@ -24,7 +24,16 @@ const MAY_IMPORT: Record<string, readonly string[]> = {
   'src/engine': ['src/engine', 'src/sys', 'contract'],
   'src/port': ['src/port', 'src/engine', 'src/sys', 'src/wire', 'contract'],
   'src/guest': ['src/guest', 'src/engine', 'src/sys', 'src/wire', 'contract'],
-  'src/switch': ['src/switch', 'src/port', 'src/engine', 'src/sys', 'src/wire', 'contract'],
+  'src/protocol': ['src/protocol', 'src/wire', 'contract'],
+  'src/switch': [
+    'src/switch',
+    'src/protocol',
+    'src/port',
+    'src/engine',
+    'src/sys',
+    'src/wire',
+    'contract',
+  ],
   'src/observe': ['src/observe', 'src/sys', 'contract'],
   'src/control': [
     'src/control',

@@ -93,6 +93,8 @@ export class FakeBridge implements Bridge {
         qinqEthertype: 0x88a8,
       },
       desc: portDesc(ofport, name),
+      mayEnable: true,
+      protocols: undefined,
       createdMs: this.nowMs(),
     };
     this.ports.set(ofport, port);

@@ -52,6 +52,8 @@ export interface Xlate {
   conntracked: boolean;
   /** The result holds for this packet only: what it depends on has yet to happen. */
   passing: boolean;
+  /** SLOW_*: packets that the main thread has to see, each. */
+  slow: number;
   trace: TraceNode[] | undefined;
   /** Slots of this bridge's mirrors that the packet has gone to, or whose output it has gone to. */
   mirrors: number;
@@ -90,6 +92,7 @@ export function newXlate(input: XlateIn, scratch: XlateScratch): Xlate {
       patches: [],
       bridges: new Set([input.bridge]),
       macQuestions: [],
+      protocols: [],
       packetIns: [],
       recircs: [],
       mirrors: [],
@@ -116,6 +119,7 @@ export function newXlate(input: XlateIn, scratch: XlateScratch): Xlate {
     patchClone: -1,
     conntracked: false,
     passing: false,
+    slow: 0,
     trace: input.trace,
     mirrors: 0,
     mirrorSnaplen: 0,

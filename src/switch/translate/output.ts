@@ -41,6 +41,7 @@ import {
 } from '../../wire/openflow/types.ts';
 import { be16, be32, isZero, putBe32 } from '../flow.ts';
 import { translateNormal } from '../normal.ts';
+import { processSpecial } from '../protocolPort.ts';
 import type { BridgePort } from '../types.ts';
 import { executeActionSet, translateTable } from './actions.ts';
 import { commit } from './commit.ts';
@@ -163,7 +164,7 @@ function outputToPatch(x: Xlate, port: BridgePort): void {
   x.stack = [];
   x.effects.bridges.add(peer.bridge);
 
-  if (mayReceive(x, peer.port)) {
+  if (!processSpecial(x, peer.port) && mayReceive(x, peer.port)) {
     translateTable(x, peer.port.ofport, 0, true, true, { ownActionSet: true });
     if (x.error === undefined) executeActionSet(x);
   }

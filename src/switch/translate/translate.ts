@@ -16,6 +16,7 @@ import { DROP_FLOW_EXPLICIT, DROP_VLAN_FILTER } from '../../../contract/drop.ts'
 import { F_ACTSET_OUTPUT, F_IN_PORT } from '../../../contract/key.ts';
 import { OFPP_UNSET } from '../../wire/openflow/types.ts';
 import { be32, putBe32 } from '../flow.ts';
+import { processSpecial, SLOW_ACTION } from '../protocolPort.ts';
 import { executeActionSet, lookupRule, reportTable, runActions } from './actions.ts';
 import { thaw } from './conntrack.ts';
 import { newScratch, newXlate, report } from './context.ts';
@@ -53,7 +54,10 @@ export function translate(input: XlateIn): XlateOut {
     x.effects.rules.push(rule);
     reportTable(x, rule);
   }
-  if (port !== undefined && isMirrorOutput(x, port.bundle)) {
+  // What comes out of a recirculation has been looked at before.
+  if (frozen === undefined && processSpecial(x, port)) {
+    mirrorInput(x);
+  } else if (port !== undefined && isMirrorOutput(x, port.bundle)) {
     report(
       x,
       'error',
@@ -84,6 +88,7 @@ export function translate(input: XlateIn): XlateOut {
     effects: x.effects,
     error: x.error,
     passing: x.passing,
-    slow: program.length > ACTIONS_MAX_WORDS,
+    slow: x.slow !== 0 || program.length > ACTIONS_MAX_WORDS,
+    slowReasons: x.slow | (program.length > ACTIONS_MAX_WORDS ? SLOW_ACTION : 0),
   };
 }

@@ -6,6 +6,7 @@ import type { Group, GroupBucket, GroupTable } from '../groups.ts';
 import type { MacTable } from '../macLearning.ts';
 import type { MeterTable } from '../meters.ts';
 import type { Mirror, MirrorTable } from '../mirrors.ts';
+import type { ProtocolPort } from '../protocolPort.ts';
 import type { BridgePort, Bundle, FlowOwner, FlowTable, Rule } from '../types.ts';
 
 export type FragmentMode = 'normal' | 'drop' | 'nx-match';
@@ -128,6 +129,8 @@ export interface Effects {
   groups: { group: Group; bucket: GroupBucket | undefined }[];
   /** Patch ports crossed: out of one, into the other. */
   patches: { tx: BridgePort; rx: BridgePort }[];
+  /** Ports whose protocols want to know of traffic. */
+  protocols: ProtocolPort[];
   bridges: Set<XlateBridge>;
   mirrors: Mirror[];
   /** MAC table answers that the result depends on: MacTable and key. */
@@ -170,6 +173,8 @@ export interface XlateIn {
   readonly frozen?: FrozenState | undefined;
   /** Timeout policy of a zone of connection tracking, 0 = default. */
   readonly timeoutPolicy?: ((zone: number) => number) | undefined;
+  /** The frame, where one is at hand: protocols of ports hear of it. */
+  readonly packet?: Uint8Array | undefined;
   /** Teach MAC tables now (a packet is at hand). */
   readonly learn: boolean;
   readonly trace?: TraceNode[];
@@ -201,4 +206,6 @@ export interface XlateOut {
   passing: boolean;
   /** The program does not fit a megaflow: the control plane has to run it for each packet. */
   slow: boolean;
+  /** SLOW_* (protocolPort.ts). */
+  slowReasons: number;
 }

@@ -79,6 +79,7 @@ export const WK_RECIRC = 96; // f64 W: packets recirculated
 export const WK_CLEAR = 104; // u32: raised by the main thread to ask the worker to zero its statistics (pmd-stats-clear)
 export const WK_STOP = 108; // u32: 1 = leave the loop
 export const WK_CURRENT_RXQ = 112; // u32 W: queue number of the burst that is being run, 0xffffffff = none
+export const WK_SIMPLE_HITS = 120; // f64 W: found without a parse (dataplane/simple.ts)
 export const WK_RXQ_COUNT = 128; // u32: queues polled by this worker
 export const WK_RXQ = 132; // u32 x MAX_QUEUES_PER_WORKER: queue numbers
 export const MAX_QUEUES_PER_WORKER = 2048;

@@ -41,6 +41,7 @@ export const SUBTABLES_BASE = FLOW_TABLE_BASE + 0x9200000;
 export const ST_INDEX = 0; // u32
 export const ST_SEED = 4; // u32: makes the hashes of equal values under different masks differ
 export const ST_BLOCKS = 8; // u32: number of 16-byte blocks of the mask that are not zero
+export const ST_SIMPLE = 12; // u32: 1 = looks at nothing but what dataplane/simple.ts knows of a packet
 export const ST_BLOCK = 16; // u16 x 28: offsets of these blocks in key and mask
 export const ST_MASK = 80; // KEY_SIZE bytes
 

@@ -96,4 +96,5 @@ export const IO_LIST = 0x06000; // 512 x 4: addresses of packet records ready fo
 export const IO_BURST = 0x06800; // BURST_MAX x 8: chains of the receive burst, until rxDone
 export const IO_PIECES = 0x08000; // 4096 x 16: destination pieces of the transmit call
 export const IO_SEGMENTS = 0x18000; // 128 x PKT_SIZE: records of segments and of packets completed in software
-export const IO_END = 0x40000; // the rest of PV_IO is free for other kinds of port
+export const IO_SIMPLE = 0x40000; // 12 KiB: records of dataplane/simple.ts
+export const IO_END = 0x43000; // the rest of PV_IO is free for other kinds of port

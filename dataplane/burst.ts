@@ -4,7 +4,7 @@ import { UPCALL_MISS } from '../contract/action.ts';
 import { DROP_RECIRC_LIMIT, DROP_UPCALL_NO_FLOW } from '../contract/drop.ts';
 import { K_TCP_FLAGS } from '../contract/key.ts';
 import { CONTROL_BASE, CTL_UPCALLS_ENABLED } from '../contract/memory.ts';
-import { PKT_FLOW, PKT_IN_PORT, PKT_KEY, PKT_LEN, PKT_MARK } from '../contract/packet.ts';
+import { PKT_FLOW, PKT_HASH, PKT_IN_PORT, PKT_KEY, PKT_LEN, PKT_MARK } from '../contract/packet.ts';
 import {
   FC_BYTES,
   FC_PACKETS,
@@ -18,13 +18,16 @@ import { execute, takeRecirculated } from './act.ts';
 import { flushBatches, release } from './batch.ts';
 import { countDrop } from './drop.ts';
 import { lookup } from './lookup.ts';
-import { parseAgain } from './parse.ts';
+import { parseAgain, parseOne } from './parse.ts';
 import { S_BURST, S_GROUP_OF, S_GROUP_TABLE, S_GROUPS, S_SORTED } from './scratch.ts';
+import { isKeyless } from './simple.ts';
 import { upcall } from './upcall.ts';
 import { flowCountersBase, nowMs, privateBase } from './worker.ts';
 
 /** PKT_MARK: a miss of this packet is a drop, because the control plane has already seen it. */
 export const MARK_NO_UPCALL: u32 = 1;
+/** PKT_MARK: a simple match (simple.ts); there is no key yet, and PKT_HASH holds the TCP flags. */
+export const MARK_UNPARSED: u32 = 2;
 
 const GROUP_TABLE_SIZE: u32 = 1024;
 const RECIRC_MAX = 8; // look-ups of one packet after the first, as in the Linux datapath
@@ -69,10 +72,15 @@ function lookupAndAct(list: u32, n: i32): void {
   lookup(list, n);
   const only = sameFlow(list, n);
   if (only !== 0) {
-    countFlow(only, list, n);
+    countPackets(only, list, n);
     execute(atomic.load<u32>(only + FL_PROGRAM), list, n);
     return;
   }
+  actByFlow(list, n, false);
+}
+
+/** Runs the programs of the packets' flows (PKT_FLOW). `marked`: some may not have been parsed (MARK_UNPARSED). */
+export function actByFlow(list: u32, n: i32, marked: bool): void {
   const groups = groupByFlow(list, n);
   const group = privateBase + S_GROUPS;
   const sorted = privateBase + S_SORTED;
@@ -84,8 +92,10 @@ function lookupAndAct(list: u32, n: i32): void {
     if (flow === 0) {
       miss(start, count);
     } else {
-      countFlow(flow, start, count);
-      execute(atomic.load<u32>(flow + FL_PROGRAM), start, count);
+      countPackets(flow, start, count);
+      const program = atomic.load<u32>(flow + FL_PROGRAM);
+      if (marked && !isKeyless(program)) parseMarked(start, count);
+      execute(program, start, count);
     }
   }
 }
@@ -159,14 +169,30 @@ function groupByFlow(list: u32, n: i32): i32 {
   return <i32>count;
 }
 
-function countFlow(flow: u32, list: u32, n: i32): void {
+/** Parses simple matches after all. */
+function parseMarked(list: u32, n: i32): void {
+  for (let i = 0; i < n; i++) {
+    const pkt = load<u32>(list + (i << 2));
+    if (load<u32>(pkt + PKT_MARK) & MARK_UNPARSED) parseOne(pkt);
+  }
+}
+
+function countPackets(flow: u32, list: u32, n: i32): void {
   let bytes: u32 = 0;
   let tcpFlags: u32 = 0;
   for (let i = 0; i < n; i++) {
     const pkt = load<u32>(list + (i << 2));
     bytes += load<u32>(pkt + PKT_LEN);
-    tcpFlags |= load<u16>(load<u32>(pkt + PKT_KEY) + K_TCP_FLAGS);
+    tcpFlags |=
+      load<u32>(pkt + PKT_MARK) & MARK_UNPARSED
+        ? load<u32>(pkt + PKT_HASH)
+        : load<u16>(load<u32>(pkt + PKT_KEY) + K_TCP_FLAGS);
   }
+  countFlow(flow, n, bytes, tcpFlags);
+}
+
+/** `tcpFlags` as they stand in the packet. */
+export function countFlow(flow: u32, n: i32, bytes: u32, tcpFlags: u32): void {
   const counters = flowCountersBase + load<u32>(flow + FL_INDEX) * FLOW_COUNTER_SIZE;
   store<f64>(counters + FC_PACKETS, load<f64>(counters + FC_PACKETS) + <f64>n);
   store<f64>(counters + FC_BYTES, load<f64>(counters + FC_BYTES) + <f64>bytes);

@@ -20,17 +20,15 @@ import {
   WK_RECIRC,
   WK_RXQ,
   WK_RXQ_COUNT,
+  WK_SIMPLE_HITS,
   WK_SLEEPS,
   WK_STATE,
 } from '../contract/memory.ts';
 import {
   BURST_MAX,
   KEY_STRIDE,
-  PKT_IN_PORT,
   PKT_KEY,
-  PKT_MARK,
   PKT_SIZE,
-  PKT_TRUNC,
   POOL_MAX,
   PV_KEYS,
   PV_PACKETS,
@@ -40,6 +38,7 @@ import {
   PORT_UP,
   PT_FLAGS,
   PT_RELAY,
+  PT_SIMPLE,
   portAddress,
   Q_BROKEN,
   Q_BUSY_NS,
@@ -57,6 +56,7 @@ import { injectBurst, injectEmpty, injectedUpTo, injectHead } from './inject.ts'
 import { parseBurst } from './parse.ts';
 import { prepareSleep, rxBurst, rxDone, txBurst, wake } from './port/index.ts';
 import { S_BURST, S_BUSY } from './scratch.ts';
+import { resetSimple, simpleBurst } from './simple.ts';
 import { flowHash } from './table/flow.ts';
 import { addStat, privateBase, setNow, setWorker, workerRecord } from './worker.ts';
 
@@ -74,6 +74,7 @@ export function start(id: u32, nowNs: f64): void {
   resetBatches();
   resetAct();
   resetGroups();
+  resetSimple();
   startTracking(id);
   memory.fill(privateBase + PV_KEYS, 0, POOL_MAX * KEY_STRIDE);
   lastNs = nowNs;
@@ -140,17 +141,12 @@ function receive(queue: u32): i32 {
     const flags = load<u32>(portAddress(port) + PT_FLAGS);
     if ((flags & (PORT_UP | PORT_NO_RX)) === PORT_UP) {
       const burst = privateBase + S_BURST;
-      for (let i = 0; i < n; i++) {
-        const pkt = packets + i * PKT_SIZE;
-        store<u32>(burst + (i << 2), pkt);
-        store<u32>(pkt + PKT_KEY, privateBase + PV_KEYS + i * KEY_STRIDE);
-        store<u32>(pkt + PKT_IN_PORT, port);
-        store<u32>(pkt + PKT_TRUNC, 0);
-        store<u32>(pkt + PKT_MARK, 0);
-      }
+      for (let i = 0; i < n; i++) store<u32>(burst + (i << 2), packets + i * PKT_SIZE);
       const relay = load<u32>(portAddress(port) + PT_RELAY);
       if (relay !== 0) {
         txBurst(relay - 1, burst, n);
+      } else if (load<u32>(portAddress(port) + PT_SIMPLE) !== 0) {
+        simpleBurst(packets, n, port);
       } else {
         parseBurst(packets, n);
         runBurst(n);
@@ -172,6 +168,7 @@ function account(nowNs: f64): void {
   lastNs = nowNs;
   if (atomic.load<u32>(workerRecord + WK_CLEAR) !== 0) {
     memory.fill(workerRecord + WK_BUSY_NS, 0, WK_RECIRC + 8 - WK_BUSY_NS);
+    store<f64>(workerRecord + WK_SIMPLE_HITS, 0);
     atomic.store<u32>(workerRecord + WK_CLEAR, 0);
   }
   addStat(WK_POLLS, 1);

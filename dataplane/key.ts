@@ -58,6 +58,20 @@ function hashLine(at: u32): u64 {
   return (a ^ (b >> 29)) + (c ^ (d >> 31)) + b + d;
 }
 
+/** Hash of the first 32 bytes. */
+export function hashSimple(at: u32): u32 {
+  const a =
+    (load<u64>(at) ^ 0x9e3779b97f4a7c15) * 0xbf58476d1ce4e5b9 +
+    (load<u64>(at, 8) ^ 0xc2b2ae3d27d4eb4f) * 0x94d049bb133111eb;
+  const b =
+    (load<u64>(at, 16) ^ 0x165667b19e3779f9) * 0xd6e8feb86659fd93 +
+    (load<u64>(at, 24) ^ 0x27d4eb2f165667c5) * 0xff51afd7ed558ccd;
+  let h = a ^ (b >> 29);
+  h = (h + b) ^ (a >> 32);
+  h *= 0xd6e8feb86659fd93;
+  return <u32>(h ^ (h >> 32));
+}
+
 /** Hash of the whole key, for the microflow cache and for spreading. */
 export function keyHash(key: u32): u32 {
   let h = hashLine(key);

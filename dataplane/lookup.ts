@@ -30,9 +30,11 @@ import {
   FLOW_INDEX_BASE,
   FLOW_INDEX_BUCKETS,
   ST_INDEX,
+  ST_SIMPLE,
   SUBTABLE_HITS_BASE,
   SUBTABLES_MAX,
 } from '../contract/table.ts';
+import { hashSimple } from './key.ts';
 import { S_MISSED } from './scratch.ts';
 import { flowHash, flowMatches } from './table/flow.ts';
 import { addStat, privateBase, worker } from './worker.ts';
@@ -124,8 +126,27 @@ function insert(hash: u32, flow: u32): void {
   store<u32>(bucket + (way << 2), flow, 16);
 }
 
-/** The megaflow of `key`, 0 = none. */
-export function search(key: u32): u32 {
+/** The simple flow (contract/table.ts) of a key, 0 = none, or not to be found so. */
+export function findSimple(key: u32): u32 {
+  const inverse = load<u32>(CONTROL_BASE + CTL_CACHE_INSERT_INV_PROB);
+  if (inverse === 0) return search(key, true);
+  const hash = hashSimple(key);
+  let flow = cached(hash);
+  if (flow !== 0 && isLive(flow) && isSimple(flow) && flowMatches(key, flow)) return flow;
+  flow = search(key, true);
+  if (flow !== 0 && ++insertions >= inverse) {
+    insertions = 0;
+    insert(hash, flow);
+  }
+  return flow;
+}
+
+function isSimple(flow: u32): bool {
+  return load<u32>(load<u32>(flow + FL_SUBTABLE) + ST_SIMPLE) !== 0;
+}
+
+/** The megaflow of `key`, 0 = none. `simple`: nothing beyond Ethernet was parsed, which must do. */
+export function search(key: u32, simple: bool = false): u32 {
   const port = bswap<u32>(load<u32>(key + K_IN_PORT));
   if (port >= <u32>MAX_PORTS) return 0;
   let list = atomic.load<u32>(portAddress(port) + PT_MASKS);
@@ -133,6 +154,7 @@ export function search(key: u32): u32 {
   while (true) {
     const subtable = atomic.load<u32>(list);
     if (subtable === 0) return 0;
+    if (simple && load<u32>(subtable + ST_SIMPLE) === 0) return 0;
     list += 4;
     probes++;
     const hash = flowHash(key, subtable);

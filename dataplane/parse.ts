@@ -65,16 +65,25 @@ const BE_MPLS_MULTICAST: u32 = 0x4888;
 /** Parses `n` packets of a burst whose keys are to be made from nothing. */
 export function parseBurst(first: u32, n: i32): void {
   for (let i = 0; i < n; i++) {
-    const pkt = first + i * PKT_SIZE;
-    const key = load<u32>(pkt + PKT_KEY);
-    clearKey(key);
-    store<u32>(key + K_IN_PORT, bswap<u32>(load<u32>(pkt + PKT_IN_PORT)));
-    parse(pkt, key);
+    parseNew(first + i * PKT_SIZE);
   }
   for (let i = 0; i < n; i++) {
     const pkt = first + i * PKT_SIZE;
     store<u32>(pkt + PKT_HASH, keyHash(load<u32>(pkt + PKT_KEY)));
   }
+}
+
+function parseNew(pkt: u32): void {
+  const key = load<u32>(pkt + PKT_KEY);
+  clearKey(key);
+  store<u32>(key + K_IN_PORT, bswap<u32>(load<u32>(pkt + PKT_IN_PORT)));
+  parse(pkt, key);
+}
+
+/** Parses one packet whose key is to be made from nothing. */
+export function parseOne(pkt: u32): void {
+  parseNew(pkt);
+  store<u32>(pkt + PKT_HASH, keyHash(load<u32>(pkt + PKT_KEY)));
 }
 
 /** Parses a packet again, after its headers changed: what the packet carries anew, metadata stays. */

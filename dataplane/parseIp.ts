@@ -24,7 +24,7 @@ import {
   K_TP_DST,
   K_TP_SRC,
 } from '../contract/key.ts';
-import { PKT_L4 } from '../contract/packet.ts';
+import { PKT_HEAD, PKT_HEAD_LEN, PKT_L4, PKT_LEN } from '../contract/packet.ts';
 import { LINE1, LINE2, markLines } from './key.ts';
 
 const PROTO_HOPOPTS: u32 = 0;
@@ -113,6 +113,35 @@ export function parseIpv6(pkt: u32, key: u32, head: u32, at: u32, end: u32, size
   store<u16>(pkt + PKT_L4, at - head < 0xffff ? <u16>(at - head) : 0xffff);
   if (frag & FRAG_LATER) return;
   parseTransport(key, at, end, size, proto);
+}
+
+/** TCP flags of a packet of TCP over IPv4 whose header stands at `at`, complete; 0 if the headers lie. */
+export function tcpFlagsIpv4(pkt: u32, at: u32): u32 {
+  const head = load<u32>(pkt + PKT_HEAD);
+  const size = <i32>(load<u32>(pkt + PKT_LEN) - (at - head));
+  const headerLen = (<i32>(load<u8>(at) & 15)) << 2;
+  const totalLen = <i32>bswap<u16>(load<u16>(at + 2));
+  if (headerLen < 20 || headerLen > totalLen || totalLen > size || size - totalLen > 0xffff) {
+    return 0;
+  }
+  return tcpFlags(at + headerLen, head + load<u32>(pkt + PKT_HEAD_LEN), totalLen - headerLen);
+}
+
+/** The same over IPv6, without extension headers. The IPv6 header may be cut off. */
+export function tcpFlagsIpv6(pkt: u32, at: u32): u32 {
+  const head = load<u32>(pkt + PKT_HEAD);
+  const end = head + load<u32>(pkt + PKT_HEAD_LEN);
+  const size = <i32>(load<u32>(pkt + PKT_LEN) - (at - head));
+  const payload = <i32>bswap<u16>(load<u16>(at + 4));
+  if (size < 40 || at + 40 > end) return 0;
+  if (payload + 40 > size || size - (payload + 40) > 0xffff) return 0;
+  return tcpFlags(at + 40, end, payload);
+}
+
+function tcpFlags(at: u32, end: u32, size: i32): u32 {
+  if (size < 20 || at + 20 > end) return 0;
+  const headerLen = (<i32>(load<u8>(at + 12) >> 4)) << 2;
+  return headerLen < 20 || headerLen > size ? 0 : load<u16>(at + 12) & 0xff0f;
 }
 
 /** `size` bytes of IP payload stand at `at`. */

@@ -3,9 +3,19 @@
 // A port list is written in place while it grows. Anything else (an entry less, another order) is written into the
 // port's other copy, which is published with one store; the old copy may be written again after a grace period.
 
-import { KEY_SIZE } from '../../contract/key.ts';
+import {
+  K_CT_LABEL,
+  K_CT_MARK,
+  K_CT_STATE,
+  K_MPLS_COUNT,
+  K_ND_RESERVED,
+  K_NW_PROTO,
+  K_NW_TOS,
+  K_PACKET_TYPE,
+  KEY_SIZE,
+} from '../../contract/key.ts';
 import { MAX_WORKERS } from '../../contract/memory.ts';
-import { PT_MASKS, PT_MASKS_COUNT, portAddress } from '../../contract/port.ts';
+import { PT_MASKS, PT_MASKS_COUNT, PT_SIMPLE, portAddress } from '../../contract/port.ts';
 import {
   PORT_LIST_SIZE,
   PORT_LISTS_BASE,
@@ -14,6 +24,7 @@ import {
   ST_INDEX,
   ST_MASK,
   ST_SEED,
+  ST_SIMPLE,
   SUBTABLE_HITS_BASE,
   SUBTABLE_SIZE,
   SUBTABLES_BASE,
@@ -22,12 +33,29 @@ import {
 import type { Grace } from './grace.ts';
 import type { EngineMemory } from './memory.ts';
 
+/**
+ * What dataplane/simple.ts knows of a packet just received: ports, Ethernet, VLAN tags and whether it is a fragment. And
+ * metadata, which are zero.
+ */
+const SIMPLE_BYTES: readonly boolean[] = Array.from({ length: KEY_SIZE }, (_, i) => {
+  const within = (from: number, to: number) => i >= from && i < to;
+  return (
+    (within(0, K_NW_TOS) && i !== K_NW_PROTO) ||
+    within(K_CT_STATE, K_MPLS_COUNT) ||
+    within(K_CT_MARK, 64) ||
+    within(K_CT_LABEL, K_ND_RESERVED) ||
+    within(K_PACKET_TYPE, KEY_SIZE)
+  );
+});
+
 export interface Subtable {
   readonly index: number;
   readonly address: number;
   /** KEY_SIZE bytes, in_port and recirc_id always all ones. */
   readonly mask: Uint8Array;
   readonly name: string;
+  /** Looks at no more than the Ethernet header and the fragment bits (dataplane/simple.ts). */
+  readonly simple: boolean;
   /** Flows by input port. */
   readonly ports: Map<number, number>;
   hitsBefore: number;
@@ -89,8 +117,10 @@ export class Subtables {
       blocks++;
     }
     memory.set(address + ST_BLOCKS, blocks);
+    const simple = mask.every((byte, i) => byte === 0 || SIMPLE_BYTES[i]);
+    memory.set(address + ST_SIMPLE, simple ? 1 : 0);
     const hits = this.sumHits(index);
-    return { index, address, mask, name, ports: new Map(), hitsBefore: hits, hits: 0 };
+    return { index, address, mask, name, simple, ports: new Map(), hitsBefore: hits, hits: 0 };
   }
 
   /** A flow of `port` is in the subtable. */
@@ -104,12 +134,20 @@ export class Subtables {
       this.lists.set(port, list);
     }
     if (list.order.includes(subtable)) return; // left from before, its removal is still to come
+    if (!subtable.simple) this.memory.store(portAddress(port) + PT_SIMPLE, 0);
     const at = copyAddress(port, list.copy) + list.order.length * 4;
     this.memory.set(at + 4, 0);
     this.memory.store(at, subtable.address);
     list.order.push(subtable);
     this.memory.store(portAddress(port) + PT_MASKS, copyAddress(port, list.copy));
     this.memory.set(portAddress(port) + PT_MASKS_COUNT, list.order.length);
+    if (list.order.length === 1) this.hint(port, list);
+  }
+
+  /** A worker that takes the hint meets no subtable that is not simple, but for a moment. */
+  private hint(port: number, { order }: PortList): void {
+    const simple = order.length > 0 && order.every((subtable) => subtable.simple);
+    this.memory.store(portAddress(port) + PT_SIMPLE, simple ? 1 : 0);
   }
 
   /** A flow of `port` left it. */
@@ -160,6 +198,7 @@ export class Subtables {
     this.memory.set(at + order.length * 4, 0);
     this.memory.store(portAddress(port) + PT_MASKS, at);
     this.memory.set(portAddress(port) + PT_MASKS_COUNT, order.length);
+    this.hint(port, list);
     list.busy = true;
     this.grace.after(() => {
       list.busy = false;

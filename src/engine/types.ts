@@ -76,6 +76,7 @@ export interface WorkerStats {
   polls: number;
   packets: number;
   batches: number;
+  simpleHits: number;
   cacheHits: number;
   flowHits: number;
   flowProbes: number;

@@ -104,7 +104,7 @@ function lookups(datapath: Datapath): {
   for (const worker of datapath.engine.workerStats()) {
     total.cacheHits += worker.cacheHits;
     total.flowHits += worker.flowHits;
-    total.hit += worker.cacheHits + worker.flowHits;
+    total.hit += worker.simpleHits + worker.cacheHits + worker.flowHits;
     total.missed += worker.misses;
     total.lost += worker.lost;
     total.probes += worker.flowProbes;

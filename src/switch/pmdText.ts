@@ -44,7 +44,7 @@ export function showWorkers(datapath: Datapath, args: readonly string[]): string
         `  avg. datapath passes per packet: ${ratio(packets + recirculated, packets)}\n` +
         `  phwol hits: 0\n` +
         `  mfex opt hits: 0\n` +
-        `  simple match hits: 0\n` +
+        `  simple match hits: ${worker.simpleHits}\n` +
         `  emc hits: ${worker.cacheHits}\n` +
         `  smc hits: 0\n` +
         `  megaflow hits: ${worker.flowHits}\n` +

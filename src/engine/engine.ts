@@ -34,6 +34,7 @@ import {
   WORKER_SIZE,
 } from '../../contract/memory.ts';
 import { Q_BROKEN, Q_BUSY_NS, Q_PACKETS, queueAddress } from '../../contract/port.ts';
+import { surviveBusErrors } from '../sys/busError.ts';
 import { eventfdCreate, eventfdTake } from '../sys/eventfd.ts';
 import { closeFd } from '../sys/fd.ts';
 import { watchFd } from '../sys/poll.ts';
@@ -43,6 +44,7 @@ import { dataPlaneImports, loadDataPlane } from './dataPlane.ts';
 import { FlowTable } from './flowTable.ts';
 import { Grace } from './grace.ts';
 import type { DataPlane } from './hostLoop.ts';
+import { StuckWorkers } from './lostMemory.ts';
 import { EngineMemory } from './memory.ts';
 import { type PortSettings, Ports } from './ports.ts';
 import { InjectRing, UpcallRing } from './rings.ts';
@@ -82,6 +84,7 @@ export class DataPlaneEngine implements Engine {
   private readonly options: EngineOptions;
   private readonly mem: EngineMemory;
   private readonly grace: Grace;
+  private readonly stuck: StuckWorkers;
   private readonly workers: Workers;
   private readonly ports: Ports;
   private readonly rx: RxScheduler;
@@ -103,6 +106,7 @@ export class DataPlaneEngine implements Engine {
   constructor(options: EngineOptions) {
     this.options = options;
     const originNs = process.hrtime.bigint();
+    surviveBusErrors();
     this.mem = new EngineMemory();
     this.memory = this.mem.memory;
     this.base = this.mem.base;
@@ -129,6 +133,7 @@ export class DataPlaneEngine implements Engine {
       local.hashOf(key, subtable),
     );
     this.windows = new GuestWindows(this.mem, this.grace);
+    this.stuck = new StuckWorkers(this.mem);
     this.conntrack = new ConntrackTable(this.mem, local, () => this.nowMs());
     this.setControl(CTL_VLAN_LIMIT, 1);
     this.setControl(CTL_CACHE_INSERT_INV_PROB, 1);
@@ -419,6 +424,11 @@ export class DataPlaneEngine implements Engine {
   private housekeeping(): void {
     this.grace.check();
     this.windows.fillPool();
+    this.windows.checkFiles();
+    for (const offset of this.stuck.find(this.workers.threads())) {
+      if (this.windows.lostAt(offset)) continue;
+      this.options.log?.('err', `a worker waits for lost memory at 0x${offset.toString(16)}`);
+    }
     for (const queue of [...this.rx.attached(), ...this.attachedTx]) {
       const at = queueAddress(queue) + Q_BROKEN;
       const reason = this.mem.load(at);

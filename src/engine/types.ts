@@ -117,16 +117,20 @@ export interface WindowRegion {
   readonly skew: number;
 }
 
+/** The file of a mapping has lost pages: empty memory is there now, and the mapping of no use to anybody. */
+export type MemoryLost = (reason: string) => void;
+
 /** Windows on the files of guests. All calls on the main thread; nothing unmapped while a worker may use it. */
 export interface Windows {
   /**
    * Makes a range of a file reachable: whole if there is room, else by chunks on demand. `fileOffset` is page aligned.
    * The descriptor stays the caller's and stays open until unmapRegion. Throws SysError and leaves nothing behind.
+   * The file is sealed against shrinking, if it knows seals; of others `onLost` tells when they have.
    */
-  mapRegion(fd: number, fileOffset: bigint, bytes: bigint): WindowRegion;
+  mapRegion(fd: number, fileOffset: bigint, bytes: bigint, onLost?: MemoryLost): WindowRegion;
   unmapRegion(region: WindowRegion): void;
   /** Maps a small range contiguously and for good (rings, dirty logs): its memory offset. Any alignment. Throws SysError. */
-  mapRange(fd: number, fileOffset: bigint, bytes: number): number;
+  mapRange(fd: number, fileOffset: bigint, bytes: number, onLost?: MemoryLost): number;
   unmapRange(address: number): void;
   /**
    * Writes the region records of a port (guest physical addresses): only while no queue of it is attached, except that

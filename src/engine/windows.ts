@@ -7,7 +7,9 @@
 //
 //   WINDOW_BASE … 4 GiB:  | whole region | free | pinned | pool chunk | whole region | …
 //
-// Unmapped space is PROT_NONE: an access traps and costs the burst, never another guest's memory.
+// Unmapped space is PROT_NONE: an access traps and costs the burst, never another guest's memory. Where a file has lost
+// pages that are mapped, an access would be a SIGBUS: blank() puts empty memory there, and the owner is told
+// (lostMemory.ts).
 
 import { fstatSync } from 'node:fs';
 import { constants } from 'node:os';
@@ -37,12 +39,13 @@ import {
   WP_COUNT,
 } from '../../contract/windowPool.ts';
 import { SysError } from '../sys/ffi.ts';
-import { mapFixed, mapNone, PAGE_SIZE } from '../sys/memory.ts';
+import { mapAnonymous, mapFixed, mapNone, PAGE_SIZE } from '../sys/memory.ts';
 import { Arena } from './arena.ts';
 import { lockPool, POOL_LOW, unlockPool } from './fault.ts';
 import type { Grace } from './grace.ts';
+import { FileSizes } from './lostMemory.ts';
 import type { EngineMemory } from './memory.ts';
-import type { WindowRegion, Windows } from './types.ts';
+import type { MemoryLost, WindowRegion, Windows } from './types.ts';
 
 const { ENOMEM } = constants.errno;
 
@@ -56,6 +59,18 @@ interface Region extends WindowRegion {
   readonly chunks: number;
   /** Its place in the window space if it is mapped whole. */
   window: number;
+  /** Its records in the workers' table (windowPool.ts), by address. */
+  sources: number[];
+  watch: Disposable | undefined;
+  readonly onLost: MemoryLost | undefined;
+}
+
+/** What mapRange() has made. */
+interface Range {
+  readonly window: number;
+  readonly bytes: number;
+  readonly onLost: MemoryLost | undefined;
+  watch: Disposable | undefined;
 }
 
 /** Window space that whole regions leave for chunks on demand. */
@@ -70,6 +85,8 @@ export class GuestWindows implements Windows {
   private readonly space: Arena;
   private readonly chunkTable = new Arena(1, MAX_CHUNKS - 1);
   private readonly regions = new Set<Region>();
+  private readonly ranges = new Map<number, Range>();
+  private readonly files = new FileSizes();
   /** Window chunks that belong to the pool or to chunks mapped from it. */
   private readonly poolChunks = new Set<number>();
   private hand = 0;
@@ -85,17 +102,32 @@ export class GuestWindows implements Windows {
     mapNone(memory.base + BigInt(WINDOW_BASE), 0x100000000 - WINDOW_BASE);
   }
 
-  mapRegion(fd: number, fileOffset: bigint, bytes: bigint): WindowRegion {
+  mapRegion(fd: number, fileOffset: bigint, bytes: bigint, onLost?: MemoryLost): WindowRegion {
     const skew = Number(fileOffset % BigInt(CHUNK_SIZE));
     const block = Number(fileOffset / BigInt(CHUNK_SIZE));
     const chunks = Math.ceil((Number(bytes) + skew) / CHUNK_SIZE);
-    const region: Region = { base: 0, chunk: 0, skew, fd, block, chunks, window: 0 };
+    const region: Region = {
+      base: 0,
+      chunk: 0,
+      skew,
+      fd,
+      block,
+      chunks,
+      window: 0,
+      sources: [],
+      watch: undefined,
+      onLost,
+    };
     if (!this.mapWhole(region, Number(bytes))) {
       region.chunk = this.chunkTable.take(chunks, 1);
       if (region.chunk < 0) throw new Error('no room in the table of guest memory chunks');
       for (let i = 0; i < chunks; i++) this.memory.set(chunkAddress(region.chunk + i), 0);
     }
     this.regions.add(region);
+    const end = fileOffset + bytes;
+    region.watch = this.files.watch(fd, end, (size) =>
+      this.loseRegion(region, `the memory file has shrunk to ${size} bytes, ${end} are in use`),
+    );
     this.fillPool();
     return region;
   }
@@ -118,6 +150,7 @@ export class GuestWindows implements Windows {
   unmapRegion(handle: WindowRegion): void {
     const region = handle as Region;
     if (!this.regions.delete(region)) return;
+    region.watch?.[Symbol.dispose]();
     if (region.base !== 0) {
       this.unmapSpace(region.window);
     } else {
@@ -134,18 +167,87 @@ export class GuestWindows implements Windows {
     this.fillPool();
   }
 
-  mapRange(fd: number, fileOffset: bigint, bytes: number): number {
+  mapRange(fd: number, fileOffset: bigint, bytes: number, onLost?: MemoryLost): number {
     const skew = Number(fileOffset % BigInt(CHUNK_SIZE));
     const length = Math.ceil((skew + bytes) / CHUNK_SIZE) * CHUNK_SIZE;
     const window = this.takeChunks(length);
     if (window < 0) throw new SysError('mmap', ENOMEM);
     this.mapSpace(window, fd, fileOffset - BigInt(skew), skew + bytes);
+    const range: Range = { window, bytes: length, onLost, watch: undefined };
+    this.ranges.set(window, range);
+    const end = fileOffset + BigInt(bytes);
+    range.watch = this.files.watch(fd, end, (size) =>
+      this.loseRange(range, `the memory file has shrunk to ${size} bytes, ${end} are in use`),
+    );
     return window + skew;
   }
 
   unmapRange(address: number): void {
     const skew = Number((this.memory.base + BigInt(address)) % BigInt(CHUNK_SIZE));
+    this.ranges.get(address - skew)?.watch?.[Symbol.dispose]();
+    this.ranges.delete(address - skew);
     this.unmapSpace(address - skew);
+  }
+
+  /** Compares the sizes of files that cannot be watched. To be called now and then. */
+  checkFiles(): void {
+    this.files.check();
+  }
+
+  /**
+   * A worker waits at this memory offset, whose page has gone: empty memory there, and the owner is told. False if it
+   * is nobody's window.
+   */
+  lostAt(offset: number): boolean {
+    const why = 'a page of the memory file cannot be had';
+    for (const range of this.ranges.values()) {
+      if (offset < range.window || offset >= range.window + range.bytes) continue;
+      this.loseRange(range, why);
+      return true;
+    }
+    for (const region of this.regions) {
+      if (!this.covers(region, offset)) continue;
+      this.loseRegion(region, why);
+      return true;
+    }
+    return false;
+  }
+
+  private covers(region: Region, offset: number): boolean {
+    if (region.base !== 0) {
+      return offset >= region.window && offset < region.window + region.chunks * CHUNK_SIZE;
+    }
+    for (let chunk = region.chunk; chunk < region.chunk + region.chunks; chunk++) {
+      const window = this.memory.get(chunkAddress(chunk));
+      if (window !== 0 && offset >= window && offset < window + CHUNK_SIZE) return true;
+    }
+    return false;
+  }
+
+  private loseRange(range: Range, why: string): void {
+    range.watch?.[Symbol.dispose]();
+    this.blank(range.window, range.bytes);
+    range.onLost?.(why);
+  }
+
+  private loseRegion(region: Region, why: string): void {
+    region.watch?.[Symbol.dispose]();
+    if (region.base !== 0) this.blank(region.window, region.chunks * CHUNK_SIZE);
+    else {
+      lockPool(this.memory.i32);
+      // Nothing of it is mapped any more, and what is mapped is empty.
+      for (const source of region.sources) this.memory.set(source + RS_FD, -1);
+      for (let chunk = region.chunk; chunk < region.chunk + region.chunks; chunk++) {
+        const window = this.memory.get(chunkAddress(chunk));
+        if (window !== 0) this.blank(window, CHUNK_SIZE);
+      }
+      unlockPool(this.memory.i32);
+    }
+    region.onLost?.(why);
+  }
+
+  private blank(window: number, bytes: number): void {
+    mapAnonymous(this.memory.base + BigInt(window), bytes);
   }
 
   setRegions(
@@ -169,6 +271,7 @@ export class GuestWindows implements Windows {
       memory.set(source + RS_FD, region.fd);
       memory.set(source + RS_BLOCK, region.block);
       memory.set(source + RS_CHUNKS, region.base !== 0 ? 0 : region.chunks);
+      if (!region.sources.includes(source)) region.sources.push(source);
     });
     memory.store(portAddress(port) + PT_REGIONS, first);
     memory.store(portAddress(port) + PT_REGION_COUNT, regions.length);

@@ -26,8 +26,9 @@ import {
   RING_HEAD,
   RING_TAIL,
 } from '../../contract/ring.ts';
+import { acceptBusErrors } from '../sys/busError.ts';
 import { eventfdSignal } from '../sys/eventfd.ts';
-import { setThreadAffinity, setThreadName } from '../sys/process.ts';
+import { getTid, setThreadAffinity, setThreadName } from '../sys/process.ts';
 import { dataPlaneImports } from './dataPlane.ts';
 import { createFault } from './fault.ts';
 import { HostIo } from './hostio.ts';
@@ -44,11 +45,12 @@ export interface WorkerSettings {
   originNs: bigint;
 }
 
-/** What a worker tells the main thread (a few times in its life). */
-export interface WorkerReport {
+export interface WorkerMessage {
   level: 'warn' | 'err';
   text: string;
 }
+/** What a worker tells the main thread (a few times in its life): first of all, the number of its thread. */
+export type WorkerReport = number | WorkerMessage;
 
 /** Traps of one queue within TRAP_WINDOW_MS after which it is given up. */
 const TRAPS_MAX = 3;
@@ -59,8 +61,10 @@ function main(settings: WorkerSettings): void {
   const { memory, module, worker, core, bellFd, mainFd, originNs } = settings;
   const words = new Int32Array(memory.buffer);
   const record = (WORKER_BASE + worker * WORKER_SIZE) >> 2;
-  const report = (level: WorkerReport['level'], text: string): void =>
+  const report = (level: WorkerMessage['level'], text: string): void =>
     parentPort?.postMessage({ level, text } satisfies WorkerReport);
+  parentPort?.postMessage(getTid() satisfies WorkerReport);
+  acceptBusErrors();
 
   setThreadName(`xvio-pmd${worker}`);
   if (core !== undefined) {

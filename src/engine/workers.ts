@@ -22,6 +22,8 @@ interface Running {
   readonly id: number;
   readonly core: number | undefined;
   readonly bellFd: number;
+  /** Of the kernel; 0 = it has not told yet. */
+  tid: number;
   thread: Worker;
   stopping: boolean;
   exited: Promise<void>;
@@ -60,6 +62,11 @@ export class Workers {
       .map(({ id, core }) => ({ id, core }));
   }
 
+  /** Numbers of the kernel's threads of the workers. */
+  threads(): { id: number; tid: number }[] {
+    return [...this.running.values()].map(({ id, tid }) => ({ id, tid }));
+  }
+
   /** Whether packets may be injected into this worker: it runs, and will go on. */
   takes(id: number): boolean {
     return this.running.get(id)?.stopping === false;
@@ -83,6 +90,7 @@ export class Workers {
       id,
       core,
       bellFd,
+      tid: 0,
       thread: this.spawn(id, core, bellFd),
       stopping: false,
       exited: Promise.resolve(),
@@ -113,13 +121,18 @@ export class Workers {
   private watch(worker: Running): void {
     const { log, memory, onChange } = this.options;
     const { id, thread } = worker;
-    thread.on('message', (report: WorkerReport) => log(report.level, report.text));
+    worker.tid = 0;
+    thread.on('message', (report: WorkerReport) => {
+      if (typeof report === 'number') worker.tid = report;
+      else log(report.level, report.text);
+    });
     thread.on('error', (error) =>
       log('err', `worker ${id} died: ${error instanceof Error ? error.stack : error}`),
     );
     worker.exited = new Promise((resolve) => {
       thread.once('exit', () => {
         memory.store(WORKER_BASE + id * WORKER_SIZE + WK_STATE, 0);
+        worker.tid = 0;
         resolve();
         onChange();
         if (!worker.stopping) setTimeout(() => this.restart(worker), RESTART_DELAY_MS);

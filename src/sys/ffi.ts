@@ -70,6 +70,12 @@ const { lib, functions } = dlopen(null, {
   gettid: { arguments: [], return: 'int32' },
   setsid: { arguments: [], return: 'int32' },
   kill: { arguments: ['int32', 'int32'], return: 'int32' },
+  sigaction: { arguments: ['int32', 'pointer', 'pointer'], return: 'int32' },
+  pthread_sigmask: { arguments: ['int32', 'pointer', 'pointer'], return: 'int32' },
+  process_vm_readv: {
+    arguments: ['int32', 'pointer', 'uint64', 'pointer', 'uint64', 'uint64'],
+    return: 'int64',
+  },
   prctl: { arguments: ['int32', 'uint64', 'uint64', 'uint64', 'uint64'], return: 'int32' },
   sched_setaffinity: { arguments: ['int32', 'uint64', 'pointer'], return: 'int32' },
   sched_getaffinity: { arguments: ['int32', 'uint64', 'pointer'], return: 'int32' },
@@ -203,6 +209,11 @@ export function pollCallback(
   return lib.registerCallback(signature, (handle, status, events) =>
     callback(handle as bigint, status as number, events as number),
   );
+}
+
+/** Address of a function of the C library. */
+export function functionAddress(name: string): bigint {
+  return lib.getSymbol(name);
 }
 
 /** uv_loop_t of this thread. */

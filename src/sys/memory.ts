@@ -20,6 +20,7 @@ const MAP_FAILED = 0xffffffffffffffffn;
 
 const MFD_CLOEXEC = 1;
 const MFD_ALLOW_SEALING = 2;
+const MFD_HUGETLB = 4;
 const F_ADD_SEALS = 1033;
 const F_GET_SEALS = 1034;
 export const F_SEAL_SEAL = 1;
@@ -76,10 +77,10 @@ export function mapNone(address: bigint, length: number): void {
   mapAt(address, length, 0, MAP_PRIVATE | MAP_ANONYMOUS | MAP_FIXED | MAP_NORESERVE, -1, 0);
 }
 
-/** A file in memory: descriptor, closed on exec. */
-export function memfdCreate(name: string, bytes = 0, sealing = true): number {
+/** A file in memory: descriptor, closed on exec. `huge`: in huge pages of the default size. */
+export function memfdCreate(name: string, bytes = 0, sealing = true, huge = false): number {
   const text = cString(name);
-  const flags = MFD_CLOEXEC | (sealing ? MFD_ALLOW_SEALING : 0);
+  const flags = MFD_CLOEXEC | (sealing ? MFD_ALLOW_SEALING : 0) | (huge ? MFD_HUGETLB : 0);
   const fd = check(c.memfd_create(text.address, flags), 'memfd_create');
   if (bytes > 0) {
     try {

@@ -15,7 +15,8 @@ import {
   queueAddress,
 } from '../../../contract/port.ts';
 import * as VQ from '../../../contract/virtqueue.ts';
-import type { Engine } from '../../engine/types.ts';
+import type { Engine, MemoryLost } from '../../engine/types.ts';
+import { readMapped } from '../../sys/busError.ts';
 import {
   has,
   VHOST_F_LOG_ALL,
@@ -60,10 +61,10 @@ export class VhostDevice {
   readonly #attached = new Map<number, AttachedRing>();
   readonly #log: (text: string) => void;
 
-  constructor(engine: Engine, port: number, log: (text: string) => void) {
+  constructor(engine: Engine, port: number, log: (text: string) => void, onLost: MemoryLost) {
     this.#engine = engine;
     this.#port = port;
-    this.#memory = new GuestMemory(engine, port);
+    this.#memory = new GuestMemory(engine, port, onLost);
     this.#view = new DataView(engine.memory.buffer);
     this.#log = log;
   }
@@ -199,17 +200,22 @@ export class VhostDevice {
       const told = base & 0xffff;
       // In order, skipped descriptors keep the flags of available ones.
       const inOrder = has(state.features ?? 0n, VIRTIO_F_IN_ORDER);
-      const found = inOrder ? told : (packedPosition(this.#view, desc, num) ?? told);
+      const found = inOrder ? told : (packedPosition(this.#guest(desc, num * 16), 0, num) ?? told);
       if (found !== told) {
         this.#log(`ring ${index}: base ${told}, but the ring stands at ${found}: going on there`);
       }
       return [found, found];
     }
-    const usedIndex = this.#view.getUint16(used + 2, true);
+    const usedIndex = this.#guest(used + 2, 2).getUint16(0, true);
     if (usedIndex !== base) {
       this.#log(`ring ${index}: base ${base}, but the used index is ${usedIndex}: going on there`);
     }
     return [usedIndex, usedIndex];
+  }
+
+  /** A copy of guest memory. Throws SysError if its file has lost it: a plain load would be a SIGBUS of this thread. */
+  #guest(address: number, bytes: number): DataView {
+    return readMapped(this.#engine.base + BigInt(address), bytes);
   }
 
   /** The words that may change while the ring runs. */

@@ -3,23 +3,25 @@
 // The table changes in two steps, so that a failure changes nothing: prepare() maps what is new, then, with the workers
 // out of the way, commit() makes it the table and finish() unmaps what is gone.
 
-import type { Engine, WindowRegion } from '../../engine/types.ts';
-import { addSeals, F_SEAL_SHRINK } from '../../sys/memory.ts';
+import type { Engine, MemoryLost, WindowRegion } from '../../engine/types.ts';
 import type { Location } from './regions.ts';
 import type { DirtyLog, Region } from './state.ts';
 
 export class GuestMemory {
   readonly #engine: Engine;
   readonly #port: number;
+  readonly #onLost: MemoryLost;
   #windows = new Map<Region, WindowRegion>();
   #prepared = new Map<Region, WindowRegion>();
   #logAddress = 0;
   #log: DirtyLog | undefined;
   #garbage: (() => void)[] = [];
 
-  constructor(engine: Engine, port: number) {
+  /** `onLost`: pages of the guest's files have gone; what is mapped there now is empty. */
+  constructor(engine: Engine, port: number, onLost: MemoryLost) {
     this.#engine = engine;
     this.#port = port;
+    this.#onLost = onLost;
   }
 
   /** Maps the regions that are not mapped yet. Throws SysError, and then has changed nothing. */
@@ -27,16 +29,11 @@ export class GuestMemory {
     try {
       for (const region of regions) {
         if (this.#windows.has(region)) continue;
-        // A file that shrinks under a mapping is a SIGBUS for the daemon. Where the file knows seals, forbid it.
-        try {
-          addSeals(region.file.fd, F_SEAL_SHRINK);
-        } catch {
-          // no memfd, or sealed for good: the size was checked
-        }
         const window = this.#engine.windows.mapRegion(
           region.file.fd,
           region.mmapOffset,
           region.size,
+          this.#onLost,
         );
         this.#prepared.set(region, window);
       }
@@ -79,7 +76,7 @@ export class GuestMemory {
     const address =
       log === undefined
         ? 0
-        : this.#engine.windows.mapRange(log.file.fd, log.offset, Number(log.size));
+        : this.#engine.windows.mapRange(log.file.fd, log.offset, Number(log.size), this.#onLost);
     const old = this.#logAddress;
     if (old !== 0) this.#garbage.push(() => this.#engine.windows.unmapRange(old));
     this.#log = log;
@@ -114,6 +111,7 @@ export class GuestMemory {
       region.file.fd,
       region.mmapOffset + where.offset,
       Number(where.size),
+      this.#onLost,
     );
     return { address, unpin: () => this.#engine.windows.unmapRange(address) };
   }

@@ -99,7 +99,12 @@ class VhostPort implements Netdev {
     this.port = port;
     this.#mode = config.type === 'dpdkvhostuserclient' ? 'client' : 'server';
     this.#context = { ...context, log: limitedLog(context.log) };
-    this.#device = new VhostDevice(context.engine, port, (text) => this.#info(text));
+    this.#device = new VhostDevice(
+      context.engine,
+      port,
+      (text) => this.#info(text),
+      (reason) => void this.#connection?.close(reason),
+    );
     this.#path = path;
     this.#options = backendOptions(config);
     this.#mac = config.mac ?? randomMac();

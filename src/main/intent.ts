@@ -15,6 +15,8 @@ export interface InterfaceIntent {
   otherConfig: Readonly<Record<string, string>>;
   mac: string | undefined;
   mtuRequest: number | undefined;
+  bfd: Readonly<Record<string, string>>;
+  cfmMpid: number | undefined;
   ofportRequest: number | undefined;
   /** What the database says from an earlier run: kept if free. */
   ofport: number | undefined;

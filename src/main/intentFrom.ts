@@ -56,6 +56,8 @@ function interfaceIntent(row: InterfaceRow): InterfaceIntent {
     otherConfig: row.other_config,
     mac: unicastMac(row.mac),
     mtuRequest: row.mtu_request,
+    bfd: row.bfd,
+    cfmMpid: row.cfm_mpid,
     ofportRequest: valid(row.ofport_request),
     ofport: valid(row.ofport),
   };

@@ -4,7 +4,11 @@
 import type { Connmgr } from '../control/openflow/connmgr.ts';
 import type { Netdev, NetdevConfig, NetdevContext } from '../port/types.ts';
 import { NetdevError } from '../port/types.ts';
+import { bfdConfigFrom } from '../protocol/bfdConfig.ts';
+import { cfmConfigFrom } from '../protocol/cfm.ts';
 import type { SwitchBridge } from '../switch/bridge.ts';
+import type { Monitors } from '../switch/monitor/monitors.ts';
+import type { PortMonitor } from '../switch/monitor/portMonitor.ts';
 import type { BridgePort, Bundle } from '../switch/types.ts';
 import { OFPP_LOCAL } from '../wire/openflow/types.ts';
 import { bridgeMac, macToDatapathId } from './bridgeMac.ts';
@@ -29,6 +33,8 @@ export interface InterfaceUnit {
   portName: string;
   netdev: Netdev | undefined;
   port: BridgePort | undefined;
+  /** BFD and CFM, while the port has either. */
+  monitor: PortMonitor | undefined;
   error: string | undefined;
 }
 
@@ -36,6 +42,7 @@ export interface BridgePortsOptions {
   bridge: SwitchBridge;
   connmgr: Connmgr;
   context: NetdevContext;
+  monitors: Monitors;
   /** With --enable-dummy. */
   dummies?: Dummies | undefined;
   /** Log of module bridge. */
@@ -222,7 +229,10 @@ export class BridgePorts {
     let unit = this.units.get(iface.name);
     if (unit?.netdev) {
       unit.uuid = iface.uuid;
-      if (await this.#reconfigure(unit, config, iface)) return;
+      if (await this.#reconfigure(unit, config, iface)) {
+        this.#applyMonitor(unit, iface);
+        return;
+      }
       await this.#remove(unit);
       unit = undefined;
     }
@@ -233,11 +243,52 @@ export class BridgePorts {
       portName: port.name,
       netdev: undefined,
       port: undefined,
+      monitor: undefined,
       error: undefined,
     };
     unit.uuid = iface.uuid;
     this.units.set(unit.name, unit);
     await this.#open(unit, config, iface);
+    this.#applyMonitor(unit, iface);
+  }
+
+  #applyMonitor(unit: InterfaceUnit, iface: InterfaceIntent): void {
+    const { bridge, monitors } = this.#options;
+    const { port } = unit;
+    const bfd = bfdConfigFrom(iface.bfd);
+    const cfm = cfmConfigFrom(iface.cfmMpid, iface.otherConfig, iface.options);
+    if (port === undefined) return;
+    if (bfd === undefined && cfm === undefined) {
+      this.#removeMonitor(unit);
+      return;
+    }
+    if (unit.monitor === undefined) {
+      const onChange = (): void => this.#livenessChanged(unit);
+      unit.monitor = monitors.add({ bridge, port, onChange });
+      port.protocols = unit.monitor;
+      bridge.flowsChanged();
+    }
+    unit.monitor.configure(bfd, cfm);
+  }
+
+  #removeMonitor(unit: InterfaceUnit): void {
+    if (unit.monitor === undefined) return;
+    this.#options.monitors.remove(unit.monitor);
+    unit.monitor = undefined;
+    if (unit.port === undefined) return;
+    unit.port.protocols = undefined;
+    this.#options.bridge.flowsChanged();
+    this.#livenessChanged(unit);
+  }
+
+  /** BFD or CFM of a port has something new to say. */
+  #livenessChanged(unit: InterfaceUnit): void {
+    const { bridge, connmgr, onChange } = this.#options;
+    if (unit.port !== undefined) {
+      unit.port.mayEnable = unit.monitor?.alive ?? true;
+      if (bridge.refreshPort(unit.port)) connmgr.portsChanged();
+    }
+    onChange();
   }
 
   /** True if the open device could take the new settings. */
@@ -311,6 +362,7 @@ export class BridgePorts {
     this.units.delete(unit.name);
     const { netdev, port } = unit;
     if (netdev) netdev.onChange = undefined;
+    if (unit.monitor) this.#options.monitors.remove(unit.monitor);
     if (port) {
       bridge.removePort(port);
       this.#options.log.info(

@@ -18,9 +18,11 @@ import { SwitchBridge } from '../switch/bridge.ts';
 import { checkActions, checkBucketActions } from '../switch/checkActions.ts';
 import { DEFAULT_PREFIXES } from '../switch/classifier.ts';
 import type { Datapath } from '../switch/datapath.ts';
+import type { Monitors } from '../switch/monitor/monitors.ts';
 import type { Dummies } from './dummies.ts';
 import type { BridgeIntent, SwitchIntent } from './intent.ts';
 import { applyMirrors, mirrorColumns } from './mirrors.ts';
+import { monitorColumns } from './monitorColumns.ts';
 import { BridgePorts } from './ports.ts';
 import { applySettings, type DataPlaneSettings, parseAffinity, settingsFrom } from './settings.ts';
 
@@ -41,6 +43,7 @@ export interface ReconcilerOptions {
   datapath: Datapath;
   runDir: string;
   context: NetdevContext;
+  monitors: Monitors;
   /** With --enable-dummy. */
   dummies?: Dummies | undefined;
   /** Log of module bridge. */
@@ -131,7 +134,7 @@ export class Reconciler {
   }
 
   #addBridge(intent: BridgeIntent): BridgeUnit {
-    const { datapath, runDir, connmgrLog, rconnLog, context, dummies, log, onStatus } =
+    const { datapath, runDir, connmgrLog, rconnLog, context, monitors, dummies, log, onStatus } =
       this.#options;
     const bridge = new SwitchBridge({
       name: intent.name,
@@ -148,7 +151,15 @@ export class Reconciler {
         checkActions(actions, match, table, version, bridge),
       checkBucket: checkBucketActions,
     });
-    const ports = new BridgePorts({ bridge, connmgr, context, dummies, log, onChange: onStatus });
+    const ports = new BridgePorts({
+      bridge,
+      connmgr,
+      context,
+      monitors,
+      dummies,
+      log,
+      onChange: onStatus,
+    });
     const unit: BridgeUnit = {
       uuid: intent.uuid,
       bridge,
@@ -205,7 +216,11 @@ export class Reconciler {
         interfaces.set(
           unit.uuid,
           netdev && port
-            ? { ...interfaceOpened(port.ofport), ...interfaceStatus(netdev.status()) }
+            ? {
+                ...interfaceOpened(port.ofport),
+                ...interfaceStatus(netdev.status()),
+                ...monitorColumns(unit.monitor),
+              }
             : interfaceFailed(error),
         );
       }
@@ -217,8 +232,9 @@ export class Reconciler {
   statusColumns(): Wanted {
     const interfaces = new Map<string, WantedRow<'Interface'>>();
     for (const { ports } of this.bridges.values()) {
-      for (const { uuid, netdev } of ports.units.values()) {
-        if (netdev) interfaces.set(uuid, interfaceStatus(netdev.status()));
+      for (const { uuid, netdev, monitor } of ports.units.values()) {
+        if (!netdev) continue;
+        interfaces.set(uuid, { ...interfaceStatus(netdev.status()), ...monitorColumns(monitor) });
       }
     }
     return { Interface: interfaces };

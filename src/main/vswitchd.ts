@@ -13,6 +13,7 @@ import type { Coverage } from '../observe/coverage.ts';
 import type { Vlog } from '../observe/vlog.ts';
 import { useLinkMonitor } from '../port/kernelLink.ts';
 import { Datapath } from '../switch/datapath.ts';
+import { Monitors } from '../switch/monitor/monitors.ts';
 import { datapathColumns } from './capabilities.ts';
 import { switchCommands } from './commands.ts';
 import { CtZones, ctZonesFrom } from './ctZones.ts';
@@ -108,7 +109,10 @@ class Daemon implements Vswitchd {
     });
     this.#underlay = underlay;
     options.commands.add(...underlay.commands);
+    const monitors = new Monitors({ bfd: vlog.module('bfd'), cfm: vlog.module('cfm') });
+    options.commands.add(...monitors.commands());
     this.reconciler = new Reconciler({
+      monitors,
       datapath: this.datapath,
       runDir: paths.rundir,
       context: {

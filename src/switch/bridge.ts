@@ -36,6 +36,7 @@ import { credit } from './megaflow.ts';
 import { MeterTable } from './meters.ts';
 import { type MirrorSettings, MirrorTable } from './mirrors.ts';
 import { describePort } from './portDesc.ts';
+import { resume } from './resume.ts';
 import { splitProgram } from './slowPath.ts';
 import { translate } from './translate/translate.ts';
 import type { FragmentMode, TableMiss } from './translate/types.ts';
@@ -430,6 +431,10 @@ export class SwitchBridge implements DatapathBridge {
         discard();
       },
     };
+  }
+
+  resume(packet: PacketIn): void {
+    resume(this.datapath, packet, this.#vlanLimit);
   }
 
   /** Takes the bridge out of the datapath; its ports must be gone. */

@@ -232,9 +232,6 @@ function checkOne(c: Check, action: Action): void {
       if (c.has?.groups?.has(action.group) === true) return;
       fail('OFPBAC_BAD_OUT_GROUP', `group ${action.group} does not exist`);
       return;
-    case 'controller':
-      if (action.pause) fail('OFPBAC_BAD_ARGUMENT', 'controller(pause) is not supported');
-      return;
     case 'stack_push':
       checkSubfield(c, action.subfield);
       return;
@@ -272,6 +269,7 @@ function checkOne(c: Check, action: Action): void {
     case 'pop_queue':
     case 'note':
     case 'sample': // without an IPFIX exporter, samples go nowhere
+    case 'controller':
     case 'exit':
     case 'clear_actions':
     case 'write_metadata':

@@ -33,8 +33,9 @@ import type { Engine, Upcall } from '../engine/types.ts';
 import type { PacketIn } from '../wire/openflow/types.ts';
 import { be16, be32, newRecord, putBe32 } from './flow.ts';
 import { credit, creditStats, hashKey, type Megaflow, MegaflowTable, meets } from './megaflow.ts';
-import { addConntrackMetadata, PacketIns } from './packetIns.ts';
+import { addConntrackMetadata, PacketIns, wholeFrame } from './packetIns.ts';
 import { RecircIds, thawMetadata } from './recirc.ts';
+import { BridgeIds, continuationOf } from './resume.ts';
 import { Revalidator } from './revalidate.ts';
 import { slowPathProgram, splitProgram } from './slowPath.ts';
 import { newScratch } from './translate/context.ts';
@@ -86,6 +87,8 @@ export class Datapath {
   readonly meters: MeterRecords;
   readonly packetIns: PacketIns;
   readonly recircs: RecircIds;
+  /** Names of the bridges for packets that wait at controllers. */
+  readonly bridgeIds = new BridgeIds<DatapathBridge>();
   readonly revalidator: Revalidator;
   readonly upcalls: UpcallQueue;
   #zonePolicies: ReadonlyMap<number, number> = new Map();
@@ -113,8 +116,10 @@ export class Datapath {
     this.meters = new MeterRecords(options.engine.memory);
     this.name = options.name ?? 'netdev@ovs-netdev';
     this.#log = options.log;
-    this.packetIns = new PacketIns(() => this.engine.nowMs());
-    this.recircs = new RecircIds(() => this.engine.nowMs());
+    // As in Open vSwitch, where packet-ins are frozen states, too.
+    const numbers = { last: 0 };
+    this.packetIns = new PacketIns(() => this.engine.nowMs(), numbers);
+    this.recircs = new RecircIds(() => this.engine.nowMs(), numbers);
     this.revalidator = new Revalidator(this);
     this.upcalls = new UpcallQueue((upcall) => this.#handleUpcall(upcall), options.upcallBudget);
   }
@@ -132,11 +137,13 @@ export class Datapath {
 
   addBridge(bridge: DatapathBridge): void {
     this.#bridges.set(bridge.name, bridge);
+    this.bridgeIds.add(bridge);
     bridge.macs.onChange = (key) => this.revalidator.macChanged(bridge.macs, key);
   }
 
   removeBridge(bridge: DatapathBridge): void {
     this.#bridges.delete(bridge.name);
+    this.bridgeIds.remove(bridge);
     bridge.macs.onChange = undefined;
     this.revalidator.changed(bridge);
   }
@@ -336,7 +343,12 @@ export class Datapath {
       this.#controlDrops[DROP_CONTROLLER_RATE]!++;
       return;
     }
-    bridge.onPacketIn(packetIn(spec, upcall), spec.controllerId);
+    const packet = packetIn(spec, upcall);
+    if (spec.paused !== undefined) {
+      const id = this.bridgeIds.of(spec.bridge);
+      packet.continuation = continuationOf(spec.paused, id, upcall.inPort);
+    }
+    bridge.onPacketIn(packet, spec.controllerId);
   }
 
   // ---- statistics
@@ -385,6 +397,7 @@ const WIDE_METADATA: readonly number[] = [F_METADATA, K_TUN_ID];
 /** What controllers get: the packet cut to max_len, and the pipeline's state at the action. */
 function packetIn(spec: PacketInSpec, upcall: Upcall): PacketIn {
   const key = spec.metadata.slice();
+  const data = wholeFrame(upcall.data, upcall.vnet);
   key.set(upcall.key.subarray(K_PKT_MARK, K_PKT_MARK + 4), K_PKT_MARK);
   const mask = new Uint8Array(FLOW_SIZE);
   for (let i = 0; i < FLOW_SIZE; i += 4) {
@@ -402,7 +415,7 @@ function packetIn(spec: PacketInSpec, upcall: Upcall): PacketIn {
     table: spec.table,
     cookie: spec.cookie,
     match: { key, mask },
-    data: upcall.data.slice(0, spec.maxLen),
+    data: spec.paused === undefined ? data.subarray(0, spec.maxLen) : data,
     ...(spec.userdata === undefined ? {} : { userdata: spec.userdata }),
   };
 }

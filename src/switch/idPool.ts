@@ -13,6 +13,11 @@ interface Slot<T> {
   freeAtMs: number;
 }
 
+/** Where numbers come from. Pools that share one give different numbers. */
+export interface Numbers {
+  last: number;
+}
+
 export class IdPool<T> {
   readonly #now: () => number;
   readonly #max: number;
@@ -20,12 +25,13 @@ export class IdPool<T> {
   readonly #byKey = new Map<string, number>();
   /** Numbers without users, in the order in which they lost them. */
   readonly #lingering = new Set<number>();
-  #last = 0;
+  readonly #numbers: Numbers;
 
   /** `max`: numbers in use at a time. */
-  constructor(now: () => number, max: number) {
+  constructor(now: () => number, max: number, numbers: Numbers = { last: 0 }) {
     this.#now = now;
     this.#max = max;
+    this.#numbers = numbers;
   }
 
   get size(): number {
@@ -41,12 +47,14 @@ export class IdPool<T> {
     }
     if (this.#slots.size >= this.#max) this.sweep();
     if (this.#slots.size >= this.#max) return 0;
+    const numbers = this.#numbers;
     do {
-      this.#last = (this.#last % 0xffffffff) + 1;
-    } while (this.#slots.has(this.#last));
-    this.#slots.set(this.#last, { value, key, users: 1, freeAtMs: 0 });
-    this.#byKey.set(key, this.#last);
-    return this.#last;
+      numbers.last = (numbers.last % 0xffffffff) + 1;
+    } while (this.#slots.has(numbers.last));
+    const id = numbers.last;
+    this.#slots.set(id, { value, key, users: 1, freeAtMs: 0 });
+    this.#byKey.set(key, id);
+    return id;
   }
 
   get(id: number): T | undefined {

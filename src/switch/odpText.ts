@@ -382,9 +382,9 @@ function userspaceText(operands: Uint32Array, names: OdpNames): string {
   const rule = spec?.cookie ?? 0n;
   return (
     `userspace(pid=0,controller(reason=${REASON_NUMBERS.indexOf(spec?.reason ?? 'action')},` +
-    `dont_send=${names.dontSend ? 1 : 0},continuation=0,recirc_id=${cookie},` +
+    `dont_send=${names.dontSend ? 1 : 0},continuation=${spec?.paused === undefined ? 0 : 1},recirc_id=${cookie},` +
     `rule_cookie=${rule === 0n ? '0' : `0x${rule.toString(16)}`},` +
-    `controller_id=${spec?.controllerId ?? 0},max_len=${maxLen}))`
+    `controller_id=${spec?.controllerId ?? 0},max_len=${spec?.maxLen ?? maxLen}))`
   );
 }
 

@@ -13,8 +13,10 @@ import {
   K_ETH_TYPE,
   KEY_SIZE,
 } from '../../contract/key.ts';
+import { VNET_NEEDS_CSUM } from '../../contract/packet.ts';
 import { be16, be32, ETH_TYPE_IP, isZero } from './flow.ts';
-import { IdPool, ObjectNumbers } from './idPool.ts';
+import { IdPool, type Numbers, ObjectNumbers } from './idPool.ts';
+import { frozenKey } from './recirc.ts';
 import { conntrackValid } from './translate/ctFields.ts';
 import type { PacketInSpec, PacketInStore } from './translate/types.ts';
 
@@ -47,12 +49,32 @@ export function addConntrackMetadata(from: Uint8Array, key: Uint8Array, mask: Ui
   for (const [offset, bytes] of TUPLE) put(offset, bytes);
 }
 
+/**
+ * A frame as controllers get it. Those of guests with checksum offload have only the pseudo header's sum in the field:
+ * nobody behind a controller would complete it. `vnet`: contract/ring.ts, UC_VNET.
+ */
+export function wholeFrame(frame: Uint8Array, vnet: Uint8Array): Uint8Array {
+  const data = frame.slice();
+  if (((vnet[0] ?? 0) & VNET_NEEDS_CSUM) === 0) return data;
+  const fields = new DataView(vnet.buffer, vnet.byteOffset);
+  const start = fields.getUint16(4, true);
+  const at = start + fields.getUint16(6, true);
+  if (at + 2 > data.length) return data;
+  let sum = 0;
+  for (let i = start; i < data.length; i += 2) sum += (data[i]! << 8) | (data[i + 1] ?? 0);
+  while (sum > 0xffff) sum = (sum & 0xffff) + (sum >>> 16);
+  const checksum = ~sum & 0xffff;
+  data[at] = checksum >> 8;
+  data[at + 1] = checksum & 0xff;
+  return data;
+}
+
 export class PacketIns implements PacketInStore {
   readonly #pool: IdPool<PacketInSpec>;
   readonly #bridges = new ObjectNumbers();
 
-  constructor(now: () => number) {
-    this.#pool = new IdPool(now, PACKET_INS_MAX);
+  constructor(now: () => number, numbers?: Numbers) {
+    this.#pool = new IdPool(now, PACKET_INS_MAX, numbers);
   }
 
   get size(): number {
@@ -64,7 +86,8 @@ export class PacketIns implements PacketInStore {
     const { reason, table, cookie, controllerId, maxLen, userdata, metadata } = spec;
     const bridge = this.#bridges.of(spec.bridge);
     const rest = isZero(metadata, 0, metadata.length) ? '' : metadata.toHex();
-    const key = `${bridge}/${reason}/${table}/${cookie}/${controllerId}/${maxLen}/${userdata?.toHex() ?? '-'}/${spec.conntracked ? 1 : 0}/${rest}`;
+    const paused = spec.paused === undefined ? '' : frozenKey(spec.paused, bridge);
+    const key = `${bridge}/${reason}/${table}/${cookie}/${controllerId}/${maxLen}/${userdata?.toHex() ?? '-'}/${spec.conntracked ? 1 : 0}/${rest}/${paused}`;
     return this.#pool.add(key, spec);
   }
 

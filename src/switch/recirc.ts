@@ -18,7 +18,7 @@ import {
 } from '../../contract/key.ts';
 import type { Action } from '../wire/openflow/types.ts';
 import { isZero } from './flow.ts';
-import { IdPool, ObjectNumbers } from './idPool.ts';
+import { IdPool, type Numbers, ObjectNumbers } from './idPool.ts';
 import type { FrozenState, RecircStore } from './translate/types.ts';
 
 /** Ids in use at a time. */
@@ -51,12 +51,30 @@ function actionsText(actions: readonly Action[]): string {
   );
 }
 
+/** States of one bridge are equal if their keys are. */
+export function frozenKey(state: FrozenState, bridge: number): string {
+  const { table, conntracked, metadata, actionSet, actions, stack, mirrors } = state;
+  const kept = KEPT.map(([start, end]) =>
+    isZero(metadata, start, end - start) ? '' : metadata.subarray(start, end).toHex(),
+  );
+  return [
+    bridge,
+    table,
+    conntracked ? 1 : 0,
+    mirrors ?? 0,
+    ...kept,
+    actionsText(actionSet),
+    actionsText(actions),
+    stack.map((value) => value.toHex()).join(' '),
+  ].join('/');
+}
+
 export class RecircIds implements RecircStore {
   readonly #pool: IdPool<FrozenState>;
   readonly #bridges = new ObjectNumbers();
 
-  constructor(now: () => number) {
-    this.#pool = new IdPool(now, RECIRC_IDS_MAX);
+  constructor(now: () => number, numbers?: Numbers) {
+    this.#pool = new IdPool(now, RECIRC_IDS_MAX, numbers);
   }
 
   get size(): number {
@@ -64,21 +82,7 @@ export class RecircIds implements RecircStore {
   }
 
   add(state: FrozenState): number {
-    const { table, conntracked, metadata, actionSet, actions, stack, mirrors } = state;
-    const kept = KEPT.map(([start, end]) =>
-      isZero(metadata, start, end - start) ? '' : metadata.subarray(start, end).toHex(),
-    );
-    const key = [
-      this.#bridges.of(state.bridge),
-      table,
-      conntracked ? 1 : 0,
-      mirrors ?? 0,
-      ...kept,
-      actionsText(actionSet),
-      actionsText(actions),
-      stack.map((value) => value.toHex()).join(' '),
-    ].join('/');
-    return this.#pool.add(key, state);
+    return this.#pool.add(frozenKey(state, this.#bridges.of(state.bridge)), state);
   }
 
   get(id: number): FrozenState | undefined {

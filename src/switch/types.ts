@@ -159,6 +159,8 @@ export interface Bridge {
     data: Uint8Array,
     version?: OfVersion,
   ): PreparedPacketOut;
+  /** NXT_RESUME: a packet that controller(pause) has stopped goes on; throws OfError. Absent where there is no data plane. */
+  resume?(packet: PacketIn): void;
   /** Where packet-ins of this bridge go: set by the OpenFlow front-end. */
   onPacketIn: ((packet: PacketIn, controllerId: number) => void) | undefined;
   /** OFPC_FRAG_*: 0 normal, 1 drop, 3 nx-match. Absent = 0. Set by the OpenFlow front-end, which then calls flowsChanged(). */

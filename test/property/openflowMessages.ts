@@ -3,7 +3,7 @@
 import fc from 'fast-check';
 import type { GroupSelection, Message } from '../../src/wire/openflow/messages.ts';
 import { inPortMatch } from '../../src/wire/openflow/packetOut.ts';
-import type { OfVersion } from '../../src/wire/openflow/types.ts';
+import type { Continuation, OfVersion } from '../../src/wire/openflow/types.ts';
 import {
   actionFor,
   actionsFor,
@@ -158,6 +158,29 @@ function flowStatsRequests(version: OfVersion, nxt: boolean): fc.Arbitrary<Messa
   );
 }
 
+/** A paused pipeline. Each rule's actions come behind the note whose they are. */
+function continuation(version: OfVersion): fc.Arbitrary<Continuation> {
+  const actions = fc.array(actionFor(version), { minLength: 1, maxLength: 4 });
+  const rule = fc.record({ table: u8, cookie: u64, actions });
+  return fc
+    .record({
+      bridge: bytes(16, 16),
+      stack: fc.array(bytes(1, 128), { maxLength: 3 }),
+      mirrors: u32,
+      conntracked: fc.boolean(),
+      rules: fc.array(rule, { maxLength: 3 }),
+      actionSet: fc.array(actionFor(version), { maxLength: 2 }),
+      odpPort: u32,
+    })
+    .map(({ rules, ...rest }) => ({
+      ...rest,
+      actions: rules.flatMap(({ table, cookie, actions }) => [
+        { type: 'unroll_xlate' as const, table, cookie },
+        ...actions,
+      ]),
+    }));
+}
+
 function packetIns(version: OfVersion): fc.Arbitrary<Message> {
   const reasons = ['no_match', 'action', 'invalid_ttl'] as const;
   const base = {
@@ -183,7 +206,7 @@ function packetIns(version: OfVersion): fc.Arbitrary<Message> {
       cookie: u64,
       match: matchFor(version < 3 ? 3 : version),
       userdata: fc.option(bytes(1, 30)),
-      continuation: fc.option(bytes(1, 30)),
+      continuation: fc.option(continuation(version)),
     })
     .map(({ userdata, continuation, ...p }) => ({
       ...p,

@@ -77,9 +77,17 @@ export class Peer {
       return;
     }
     this.#inFlight++;
-    this.conn.sendUpdate({ type: 'packet_in', format: this.conn.packetInFormat, packetIn }, () => {
+    const { conn } = this;
+    try {
+      conn.sendUpdate({ type: 'packet_in', format: conn.packetInFormat, packetIn }, () => {
+        this.#inFlight--;
+      });
+    } catch (error) {
+      // A message has 64 KiB at most: some packets, with what they take along, are longer.
+      if (!(error instanceof RangeError)) throw error;
       this.#inFlight--;
-    });
+      this.#onDrop();
+    }
   }
 }
 

@@ -176,9 +176,9 @@ const handlers: HandlerTable = {
     );
   },
 
-  resume() {
-    // No packet waits to be resumed: nothing in this switch pauses yet, so nobody has a continuation of ours.
-    throw new OfError('NXR_NOT_SUPPORTED');
+  resume({ bridge }, _request, { packetIn }) {
+    if (bridge.resume === undefined) throw new OfError('NXR_NOT_SUPPORTED');
+    bridge.resume(packetIn);
   },
 
   ct_flush_zone(ofSwitch, _request, { zone }) {

@@ -23,13 +23,7 @@ import {
   K_VLAN1_TCI,
   VLAN_PRESENT,
 } from '../../../contract/key.ts';
-import {
-  type Action,
-  OFPP_IN_PORT,
-  OFPP_MAX,
-  OFPP_UNSET,
-  type PacketInReason,
-} from '../../wire/openflow/types.ts';
+import { type Action, OFPP_IN_PORT, OFPP_MAX, OFPP_UNSET } from '../../wire/openflow/types.ts';
 import {
   be16,
   be32,
@@ -63,6 +57,7 @@ import {
   prerequisiteMet,
   readSubfield,
 } from './fieldOps.ts';
+import { keepForLater, pause } from './freeze.ts';
 import { translateGroup } from './groupActions.ts';
 import { learn } from './learn.ts';
 import {
@@ -74,7 +69,7 @@ import {
   stackPop,
   stackPush,
 } from './nxActions.ts';
-import { output, outputToPort, outputTruncated, sendToController } from './output.ts';
+import { output, outputToPort, outputTruncated, REASONS, sendToController } from './output.ts';
 
 const OFPPC_NO_PACKET_IN = 64;
 const HIDDEN_TABLE = 254;
@@ -82,18 +77,6 @@ const HIDDEN_TABLE = 254;
 const MAX_STACK = 8192;
 const VLAN_VID = 0x0fff;
 const VLAN_PCP = 0xe000;
-
-/** OFPR_* numbers of the controller action. */
-const REASONS: readonly PacketInReason[] = [
-  'no_match',
-  'action',
-  'invalid_ttl',
-  'action_set',
-  'group',
-  'packet_out',
-  'explicit_miss',
-  'implicit_miss',
-];
 
 /**
  * Looks the flow up, from `table` on, as if it had come in by `port`. Gives the rule and leaves the table in x.table.
@@ -231,7 +214,7 @@ export function translateTable(
   x.rule = rule;
   x.cookie = rule.cookie;
   runActions(x, rule.actions);
-  if (options.ownActionSet && x.error === undefined) executeActionSet(x);
+  if (options.ownActionSet && x.error === undefined && x.paused === undefined) executeActionSet(x);
   x.inBucket = inBucket;
   x.depth -= deepens;
   x.rule = saved.rule;
@@ -395,6 +378,19 @@ function writeMetadata(x: Xlate, metadata: bigint, mask: bigint): void {
   }
 }
 
+/** The actions that follow are those of another rule. */
+function restoreRule(x: Xlate, table: number, cookie: bigint): void {
+  x.table = table;
+  x.cookie = cookie;
+  if (x.trace === undefined) return;
+  // Open vSwitch shows the cookie as it stands in memory: in network byte order.
+  const bytes = new DataView(new ArrayBuffer(8));
+  bytes.setBigUint64(0, cookie);
+  const shown = bytes.getBigUint64(0, true);
+  const text = shown === 0n ? '0' : `0x${shown.toString(16)}`;
+  report(x, 'thaw', `restored state: table=${table}, cookie=${text}`);
+}
+
 /** Runs one action. True: the rest of the list is not run. */
 function runAction(x: Xlate, action: Action): boolean {
   switch (action.type) {
@@ -402,6 +398,10 @@ function runAction(x: Xlate, action: Action): boolean {
       output(x, action.port, action.maxLen, true);
       return false;
     case 'controller':
+      if (action.pause === true) {
+        pause(x, action);
+        return false;
+      }
       sendToController(
         x,
         action.maxLen,
@@ -514,6 +514,9 @@ function runAction(x: Xlate, action: Action): boolean {
     case 'meter':
       meter(x, action.meterId);
       return false;
+    case 'unroll_xlate':
+      restoreRule(x, action.table, action.cookie);
+      return false;
     default:
       return false; // note, and what checkActions refuses
   }
@@ -533,7 +536,11 @@ export function runActions(x: Xlate, actions: readonly Action[]): void {
     return;
   }
   for (let i = 0; i < actions.length; i++) {
-    if (x.error !== undefined || x.exit) break;
+    if (x.error !== undefined) break;
+    if (x.exit) {
+      if (x.paused !== undefined) keepForLater(x, actions.slice(i));
+      break;
+    }
     const action = actions[i]!;
     if (x.trace !== undefined) report(x, 'action', x.in.text!.actions([action]));
     if (action.type === 'check_pkt_larger') {

@@ -44,6 +44,10 @@ export interface Xlate {
   /** Values of stack_push, the oldest first. */
   stack: Uint8Array[];
   inActionSet: boolean;
+  /** controller(pause) has been met: the packet, or this copy of it, goes no further now (freeze.ts). */
+  paused: (Action & { type: 'controller' }) | undefined;
+  /** What is to be run when it comes back. */
+  frozenActions: Action[];
   /** The actions are those of a group's bucket. */
   inBucket: boolean;
   /** Where in the program the clone starts that holds another bridge's actions; -1 = none. */
@@ -115,6 +119,8 @@ export function newXlate(input: XlateIn, scratch: XlateScratch): Xlate {
     actionSet: [],
     stack: [],
     inActionSet: false,
+    paused: undefined,
+    frozenActions: [],
     inBucket: false,
     patchClone: -1,
     conntracked: false,

@@ -27,6 +27,7 @@ import { commit } from './commit.ts';
 import { recirculate } from './conntrack.ts';
 import { actionSetOrder, portOf, report, type Xlate } from './context.ts';
 import { coverMasked, prerequisiteMet } from './fieldOps.ts';
+import { finishPause } from './freeze.ts';
 
 const OFPG_ANY = 0xffffffff;
 const OFPPS_LIVE = 4;
@@ -152,6 +153,7 @@ function runBucket(x: Xlate, bucket: GroupBucket): void {
   x.depth++;
   runActions(x, actionSetOrder(bucket.actions));
   x.depth--;
+  finishPause(x);
   x.flow.set(saved);
   x.exit = false;
   x.trace = trace;

@@ -13,10 +13,11 @@ import { fromBytes, port11To10, setSubfield, toBytes } from '../../wire/openflow
 import { fieldByName } from '../../wire/openflow/fields.ts';
 import { type Action, OFPP_NONE, type Subfield } from '../../wire/openflow/types.ts';
 import { coverHashFields, hashFields, hashTwoWords } from '../flowHash.ts';
-import { executeActionSet, reportSubfield, runActions } from './actions.ts';
+import { reportSubfield, runActions } from './actions.ts';
 import { commit } from './commit.ts';
 import { report, type Xlate } from './context.ts';
 import { coverSubfield, readSubfield } from './fieldOps.ts';
+import { finish } from './freeze.ts';
 import { portIsAlive } from './groupActions.ts';
 import { output } from './output.ts';
 
@@ -165,7 +166,7 @@ function runCopy(x: Xlate, actions: readonly Action[]): void {
   x.actionSet = [...x.actionSet];
   x.stack = [...x.stack];
   runActions(x, actions);
-  if (x.error === undefined) executeActionSet(x);
+  finish(x);
 }
 
 const IRREVERSIBLE: ReadonlySet<string> = new Set(['ct', 'meter', 'nat', 'output_trunc']);

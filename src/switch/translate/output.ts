@@ -43,10 +43,11 @@ import { be16, be32, isZero, putBe32 } from '../flow.ts';
 import { translateNormal } from '../normal.ts';
 import { processSpecial } from '../protocolPort.ts';
 import type { BridgePort } from '../types.ts';
-import { executeActionSet, translateTable } from './actions.ts';
+import { translateTable } from './actions.ts';
 import { commit } from './commit.ts';
 import { inPort, portOf, report, type Xlate } from './context.ts';
 import { clearConntrack } from './ctFields.ts';
+import { finish } from './freeze.ts';
 import { mirrorOutput } from './mirror.ts';
 import { isIrreversible, nest } from './nxActions.ts';
 
@@ -65,6 +66,18 @@ const RESERVED_NAMES: ReadonlyMap<number, string> = new Map([
   [OFPP_LOCAL, 'LOCAL'],
   [OFPP_NONE, 'ANY'],
 ]);
+
+/** OFPR_* numbers of the controller action. */
+export const REASONS: readonly PacketInReason[] = [
+  'no_match',
+  'action',
+  'invalid_ttl',
+  'action_set',
+  'group',
+  'packet_out',
+  'explicit_miss',
+  'implicit_miss',
+];
 
 /** As ovs-ofctl writes a port number. */
 export function portText(port: number): string {
@@ -166,7 +179,7 @@ function outputToPatch(x: Xlate, port: BridgePort): void {
 
   if (!processSpecial(x, peer.port) && mayReceive(x, peer.port)) {
     translateTable(x, peer.port.ofport, 0, true, true, { ownActionSet: true });
-    if (x.error === undefined) executeActionSet(x);
+    finish(x);
   }
 
   // What the other bridge has made of the packet is undone by the next commit, but not what connection tracking has.
@@ -271,7 +284,7 @@ function isTableMiss(x: Xlate): boolean {
  * Pipeline state that travels with a packet-in, as it stands at the action. Fields that the datapath knows itself
  * (pkt_mark, connection tracking) come with the upcall.
  */
-function snapshot(flow: Uint8Array): Uint8Array {
+export function snapshot(flow: Uint8Array): Uint8Array {
   const metadata = new Uint8Array(FLOW_SIZE);
   metadata.set(flow.subarray(K_TUN_ID, K_CT_IPV6_SRC), K_TUN_ID);
   metadata.set(flow.subarray(F_METADATA, F_ACTSET_OUTPUT), F_METADATA);
@@ -307,7 +320,9 @@ export function sendToController(
   }
   x.effects.packetIns.push(id);
   const start = x.program.length;
-  const meter = x.bridge.meters?.get(meterId)?.number;
+  const meters = x.bridge.meters;
+  // A meter that does not exist is none: the one for all packet-ins counts then.
+  const meter = (meters?.get(meterId) ?? meters?.get(OFPM_CONTROLLER))?.number;
   if (meter !== undefined) x.program.push(ACT_METER | (2 << 16), meter);
   // In Open vSwitch, 0xffff means the whole packet.
   x.program.push(ACT_USERSPACE | (4 << 16), UPCALL_CONTROLLER, id, Math.min(maxLen, 0xffff));

@@ -17,9 +17,10 @@ import { F_ACTSET_OUTPUT, F_IN_PORT } from '../../../contract/key.ts';
 import { OFPP_UNSET } from '../../wire/openflow/types.ts';
 import { be32, putBe32 } from '../flow.ts';
 import { processSpecial, SLOW_ACTION } from '../protocolPort.ts';
-import { executeActionSet, lookupRule, reportTable, runActions } from './actions.ts';
+import { lookupRule, reportTable, runActions } from './actions.ts';
 import { thaw } from './conntrack.ts';
 import { newScratch, newXlate, report } from './context.ts';
+import { finish } from './freeze.ts';
 import { isMirrorOutput, mirrorInput } from './mirror.ts';
 import { mayReceive } from './output.ts';
 import type { XlateIn, XlateOut } from './types.ts';
@@ -68,7 +69,7 @@ export function translate(input: XlateIn): XlateOut {
     mirrorInput(x);
     if (x.rule !== undefined) x.cookie = x.rule.cookie;
     runActions(x, actions ?? x.rule!.actions);
-    if (x.error === undefined) executeActionSet(x);
+    finish(x);
   }
 
   finishWildcards(x.wildcards, original);

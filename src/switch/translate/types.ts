@@ -53,6 +53,8 @@ export interface PacketInSpec {
   readonly conntracked: boolean;
   /** FLOW_SIZE bytes: only metadata fields (in_port, registers, tunnel …) are set. */
   readonly metadata: Uint8Array;
+  /** controller(pause): how the pipeline goes on when the packet comes back. */
+  readonly paused?: FrozenState;
 }
 
 /** Keeps packet-in descriptions until the megaflows that name them are gone. */

@@ -96,6 +96,8 @@ export function formatAction(a: Action, options: ActionTextOptions = {}): string
       return `check_pkt_larger(${a.pktLen})->${formatSubfield(a.dst)}`;
     case 'delete_field':
       return `delete_field:${a.field}`;
+    case 'unroll_xlate':
+      return `unroll_xlate(table=${a.table}, cookie=${a.cookie})`;
     case 'meter':
       return `meter:${a.meterId}`;
     case 'write_actions':

@@ -10,6 +10,7 @@
 import { F_IN_PORT } from '../../../contract/key.ts';
 import type { Reader, Writer } from './buffer.ts';
 import type { BodyContext, Codecs } from './codec.ts';
+import { decodeContinuation, encodeContinuation } from './continuation.ts';
 import { port10To11, port11To10 } from './fieldAccess.ts';
 import { pullMatch, pullNxMatch, pullOxmList, putMatch, putNxMatch, putOxmList } from './match.ts';
 import { inPortMatch } from './packetOut.ts';
@@ -145,7 +146,7 @@ function decodeProps(r: Reader, ctx: BodyContext, resume: boolean): PacketIn {
     else if (type === REASON) p.reason = decodeReason(body.u8());
     else if (type === METADATA) p.match = pullOxmList(body, ctx, LOOSE).match;
     else if (type === USERDATA) p.userdata = body.rest();
-    else if (type === CONTINUATION) p.continuation = body.rest();
+    else if (type === CONTINUATION) p.continuation = decodeContinuation(body, ctx, !resume);
     else if (resume) throw new OfError('OFPBPC_BAD_TYPE');
   }
   if (p.data.length === 0) throw new OfError('OFPBPC_BAD_LEN');
@@ -170,7 +171,9 @@ function encodeProps(w: Writer, p: PacketIn, ctx: BodyContext): void {
   // Open vSwitch writes OXM here even in OpenFlow 1.0.
   putProp(w, METADATA, () => putOxmList(w, p.match, ctx, ctx.version < 3 ? 0 : ctx.version));
   if (p.userdata !== undefined) putProp(w, USERDATA, () => w.put(p.userdata!));
-  if (p.continuation !== undefined) putProp(w, CONTINUATION, () => w.put(p.continuation!));
+  const { continuation } = p;
+  if (continuation === undefined) return;
+  putProp(w, CONTINUATION, () => encodeContinuation(w, continuation, ctx));
 }
 
 /** NXT_PACKET_IN and NXT_PACKET_IN2 by their numbers. */

@@ -140,6 +140,8 @@ export type Action =
     }
   | { type: 'check_pkt_larger'; pktLen: number; dst: Subfield }
   | { type: 'delete_field'; field: string }
+  /** Only behind a pause: actions from here on are those of a rule of this table, with this cookie. */
+  | { type: 'unroll_xlate'; table: number; cookie: bigint }
   // instructions of OpenFlow 1.1 and later, in the order in which they run
   | { type: 'meter'; meterId: number }
   | { type: 'clear_actions' }
@@ -303,6 +305,22 @@ export interface PacketIn {
   match: Match;
   data: Uint8Array;
   userdata?: Uint8Array;
-  /** State of a paused pipeline, opaque to the controller (NXT_PACKET_IN2, NXT_RESUME). */
-  continuation?: Uint8Array;
+  /** State of a paused pipeline, which the controller gives back (NXT_PACKET_IN2, NXT_RESUME). */
+  continuation?: Continuation;
+}
+
+/** What the pipeline needs, besides a packet and its metadata, to go on behind controller(pause): continuation.ts. */
+export interface Continuation {
+  /** 16 bytes that name the bridge in this run of the switch; zeros: none. */
+  bridge: Uint8Array;
+  /** stack_push values, the newest first. */
+  stack: Uint8Array[];
+  /** Mirrors that the packet has gone to. */
+  mirrors: number;
+  /** Connection tracking has seen the packet: its ct fields mean something. */
+  conntracked: boolean;
+  actions: Action[];
+  actionSet: Action[];
+  /** Datapath port where the packet came in, 0 = unknown. */
+  odpPort: number;
 }

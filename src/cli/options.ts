@@ -8,6 +8,8 @@ export interface VswitchdOptions {
   /** undefined = no pid file; '' = default place. */
   pidfile: string | undefined;
   overwritePidfile: boolean;
+  /** --take-over: from the daemon that runs. */
+  takeOver: boolean;
   detach: boolean;
   chdir: boolean;
   monitor: boolean;
@@ -47,6 +49,7 @@ const LONG: Record<string, [Arity, Setter]> = {
   unixctl: ['required', (o, v) => (o.unixctl = v)],
   pidfile: ['optional', (o, v) => (o.pidfile = v ?? '')],
   'overwrite-pidfile': ['none', (o) => (o.overwritePidfile = true)],
+  'take-over': ['none', (o) => (o.takeOver = true)],
   detach: ['none', (o) => (o.detach = true)],
   'no-chdir': ['none', (o) => (o.chdir = false)],
   monitor: ['none', (o) => (o.monitor = true)],
@@ -103,6 +106,7 @@ export function parseOptions(program: string, args: readonly string[]): Vswitchd
     database: undefined,
     pidfile: undefined,
     overwritePidfile: false,
+    takeOver: false,
     detach: false,
     chdir: true,
     monitor: false,

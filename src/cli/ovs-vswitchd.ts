@@ -63,7 +63,8 @@ async function runDaemon(options: VswitchdOptions, vlog: Vlog): Promise<void> {
     for (const cleanup of cleanups.reverse()) cleanup();
     die((error as Error).message);
   };
-  if (options.pidfile !== undefined) {
+  const claimPidfile = (): void => {
+    if (options.pidfile === undefined) return;
     try {
       const file = inDir(paths.rundir, options.pidfile || `${PROGRAM}.pid`);
       cleanups.push(createPidfile(file, options.overwritePidfile));
@@ -71,7 +72,9 @@ async function runDaemon(options: VswitchdOptions, vlog: Vlog): Promise<void> {
       log.emer((error as Error).message);
       fatal(error);
     }
-  }
+  };
+  // Taking over, the files belong to the other daemon until it is gone.
+  if (!options.takeOver) claimPidfile();
   if (options.mlockall) {
     try {
       lockAllMemory();
@@ -114,7 +117,8 @@ async function runDaemon(options: VswitchdOptions, vlog: Vlog): Promise<void> {
       memory: () => vswitchd?.memory() ?? {},
     }),
   );
-  if (options.unixctl !== 'none') {
+  const listen = async (): Promise<void> => {
+    if (options.unixctl === 'none') return;
     const path = inDir(paths.rundir, options.unixctl ?? `${PROGRAM}.${process.pid}.ctl`);
     try {
       unixctl = await listenUnixctl(path, commands);
@@ -124,7 +128,8 @@ async function runDaemon(options: VswitchdOptions, vlog: Vlog): Promise<void> {
       vlog.module('unixctl').emer(`could not initialize control socket ${path}`);
       fatal(error);
     }
-  }
+  };
+  if (!options.takeOver) await listen();
   for (const signal of ['SIGTERM', 'SIGINT', 'SIGHUP', 'SIGALRM'] as const) {
     process.on(signal, () => {
       vlog.module('fatal_signal').warn(`terminating with signal ${signal}`);
@@ -142,6 +147,8 @@ async function runDaemon(options: VswitchdOptions, vlog: Vlog): Promise<void> {
   });
   setInterval(() => coverage.sample(), 5000).unref();
 
+  /** The files of a running daemon are ours. */
+  const claimed = Promise.withResolvers<void>();
   // Loaded only now: -V and --help, which scripts call often, need none of it.
   const { startVswitchd } = await import('../main/vswitchd.ts');
   vswitchd = await startVswitchd({
@@ -158,12 +165,19 @@ async function runDaemon(options: VswitchdOptions, vlog: Vlog): Promise<void> {
       certificate: options.certificate,
       caCert: options.caCert,
     },
+    takeOver: options.takeOver,
+    onHandedOver: () => void end(false).finally(() => process.exit(0)),
     onConfigured: () => {
       if (options.detach) vlog.silenceConsole();
       vlog.module('bridge').info(VERSION);
-      notifyReady();
+      void claimed.promise.then(notifyReady);
     },
   });
+  if (options.takeOver) {
+    claimPidfile();
+    await listen();
+  }
+  claimed.resolve();
 }
 
 function dummyLevelOf(text: string): DummyLevel {

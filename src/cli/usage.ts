@@ -28,6 +28,8 @@ Daemon options:
   --no-chdir              do not chdir to '/'
   --pidfile[=FILE]        create pidfile (default: ${paths.rundir}/${program}.pid)
   --overwrite-pidfile     with --pidfile, start even if already running
+  --take-over             take ports, flows and connections over from the daemon
+                          that runs, which then ends (restart without a gap)
 
 Logging options:
   -vSPEC, --verbose=SPEC   set logging levels

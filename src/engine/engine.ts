@@ -9,6 +9,8 @@ import {
   ARENA_BASE,
   ARENA_SIZE,
   CONTROL_BASE,
+  CT_BASE,
+  CT_SIZE,
   CTL_CACHE_INSERT_INV_PROB,
   CTL_CLOCK_SKEW_NS,
   CTL_PATIENCE_US,
@@ -37,6 +39,7 @@ import { Q_BROKEN, Q_BUSY_NS, Q_PACKETS, queueAddress } from '../../contract/por
 import { surviveBusErrors } from '../sys/busError.ts';
 import { eventfdCreate, eventfdTake } from '../sys/eventfd.ts';
 import { closeFd } from '../sys/fd.ts';
+import { mapFixed } from '../sys/memory.ts';
 import { watchFd } from '../sys/poll.ts';
 import { Arena } from './arena.ts';
 import { ConntrackTable } from './conntrack.ts';
@@ -95,7 +98,8 @@ export class DataPlaneEngine implements Engine {
   private readonly mainFd: number;
   private readonly watcher: Disposable;
   private readonly timer: NodeJS.Timeout;
-  private readonly originMs = performance.now();
+  readonly originNs: bigint;
+  private originMs: number = performance.now();
   private rounds = 0;
   private nextRing = 0;
   private turnScheduled = false;
@@ -105,9 +109,15 @@ export class DataPlaneEngine implements Engine {
 
   constructor(options: EngineOptions) {
     this.options = options;
-    const originNs = process.hrtime.bigint();
     surviveBusErrors();
+    const nowNs = process.hrtime.bigint();
+    const originNs = options.originNs ?? nowNs;
+    this.originNs = originNs;
+    this.originMs -= Number(nowNs - originNs) / 1e6;
     this.mem = new EngineMemory();
+    if (options.conntrackFd !== undefined) {
+      mapFixed(this.mem.base + BigInt(CT_BASE), options.conntrackFd, 0, CT_SIZE);
+    }
     this.memory = this.mem.memory;
     this.base = this.mem.base;
     const module = loadDataPlane(options.debug);
@@ -145,6 +155,16 @@ export class DataPlaneEngine implements Engine {
     this.timer.unref();
     for (const core of options.cores ?? [undefined]) this.startWorker(core);
     void this.rx.setWorkers(this.workers.list());
+    this.conntrack.start();
+  }
+
+  /**
+   * Takes up the table of connections of a predecessor that uses it no more (its settings come along). To be called
+   * before any queue is attached.
+   */
+  adoptConntrack(fd: number): void {
+    this.conntrack.stop();
+    mapFixed(this.mem.base + BigInt(CT_BASE), fd, 0, CT_SIZE);
     this.conntrack.start();
   }
 

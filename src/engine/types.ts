@@ -98,6 +98,10 @@ export interface EngineOptions {
   log?: (level: 'info' | 'warn' | 'err', text: string) => void;
   /** Runs the data plane with its assertions. */
   debug?: boolean;
+  /** process.hrtime.bigint() at the zero of the engine's clock: that of a predecessor whose times go on to be valid. */
+  originNs?: bigint;
+  /** File of CT_SIZE bytes that holds the table of connections, so that another process can take it up; the caller's. */
+  conntrackFd?: number;
 }
 
 export interface QueueSpec {

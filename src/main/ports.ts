@@ -372,6 +372,14 @@ export class BridgePorts {
     await netdev?.close(keep);
   }
 
+  /** The devices have been handed over: their ports go, without touching them. */
+  forget(): void {
+    for (const { port } of this.units.values()) if (port) this.#options.bridge.removePort(port);
+    this.units.clear();
+    for (const bundle of this.#bundles.values()) this.#options.bridge.removeBundle(bundle);
+    this.#bundles.clear();
+  }
+
   /** Closes all; `keep`: kernel devices of ours stay, as after the real daemon's exit. */
   async close(keep: boolean): Promise<void> {
     for (const unit of [...this.units.values()]) await this.#remove(unit, keep);

@@ -13,13 +13,15 @@ import {
   type Wanted,
   type WantedRow,
 } from '../control/ovsdb/columns.ts';
-import type { NetdevContext } from '../port/types.ts';
+import type { Bequest, NetdevContext } from '../port/types.ts';
 import { SwitchBridge } from '../switch/bridge.ts';
 import { checkActions, checkBucketActions } from '../switch/checkActions.ts';
 import { DEFAULT_PREFIXES } from '../switch/classifier.ts';
 import type { Datapath } from '../switch/datapath.ts';
 import type { Monitors } from '../switch/monitor/monitors.ts';
+import type { Rule } from '../switch/types.ts';
 import type { Dummies } from './dummies.ts';
+import { restoreBridge, type SavedBridge } from './handover/savedBridge.ts';
 import type { BridgeIntent, SwitchIntent } from './intent.ts';
 import { applyMirrors, mirrorColumns } from './mirrors.ts';
 import { monitorColumns } from './monitorColumns.ts';
@@ -90,6 +92,58 @@ export class Reconciler {
     }
     for (const unit of this.bridges.values()) await unit.bridge.settled();
     await datapath.engine.quiesce();
+  }
+
+  /** Bridges with the OpenFlow state of a predecessor, without ports: what can be done before the devices come. */
+  async prepare(
+    intent: SwitchIntent,
+    saved: readonly SavedBridge[],
+  ): Promise<Map<string, (Rule | undefined)[]>> {
+    const { datapath, log } = this.#options;
+    const settings = settingsFrom(intent.otherConfig);
+    await applySettings(datapath.engine, datapath, this.#settings, settings);
+    this.#settings = settings;
+    const restored = new Map<string, (Rule | undefined)[]>();
+    for (const bridge of intent.bridges) {
+      const state = saved.find(({ name }) => name === bridge.name);
+      if (state === undefined) continue;
+      const unit = this.bridges.get(bridge.name) ?? this.#addBridge(bridge);
+      this.#applyPrefixes(unit, bridge);
+      const { rules, faults } = restoreBridge(unit, state);
+      for (const fault of faults) log.warn(`bridge ${bridge.name}: hand-over: ${fault}`);
+      restored.set(bridge.name, rules);
+    }
+    return restored;
+  }
+
+  /** Closes all devices at once, for a successor. Resolves with what they leave when nothing is forwarded any more. */
+  async handOver(): Promise<Map<string, Bequest>> {
+    const bequests = new Map<string, Bequest>();
+    for (const { connmgr } of this.bridges.values()) connmgr.close();
+    const units = [...this.bridges.values()].flatMap(({ ports }) => [...ports.units.values()]);
+    await Promise.all(
+      units.map(async ({ name, netdev }) => {
+        if (netdev === undefined) return;
+        netdev.onChange = undefined;
+        if (netdev.handOver) bequests.set(name, await netdev.handOver());
+        else await netdev.close(true);
+      }),
+    );
+    return bequests;
+  }
+
+  /** After handOver(): forgets the bridges, whose devices are gone. */
+  forget(): void {
+    for (const { bridge, ports } of this.bridges.values()) {
+      ports.forget();
+      bridge.close();
+    }
+    this.bridges.clear();
+  }
+
+  /** Gives the openers what a predecessor has left. */
+  inherit(devices: Map<string, Bequest>): void {
+    this.#options.context.inherited = devices;
   }
 
   async #applyBridge(

@@ -1,6 +1,7 @@
 // The composition root: engine, datapath, database session and the loop that makes reality follow the database.
 
 import type { Duplex } from 'node:stream';
+import { CT_SIZE } from '../../contract/memory.ts';
 import { DROP_NAMES } from '../../contract/names.ts';
 import type { CommandTable } from '../control/appctl/server.ts';
 import { OvsdbClient } from '../control/ovsdb/client.ts';
@@ -14,6 +15,8 @@ import type { Vlog } from '../observe/vlog.ts';
 import { useLinkMonitor } from '../port/kernelLink.ts';
 import { Datapath } from '../switch/datapath.ts';
 import { Monitors } from '../switch/monitor/monitors.ts';
+import { closeFd } from '../sys/fd.ts';
+import { memfdCreate } from '../sys/memory.ts';
 import { datapathColumns } from './capabilities.ts';
 import { switchCommands } from './commands.ts';
 import { CtZones, ctZonesFrom } from './ctZones.ts';
@@ -21,6 +24,11 @@ import { ifaceTypes } from './devices.ts';
 import { Dummies, type DummyLevel } from './dummies.ts';
 import { type DummyClock, installDummyClock } from './dummyClock.ts';
 import { dummyCommands } from './dummyCommands.ts';
+import { Donor } from './handover/donor.ts';
+import { Heir } from './handover/heir.ts';
+import { handOverPath } from './handover/messages.ts';
+import { donorHooks, type Household, succeed } from './handover/succession.ts';
+import type { SwitchIntent } from './intent.ts';
 import { intentFrom } from './intentFrom.ts';
 import { Reconciler } from './reconcile.ts';
 import { openUnderlay } from './underlay.ts';
@@ -41,6 +49,10 @@ export interface VswitchdOptions {
   dummies?: DummyLevel | undefined;
   /** After the first configuration is in force and in the database. */
   onConfigured?: () => void;
+  /** Takes over from the daemon that runs (--take-over). */
+  takeOver?: boolean;
+  /** A successor has taken over: the process has to end. */
+  onHandedOver?: () => void;
 }
 
 export interface Vswitchd {
@@ -54,9 +66,10 @@ export interface Vswitchd {
 }
 
 const RETRY_MS = 2000;
+const LOCK_PATIENCE_MS = 5000;
 
 class Daemon implements Vswitchd {
-  readonly engine: Engine;
+  readonly engine: DataPlaneEngine;
   readonly datapath: Datapath;
   readonly reconciler: Reconciler;
   readonly #options: VswitchdOptions;
@@ -72,8 +85,14 @@ class Daemon implements Vswitchd {
   #configured = false;
   #announced = false;
   #closed = false;
+  /** No reconfigurations: a hand-over is under way. */
+  #held = false;
+  #awaitsLock = false;
+  #donor: Donor | undefined;
+  #intentWanted: ((intent: SwitchIntent) => void)[] = [];
+  readonly #conntrackFd = memfdCreate('xvio-conntrack', CT_SIZE);
 
-  constructor(options: VswitchdOptions) {
+  constructor(options: VswitchdOptions, heir?: Heir) {
     this.#options = options;
     const { vlog, coverage, paths } = options;
     // Before anything else asks for the time.
@@ -94,6 +113,8 @@ class Daemon implements Vswitchd {
       onBrokenQueue: (port, queue, reason) =>
         this.datapath.ports.get(port)?.port.netdev.brokenQueue?.(queue, reason),
       log: (level, text) => engineLog[level](text),
+      conntrackFd: this.#conntrackFd,
+      ...(heir ? { originNs: heir.state.originNs } : {}),
     });
     this.engine = engine;
     this.datapath = new Datapath({
@@ -134,6 +155,7 @@ class Daemon implements Vswitchd {
     this.#client = new OvsdbClient({
       remote: options.database,
       onChange: (change) => {
+        if (this.#intentWanted.length > 0) this.#tellIntent();
         if (change.config || change.initial) this.#wake();
       },
       onLock: (state) => this.#lockChanged(state),
@@ -180,6 +202,62 @@ class Daemon implements Vswitchd {
     this.#publisher.start();
   }
 
+  /** Takes over from a daemon that runs; resolves when that one has ended. */
+  succeed(heir: Heir): Promise<void> {
+    this.#held = true;
+    this.start();
+    return succeed(this.#household(), heir);
+  }
+
+  #household(): Household {
+    const { vlog, onHandedOver } = this.#options;
+    return {
+      engine: this.engine,
+      reconciler: this.reconciler,
+      conntrackFd: this.#conntrackFd,
+      log: vlog.module('daemon'),
+      intent: () =>
+        new Promise((resolve) => {
+          this.#intentWanted.push(resolve);
+          this.#tellIntent();
+        }),
+      hold: async () => {
+        this.#held = true;
+        await this.#working;
+      },
+      unhold: () => {
+        this.#held = false;
+        // The one that held the database's lock is gone; that we have it may be told a moment later.
+        this.#awaitsLock = true;
+        setTimeout(() => {
+          this.#awaitsLock = false;
+          this.#wake();
+        }, LOCK_PATIENCE_MS).unref();
+        this.#wake();
+      },
+      end: () => onHandedOver?.(),
+    };
+  }
+
+  #tellIntent(): void {
+    const { snapshot } = this.#client;
+    const intent = this.#client.connected ? intentFrom(snapshot) : undefined;
+    if (intent === undefined) return;
+    this.#ctZones.apply(ctZonesFrom(snapshot));
+    for (const resolve of this.#intentWanted.splice(0)) resolve(intent);
+  }
+
+  /** A successor may take over from now on. */
+  #awaitSuccessor(): void {
+    if (this.#options.onHandedOver === undefined) return;
+    const { paths, vlog } = this.#options;
+    try {
+      this.#donor = new Donor(handOverPath(paths.rundir), donorHooks(this.#household()));
+    } catch (thrown) {
+      vlog.module('daemon').warn(`no hand-over to a successor: ${(thrown as Error).message}`);
+    }
+  }
+
   *#events(): Iterable<[string, number]> {
     yield ['upcall_packets', this.datapath.upcallCount];
     yield ['upcall_not_installed', this.datapath.notInstalled];
@@ -190,7 +268,7 @@ class Daemon implements Vswitchd {
   }
 
   #lockChanged(state: 'held' | 'contended'): void {
-    if (state === 'contended') {
+    if (state === 'contended' && !this.#held && !this.#awaitsLock) {
       this.#options.vlog
         .module('bridge')
         .err(
@@ -203,17 +281,19 @@ class Daemon implements Vswitchd {
   /** Something may differ from what the database says. */
   #wake(): void {
     this.#dirty = true;
-    if (this.#working || this.#closed) return;
+    if (this.#working || this.#closed || this.#held) return;
     this.#working = this.#work().finally(() => {
       this.#working = undefined;
     });
   }
 
   async #work(): Promise<void> {
-    while (this.#dirty && !this.#closed) {
+    while (this.#dirty && !this.#closed && !this.#held) {
       this.#dirty = false;
-      if (this.#client.lockState === 'contended') await this.reconciler.close(true);
-      else if (this.#client.lockState === 'held') await this.#configure();
+      if (this.#client.lockState === 'contended') {
+        if (!this.#awaitsLock) await this.reconciler.close(true);
+      }
+      if (this.#client.lockState === 'held') await this.#configure();
     }
   }
 
@@ -255,6 +335,7 @@ class Daemon implements Vswitchd {
     }
     if (written && !this.#configured) {
       this.#configured = true;
+      this.#awaitSuccessor();
       this.#options.onConfigured?.();
     }
   }
@@ -293,6 +374,7 @@ class Daemon implements Vswitchd {
   async close(cleanup: boolean): Promise<void> {
     if (this.#closed) return;
     this.#closed = true;
+    this.#donor?.[Symbol.dispose]();
     await this.#working;
     this.#publisher.close();
     this.#client.close();
@@ -301,13 +383,36 @@ class Daemon implements Vswitchd {
     this.#links[Symbol.dispose]();
     this.#underlay[Symbol.dispose]();
     await this.engine.close();
+    closeFd(this.#conntrackFd);
     this.#clock?.uninstall();
   }
 }
 
-/** Starts the switch; it follows the database from now on. Throws if the data plane cannot be loaded. */
-export function startVswitchd(options: VswitchdOptions): Promise<Vswitchd> {
-  const daemon = new Daemon(options);
-  daemon.start();
-  return Promise.resolve(daemon);
+/**
+ * Starts the switch; it follows the database from now on. Throws if the data plane cannot be loaded. With `takeOver` it
+ * resolves when the daemon that ran before has ended; if there is none, it starts as usual.
+ */
+export async function startVswitchd(options: VswitchdOptions): Promise<Vswitchd> {
+  const heir = options.takeOver ? await askForState(options) : undefined;
+  const daemon = new Daemon(options, heir);
+  if (heir === undefined) {
+    daemon.start();
+    return daemon;
+  }
+  try {
+    await daemon.succeed(heir);
+  } finally {
+    heir[Symbol.dispose]();
+  }
+  return daemon;
+}
+
+async function askForState({ paths, vlog }: VswitchdOptions): Promise<Heir | undefined> {
+  try {
+    return await Heir.ask(handOverPath(paths.rundir));
+  } catch (thrown) {
+    const log = vlog.module('daemon');
+    log.info(`nobody to take over from: ${(thrown as Error).message}`);
+    return undefined;
+  }
 }

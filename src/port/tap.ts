@@ -11,7 +11,7 @@ import { forgetTap, openTap as openTun, tapAlive, tapName } from '../sys/tun.ts'
 import { addFrameQueues, type FrameQueues } from './frameQueues.ts';
 import { KernelLink, linkStatistics, openBusy, openError } from './kernelLink.ts';
 import { KERNEL_OFFLOADS, setLinkUp } from './system.ts';
-import type { Netdev, NetdevConfig, NetdevContext, NetdevStatus } from './types.ts';
+import type { Bequest, Netdev, NetdevConfig, NetdevContext, NetdevStatus } from './types.ts';
 
 class TapDevice implements Netdev {
   readonly name: string;
@@ -110,11 +110,23 @@ class TapDevice implements Netdev {
     this.tellEngine();
   }
 
+  /** The descriptor is all that reaches a device which was moved to another network namespace. */
+  async handOver(): Promise<Bequest> {
+    const { dead, fd } = this;
+    await this.release(true);
+    if (dead) closeFd(fd);
+    return { json: '{}', fds: dead ? [] : [fd] };
+  }
+
   async close(keep = false): Promise<void> {
+    await this.release(keep);
+    closeFd(this.fd);
+  }
+
+  private async release(keep: boolean): Promise<void> {
     this.link[Symbol.dispose]();
     await (this.detached ?? this.queues.close());
     if (!keep) forgetTap(this.fd);
-    closeFd(this.fd);
     await this.context.engine.removePort(this.port);
   }
 }
@@ -122,9 +134,11 @@ class TapDevice implements Netdev {
 async function open(config: NetdevConfig, context: NetdevContext): Promise<Netdev> {
   const link = new KernelLink(context.engine, tapName(config.name));
   const existed = link.link !== undefined;
+  const inherited = context.inherited?.get(config.name)?.fds[0];
+  context.inherited?.delete(config.name);
   let fd = -1;
   try {
-    fd = await openBusy(() => openTun(link.name));
+    fd = inherited ?? (await openBusy(() => openTun(link.name)));
     link.refresh();
     return new TapDevice(config, context, fd, link);
   } catch (thrown) {

@@ -35,6 +35,12 @@ export interface NetdevStatus {
   error?: string;
 }
 
+/** What a device leaves to the next daemon when it hands over (src/main/handover): JSON and open descriptors. */
+export interface Bequest {
+  readonly json: string;
+  readonly fds: readonly number[];
+}
+
 export interface Netdev {
   readonly name: string;
   readonly type: string;
@@ -54,12 +60,19 @@ export interface Netdev {
   brokenQueue?(queue: number, reason: number): void;
   /** Leaves the system as it was found. `keep`: a kernel device of ours (tap) survives, as the real daemon leaves it on exit. */
   close(keep?: boolean): Promise<void>;
+  /**
+   * Closes like close(true), but leaves to another process what it needs to go on unnoticed. The descriptors belong to
+   * the caller then. Absent: the device is closed here and opened there.
+   */
+  handOver?(): Promise<Bequest>;
 }
 
 export interface NetdevContext {
   engine: Engine;
   /** Directory for server sockets (dpdkvhostuser), by default OVS_RUNDIR. */
   vhostSockDir: string;
+  /** Left by a predecessor, by name of the interface: openers take theirs, and own its descriptors from then on. */
+  inherited?: Map<string, Bequest>;
   log: {
     info(text: string): void;
     warn(text: string): void;

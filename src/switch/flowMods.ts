@@ -111,6 +111,8 @@ export interface FlowTablesOptions {
 export class FlowTables implements FlowOwner {
   readonly bridge: Bridge;
   readonly config: TableConfig[] = [];
+  /** Raised by each committed change of flows or groups. */
+  revision = 0;
   /** Rules with a timeout, for expire.ts. */
   readonly expirable = new Set<Rule>();
   /** Called once for each committed transaction that changed something. */
@@ -389,6 +391,7 @@ export class FlowTransaction {
 
   commit(): void {
     this.#removeLearned();
+    if (this.#events.length > 0 || this.#groupsChanged) this.#tables.revision++;
     if (this.#events.length === 0) {
       if (this.#groupsChanged) this.#tables.bridge.flowsChanged();
       return;

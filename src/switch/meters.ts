@@ -60,6 +60,11 @@ export class MeterTable {
     return [meter];
   }
 
+  /** All meters. */
+  all(): Iterable<Meter> {
+    return this.#meters.values();
+  }
+
   /** Throws OfError. */
   add(config: MeterConfig): void {
     const { meterId: id } = config;

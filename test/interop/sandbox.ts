@@ -136,7 +136,15 @@ export class Sandbox implements AsyncDisposable {
     return readFileSync(this.logFile, 'utf8').split('\n').slice(-lines).join('\n');
   }
 
-  async startDaemon(): Promise<void> {
+  /** A second daemon takes over from the first (--take-over); resolves when the first is gone and the second listens. */
+  async takeOver(): Promise<void> {
+    const old = this.#daemon!;
+    const oldPid = this.daemonPid;
+    await this.startDaemon(['--take-over'], oldPid);
+    await this.until(() => old.exitCode !== null, 20000, 'end of the old daemon');
+  }
+
+  async startDaemon(args: readonly string[] = [], otherThan?: number): Promise<void> {
     const real = this.#options.daemon === 'real';
     const binary = this.#options.binary ?? (real ? REAL : join(ROOT, 'bin', 'ovs-vswitchd'));
     this.#daemon = this.spawn(binary, [
@@ -146,10 +154,12 @@ export class Sandbox implements AsyncDisposable {
       '--no-chdir',
       '-vconsole:off',
       ...(this.#options.args ?? []),
+      ...args,
     ]);
     const daemon = this.#daemon;
     const control = (): boolean =>
       existsSync(this.path('ovs-vswitchd.pid')) &&
+      this.daemonPid !== otherThan &&
       existsSync(this.path(`ovs-vswitchd.${this.daemonPid}.ctl`));
     await this.until(() => control() || daemon.exitCode !== null, 20000, 'the daemon');
     if (!control()) throw new Error(`the daemon did not start\n${this.logTail()}`);

@@ -164,9 +164,17 @@ export class Connmgr implements OfSwitch {
       this.bridge.flowsChanged();
     }
     const controllersChanged = hadControllers !== this.#hasControllers;
-    if (first || controllersChanged || (failModeChanged && !this.#hasControllers)) this.flush();
+    const flushes = first || controllersChanged || (failModeChanged && !this.#hasControllers);
+    if (flushes && !this.#keepsFlows) this.flush();
+    this.#keepsFlows = false;
     await Promise.all(starting);
   }
+
+  /** The flows of a predecessor are in the tables: the first configuration leaves them there. */
+  keepFlows(): void {
+    this.#keepsFlows = true;
+  }
+  #keepsFlows = false;
 
   /** Removes all flows; a bridge that is its own controller then gets its one flow back. */
   flush(): void {

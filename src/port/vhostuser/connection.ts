@@ -19,6 +19,7 @@ import {
 import { FLAG_NEED_REPLY, requestName } from '../../wire/vhostuser/messages.ts';
 import { type RawMessage, Splitter } from '../../wire/vhostuser/splitter.ts';
 import { type Answer, step } from './backend.ts';
+import type { StoppedConnection } from './bequest.ts';
 import type { VhostDevice } from './device.ts';
 import {
   type BackendOptions,
@@ -89,6 +90,46 @@ export class Connection {
 
   get state(): BackendState {
     return this.#state;
+  }
+
+  /** Takes up a connection that another process has stopped (handOver): rings run when this resolves. */
+  adopt(state: BackendState): Promise<void> {
+    this.#watcher.want({});
+    const before = this.#state;
+    this.#state = state; // holds the descriptors, whatever comes
+    this.#busy = (async () => {
+      try {
+        this.#state = await this.#device.apply(before, state);
+        this.#hooks.changed(before, this.#state);
+      } catch (thrown) {
+        void this.close((thrown as Error).message);
+      }
+    })().finally(() => {
+      this.#busy = undefined;
+      if (!this.#closing) this.#watcher.want({ read: true });
+    });
+    return this.#busy;
+  }
+
+  /**
+   * Stops between two messages, rings and all, and leaves everything to the caller: the front-end must not notice.
+   * undefined if that cannot be (the connection is closing, or stands in the middle of a message): then it is closed.
+   */
+  async handOver(): Promise<StoppedConnection | undefined> {
+    if (this.#closing) return undefined;
+    this.#watcher.want({});
+    const stopping = Promise.withResolvers<void>();
+    this.#closing = stopping.promise;
+    await this.#busy;
+    if (this.#splitter.partial) {
+      await this.#close('truncated message');
+      stopping.resolve();
+      return undefined;
+    }
+    this.#watcher[Symbol.dispose]();
+    this.#state = await this.#device.handOver(this.#state);
+    stopping.resolve();
+    return { fd: this.#fd, state: this.#state };
   }
 
   #readable(): void {

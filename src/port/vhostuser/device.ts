@@ -122,6 +122,13 @@ export class VhostDevice {
     this.#memory.finish();
   }
 
+  /** As reset(), but for good: resolves with the state that another process takes up. */
+  async handOver(state: BackendState): Promise<BackendState> {
+    const stopped = withBases(state, await this.#stop([...this.#attached.keys()]));
+    await this.reset(stopped);
+    return stopped;
+  }
+
   async #stop(indices: readonly number[]): Promise<Map<number, number>> {
     const bases = new Map<number, number>();
     await Promise.all(

@@ -15,18 +15,26 @@ import { type Watcher, watchFd } from '../../sys/poll.ts';
 import { unixAccept, unixConnect, unixListen } from '../../sys/unix.ts';
 import { maskFeatures } from '../../wire/vhostuser/features.ts';
 import {
+  type Bequest,
   type Netdev,
   type NetdevConfig,
   type NetdevContext,
   NetdevError,
   type NetdevStatus,
 } from '../types.ts';
+import { restoreConnection, saveConnection } from './bequest.ts';
 import { Connection } from './connection.ts';
 import { VhostDevice } from './device.ts';
 import { limitedLog } from './limitedLog.ts';
 import { isAttached } from './plan.ts';
 import { rarpFrame } from './rarp.ts';
-import { type BackendOptions, type BackendState, DEFAULT_OPTIONS, isEnabled } from './state.ts';
+import {
+  type BackendOptions,
+  type BackendState,
+  DEFAULT_OPTIONS,
+  heldFds,
+  isEnabled,
+} from './state.ts';
 import { vhostStatistics, vhostStatus } from './stats.ts';
 
 const RETRY_MIN_MS = 100;
@@ -68,6 +76,16 @@ function txRetriesOf(config: NetdevConfig): number {
   if (text === undefined || !/^\s*[-+]?\d{1,9}$/.test(text)) return TX_RETRIES_DEFAULT;
   const wanted = Number(text);
   return wanted >= 0 && wanted <= TX_RETRIES_MAX ? wanted : TX_RETRIES_DEFAULT;
+}
+
+/** What a port leaves to its successor; descriptors are places in the bequest's list. */
+interface HandedOver {
+  path: string;
+  type: string;
+  mac: string;
+  /** SavedConnection.json. */
+  connection: string | undefined;
+  listener: number;
 }
 
 class VhostPort implements Netdev {
@@ -130,12 +148,15 @@ class VhostPort implements Netdev {
     this.#context.log.info(`VHOST_CONFIG: ${this.name}: ${text}`);
   }
 
-  /** Begins to connect or to listen. Throws SysError in server mode. */
-  start(): void {
+  /** Begins to connect or to listen, or goes on with what a predecessor left. Throws SysError in server mode. */
+  start(bequest?: Bequest): void {
+    const left = bequest && this.#inherit(bequest);
     if (this.#mode === 'server') {
-      const fd = unixListen(this.#path);
+      const fd = left?.listener ?? unixListen(this.#path);
       this.#listener = { fd, watcher: watchFd(fd, { read: true }, () => this.#accept()) };
       this.#context.log.info(`Socket ${this.#path} created for vhost-user port ${this.name}`);
+    } else if (this.#connection) {
+      return;
     } else if (this.#path !== '') {
       this.#context.log.info(
         `vHost User device '${this.name}' created in 'client' mode, using client socket '${this.#path}'`,
@@ -144,6 +165,25 @@ class VhostPort implements Netdev {
     }
   }
 
+  /** Takes up the connection that was left, if the port is still what it was. */
+  #inherit({ json, fds }: Bequest): { listener: number | undefined } {
+    const left = JSON.parse(json) as HandedOver;
+    let listener = left.listener < 0 ? undefined : fds[left.listener]!;
+    const unused = new Set(fds);
+    if (left.path === this.#path && left.type === this.type) {
+      this.#mac = left.mac;
+      if (listener !== undefined) unused.delete(listener);
+      const saved = left.connection && { json: left.connection, fds: [...fds] };
+      const stopped = saved && restoreConnection(saved, this.#options);
+      if (stopped) {
+        for (const fd of heldFds(stopped.state)) unused.delete(fd);
+        unused.delete(stopped.fd);
+        void this.#connected(stopped.fd).adopt(stopped.state);
+      }
+    } else listener = undefined;
+    for (const fd of unused) closeFd(fd);
+    return { listener };
+  }
   #accept(): void {
     let fd: number;
     try {
@@ -180,9 +220,9 @@ class VhostPort implements Netdev {
     this.#retryMs = Math.min(this.#retryMs * 2, RETRY_MAX_MS);
   }
 
-  #connected(fd: number): void {
+  #connected(fd: number): Connection {
     this.#info('new vhost user connection');
-    this.#connection = new Connection(fd, this.#device, this.#options, {
+    const connection = new Connection(fd, this.#device, this.#options, {
       changed: (before, after) => this.#changed(before, after),
       rarp: (mac) => {
         const frame = rarpFrame(mac);
@@ -194,6 +234,8 @@ class VhostPort implements Netdev {
       debug: (text) => this.#context.log.dbg(`${this.name}: ${text}`),
       failed: (text) => this.#context.log.err(`${this.name}: taking the guest away: ${text}`),
     });
+    this.#connection = connection;
+    return connection;
   }
 
   #changed(before: BackendState, after: BackendState): void {
@@ -287,6 +329,25 @@ class VhostPort implements Netdev {
     this.onChange?.();
   }
 
+  async handOver(): Promise<Bequest> {
+    const stopped = await this.#connection?.handOver();
+    const saved = stopped ? saveConnection(stopped) : { json: undefined, fds: [] };
+    const fds = [...saved.fds];
+    const left: HandedOver = {
+      path: this.#path,
+      type: this.type,
+      mac: this.#mac,
+      connection: saved.json,
+      listener: this.#listener ? fds.push(this.#listener.fd) - 1 : -1,
+    };
+    this.#listener?.watcher[Symbol.dispose]();
+    this.#listener = undefined;
+    this.#connection = undefined;
+    // The rings have stopped; nobody has to wait for the rest.
+    void this.close();
+    return { json: JSON.stringify(left), fds };
+  }
+
   async close(): Promise<void> {
     if (this.#closed) return;
     this.#closed = true;
@@ -305,8 +366,10 @@ class VhostPort implements Netdev {
 function open(config: NetdevConfig, context: NetdevContext, path: string): VhostPort {
   const number = context.engine.addPort();
   const port = new VhostPort(config, context, number, path);
+  const bequest = context.inherited?.get(config.name);
+  context.inherited?.delete(config.name);
   try {
-    port.start();
+    port.start(bequest);
     return port;
   } catch (thrown) {
     void port.close();

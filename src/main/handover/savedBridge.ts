@@ -1,0 +1,191 @@
+// The OpenFlow state of a bridge as bytes: flows, groups, meters, Geneve options, learned addresses.
+//
+// Flows and groups are OpenFlow 1.5 messages, as ovs-save(8) keeps them: a format that does not change when the
+// program does. Counters and times go beside them, flow by flow, so that a restart is not to be seen in them either.
+
+import type { Connmgr } from '../../control/openflow/connmgr.ts';
+import type { SwitchBridge } from '../../switch/bridge.ts';
+import { isHidden } from '../../switch/flowModsRules.ts';
+import type { Rule } from '../../switch/types.ts';
+import { BUCKET_ALL, OFPGC_ADD } from '../../wire/openflow/group.ts';
+import { decode, encode } from '../../wire/openflow/message.ts';
+import type { MeterConfig, TlvMapping } from '../../wire/openflow/messages.ts';
+import { type FlowMod, OFPP_NONE, type OfVersion } from '../../wire/openflow/types.ts';
+
+const VERSION: OfVersion = 6;
+const NO_BUFFER = 0xffffffff;
+const OFPG_ANY = 0xffffffff;
+/** Numbers kept for each flow. */
+const LEDGER_FIELDS = 5;
+
+export interface SavedBridge {
+  name: string;
+  tlvs: readonly TlvMapping[];
+  meters: readonly MeterConfig[];
+  /** Group-mods and flow-mods, one message after the other. */
+  messages: Uint8Array;
+}
+
+/** What changes with every packet: taken when no packet can come any more. */
+export interface Ledger {
+  name: string;
+  /** LEDGER_FIELDS numbers for each flow, in the order of SavedBridge.messages. */
+  flows: Float64Array;
+  macs: { mac: Uint8Array; vlan: number; port: string; usedMs: number; isStatic: boolean }[];
+}
+
+export interface OpenFlowState {
+  readonly bridge: SwitchBridge;
+  readonly connmgr: Connmgr;
+}
+
+/** The flows that are kept: not the switch's own, which it makes again by itself. */
+function* rulesOf(bridge: SwitchBridge): Generator<Rule> {
+  for (const table of bridge.tables) {
+    for (const rule of table) if (!isHidden(rule) && !rule.hidden) yield rule;
+  }
+}
+
+function addition(rule: Rule): FlowMod {
+  const { table, match, priority, cookie, idleTimeout, hardTimeout, importance, actions } = rule;
+  return {
+    command: 'add',
+    table,
+    match,
+    priority,
+    cookie: 0n,
+    cookieMask: 0n,
+    newCookie: cookie,
+    modifyCookie: false,
+    idleTimeout,
+    hardTimeout,
+    importance,
+    bufferId: NO_BUFFER,
+    outPort: OFPP_NONE,
+    outGroup: OFPG_ANY,
+    flags: { ...rule.flags, checkOverlap: false },
+    actions: [...actions],
+  };
+}
+
+export function saveBridge({ bridge, connmgr }: OpenFlowState): SavedBridge {
+  const tlvs = connmgr.tlvTable.mappings;
+  const parts: Uint8Array[] = [];
+  for (const group of bridge.groups) {
+    const groupMod = { ...group.describe(), command: OFPGC_ADD, commandBucket: BUCKET_ALL };
+    parts.push(...encode(VERSION, 0, { type: 'group_mod', ...groupMod }, { tlvs }));
+  }
+  for (const rule of rulesOf(bridge)) {
+    const message = { type: 'flow_mod', nxt: false, flowMod: addition(rule) } as const;
+    parts.push(...encode(VERSION, 0, message, { tlvs }));
+  }
+  return {
+    name: bridge.name,
+    tlvs,
+    meters: [...bridge.meters.all()].map(({ id, flags, bands }) => ({
+      meterId: id,
+      flags,
+      bands: [...bands],
+    })),
+    messages: Buffer.concat(parts),
+  };
+}
+
+/**
+ * Puts everything into a bridge that has nothing yet. Returns the flows in their order (undefined where one could not be
+ * restored) and what went wrong.
+ */
+export function restoreBridge(
+  { bridge, connmgr }: OpenFlowState,
+  saved: SavedBridge,
+): { rules: (Rule | undefined)[]; faults: string[] } {
+  const rules: (Rule | undefined)[] = [];
+  const faults: string[] = [];
+  const attempt = (what: () => void): void => {
+    try {
+      what();
+    } catch (thrown) {
+      faults.push((thrown as Error).message);
+    }
+  };
+  connmgr.keepFlows();
+  connmgr.tables.flush();
+  attempt(() => connmgr.tlvTable.clear(() => false));
+  attempt(() => connmgr.tlvTable.add(saved.tlvs));
+  for (const meter of saved.meters) attempt(() => bridge.meters.add(meter));
+  const { messages } = saved;
+  const view = new DataView(messages.buffer, messages.byteOffset, messages.byteLength);
+  const transaction = connmgr.tables.begin();
+  const additions: (FlowMod | undefined)[] = [];
+  for (let at = 0; at < messages.length; ) {
+    const length = view.getUint16(at + 2);
+    const bytes = messages.subarray(at, at + length);
+    at += length;
+    attempt(() => {
+      const { message } = decode(bytes, { tlvs: connmgr.tlvTable.mappings });
+      if (message.type === 'group_mod') {
+        const { type: _, ...groupMod } = message;
+        transaction.applyGroup(groupMod);
+        return;
+      }
+      if (message.type !== 'flow_mod') return;
+      const place = additions.push(undefined) - 1;
+      transaction.apply(message.flowMod);
+      additions[place] = message.flowMod;
+    });
+  }
+  transaction.commit();
+  for (const mod of additions) {
+    rules.push(mod && bridge.tables[mod.table]?.findStrict(mod.match, mod.priority));
+  }
+  return { rules, faults };
+}
+
+export function takeLedger({ bridge }: OpenFlowState): Ledger {
+  bridge.syncStats();
+  const numbers: number[] = [];
+  for (const rule of rulesOf(bridge)) {
+    numbers.push(rule.packets, rule.bytes, rule.createdMs, rule.modifiedMs, rule.usedMs);
+  }
+  return {
+    name: bridge.name,
+    flows: Float64Array.from(numbers),
+    macs: [...bridge.macs].map(({ mac, vlan, bundle, expiresMs, isStatic }) => ({
+      mac: mac.slice(),
+      vlan,
+      port: bundle.name,
+      usedMs: expiresMs - bridge.macs.agingMs,
+      isStatic,
+    })),
+  };
+}
+
+/** `rules` as restoreBridge() returned them; the ports are there. */
+export function applyLedger(
+  { bridge }: OpenFlowState,
+  rules: readonly (Rule | undefined)[],
+  ledger: Ledger,
+): void {
+  rules.forEach((rule, i) => {
+    if (rule === undefined || rule.removed || (i + 1) * LEDGER_FIELDS > ledger.flows.length) return;
+    const [packets, bytes, createdMs, modifiedMs, usedMs] = ledger.flows.subarray(
+      i * LEDGER_FIELDS,
+      (i + 1) * LEDGER_FIELDS,
+    );
+    rule.packets += packets!;
+    rule.bytes += bytes!;
+    rule.createdMs = createdMs!;
+    rule.modifiedMs = modifiedMs!;
+    rule.usedMs = Math.max(rule.usedMs, usedMs!);
+  });
+  const bundles = new Map([...bridge.bundles].map((bundle) => [bundle.name, bundle]));
+  for (const { mac, vlan, port, usedMs, isStatic } of ledger.macs) {
+    const bundle = bundles.get(port);
+    if (bundle === undefined) continue;
+    if (isStatic) bridge.macs.addStatic(mac, vlan, bundle);
+    // What has come in already knows better.
+    else if (bridge.macs.lookup(mac, 0, vlan) === undefined) {
+      bridge.macs.update(mac, 0, vlan, bundle, false, usedMs);
+    }
+  }
+}

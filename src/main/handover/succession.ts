@@ -1,0 +1,120 @@
+// The hand-over as the daemon sees it: what it gives, and how it takes (messages.ts has the conversation).
+//
+// Blocked is the time between the last queue that stops there and the first that starts here. So everything that takes
+// long comes before (program, data plane, flow tables) or after (controllers, counters, learned addresses, database).
+
+import type { DataPlaneEngine } from '../../engine/engine.ts';
+import type { Bequest } from '../../port/types.ts';
+import { closeFd } from '../../sys/fd.ts';
+import type { SwitchIntent } from '../intent.ts';
+import type { Reconciler } from '../reconcile.ts';
+import type { DonorHooks } from './donor.ts';
+import type { Heir } from './heir.ts';
+import { conntrackLayout, FORMAT, type State } from './messages.ts';
+import { applyLedger, type Ledger, saveBridge, takeLedger } from './savedBridge.ts';
+
+export interface Household {
+  readonly engine: DataPlaneEngine;
+  readonly reconciler: Reconciler;
+  readonly conntrackFd: number;
+  /** What the database asks for; resolves when it has been read. */
+  intent(): Promise<SwitchIntent>;
+  /** Resolves when no reconfiguration is under way, and lets none begin. */
+  hold(): Promise<void>;
+  /** Reconfigurations may begin again. */
+  unhold(): void;
+  /** Handed over: the process ends. */
+  end(): void;
+  log: DonorHooks['log'];
+}
+
+/** Changes whenever the OpenFlow state of a bridge does. */
+function revisionOf(reconciler: Reconciler): string {
+  return JSON.stringify(
+    [...reconciler.bridges].map(([name, { bridge, connmgr }]) => [
+      name,
+      connmgr.tables.revision,
+      [...bridge.meters.all()].map(({ id, flags, bands }) => [id, flags, bands]),
+      connmgr.tlvTable.mappings,
+    ]),
+  );
+}
+
+function stateOf({ engine, reconciler }: Household): State {
+  return {
+    format: FORMAT,
+    revision: revisionOf(reconciler),
+    originNs: engine.originNs,
+    conntrackLayout: conntrackLayout(),
+    bridges: [...reconciler.bridges.values()].map(saveBridge),
+  };
+}
+
+export function donorHooks(household: Household): DonorHooks {
+  const { reconciler, log } = household;
+  return {
+    log,
+    state: () => stateOf(household),
+    revision: () => revisionOf(reconciler),
+    conntrackFd: () => household.conntrackFd,
+    release: async () => {
+      await household.hold();
+      return reconciler.handOver();
+    },
+    ledger: () => [...reconciler.bridges.values()].map(takeLedger),
+    done: () => {
+      reconciler.forget();
+      household.end();
+    },
+    resume: async (devices, state, ledger) => {
+      reconciler.forget();
+      await install(household, state, devices, ledger);
+      household.unhold();
+    },
+  };
+}
+
+/** Bridges of a saved state with the devices that were released. */
+async function install(
+  { reconciler, intent }: Household,
+  state: State,
+  devices: Map<string, Bequest>,
+  ledger: readonly Ledger[] | Promise<readonly Ledger[]>,
+  prepared?: Awaited<ReturnType<Reconciler['prepare']>>,
+): Promise<void> {
+  const wanted = await intent();
+  const rules = prepared ?? (await reconciler.prepare(wanted, state.bridges));
+  reconciler.inherit(devices);
+  await reconciler.apply(wanted);
+  // Of ports that the database does not know any more.
+  for (const { fds } of devices.values()) for (const fd of fds) closeFd(fd);
+  devices.clear();
+  for (const one of await ledger) {
+    const unit = reconciler.bridges.get(one.name);
+    if (unit) applyLedger(unit, rules.get(one.name) ?? [], one);
+  }
+}
+
+/** Takes over. Resolves when the other daemon is gone; rejects if it was before anything was handed over. */
+export async function succeed(household: Household, heir: Heir): Promise<void> {
+  const { engine, reconciler, log } = household;
+  await household.hold();
+  const wanted = await household.intent();
+  for (;;) {
+    const prepared = await reconciler.prepare(wanted, heir.state.bridges);
+    const goods = await heir.take();
+    if (goods === undefined) continue;
+    const startMs = performance.now();
+    if (goods.conntrackFd >= 0) {
+      engine.adoptConntrack(goods.conntrackFd);
+      closeFd(goods.conntrackFd);
+    } else log.warn('hand-over: connections are laid out differently: they are picked up anew');
+    await install(household, heir.state, goods.devices, heir.ledger(), prepared);
+    log.info(
+      `hand-over: ports are in service after ${(performance.now() - startMs).toFixed(1)} ms`,
+    );
+    await heir.taken();
+    household.unhold();
+    return;
+  }
+}

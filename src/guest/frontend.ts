@@ -124,9 +124,12 @@ export class Frontend {
   }
 
   #expect(request: number): Promise<Answered> {
-    return new Promise((resolve, reject) => {
+    const answer = new Promise<Answered>((resolve, reject) => {
       this.#waiting.push({ request, resolve, reject });
     });
+    // If the request cannot even be sent, nobody waits for the answer.
+    answer.catch(() => {});
+    return answer;
   }
 
   async askU64(request: number): Promise<bigint> {

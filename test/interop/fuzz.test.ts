@@ -1,0 +1,26 @@
+// A minute of fuzzing in CI, with a seed of its own each time (npm run fuzz is for hours): a guest that mutates its rings
+// and messages on one bridge, two innocent guests with checked traffic on the other.
+
+import assert from 'node:assert/strict';
+import { it } from 'node:test';
+import { fuzz } from './fuzzArena.ts';
+
+const SECONDS = 60;
+const GROWTH_MIB = 64;
+
+it('a fuzzing guest harms nobody but itself', async (t) => {
+  const seed = Date.now() % 0x7fffffff;
+  const result = await fuzz({ seed, seconds: SECONDS });
+  t.diagnostic(JSON.stringify(result));
+  // It did try: most sessions reach running rings, and packets of all kinds pass or are dropped by name.
+  assert.ok(result.sessions > SECONDS, `${result.sessions} sessions`);
+  assert.ok(result.handshakes > result.sessions / 3, `${result.handshakes} handshakes`);
+  assert.ok(result.rings > 1000 * SECONDS, `${result.rings} mutations of rings`);
+  assert.ok(result.messages > result.sessions, `${result.messages} messages`);
+  assert.ok(result.truncations > 0, 'no file was truncated');
+  const { rx_packets = 0, rx_errors = 0, tx_packets = 0, tx_dropped = 0 } = result.drops;
+  assert.ok(rx_packets > 0 && rx_errors > 0 && tx_packets > 0 && tx_dropped > 0);
+  assert.ok(result.innocentFrames > 1000 * SECONDS, `${result.innocentFrames} innocent frames`);
+  const { before, after } = result.rssMiB;
+  assert.ok(after < before + GROWTH_MIB, `memory grew from ${before} to ${after} MiB`);
+});

@@ -84,9 +84,10 @@ export class FlowTable {
     }
     const { memory } = this;
     const record = recordOf(id);
-    for (let i = 0; i < KEY_SIZE; i++) {
-      memory.u8[record + FL_KEY + i] = key[i]! & subtable.mask[i]!;
-    }
+    memory.u8.set(key, record + FL_KEY);
+    const first = (record + FL_KEY) / 4;
+    const { maskWords } = subtable;
+    for (let i = 0; i < KEY_SIZE / 4; i++) memory.u32[first + i]! &= maskWords[i]!;
     const hash = this.hashOf(record + FL_KEY, subtable.address) >>> 0;
     const existing = this.findSame(hash, subtable, record + FL_KEY);
     if (existing >= 0) {

@@ -11,11 +11,16 @@ import {
   CTL_GENERATION,
   CTL_PATIENCE_US,
   CTL_UPCALL_ARMED,
+  UPCALL_BASE,
   WK_ACK,
+  WK_CACHE_HITS,
   WK_CALL,
   WK_CALL_COUNT,
+  WK_FLOW_HITS,
   WK_FLUSH,
   WK_FLUSH_COUNT,
+  WK_LOST,
+  WK_MISSES,
   WK_RXQ,
   WK_RXQ_COUNT,
   WK_STOP,
@@ -32,6 +37,7 @@ import {
   QUEUE_SPLIT,
   queueAddress,
 } from '../../contract/port.ts';
+import { RING_HEAD, RING_TAIL, UPCALL_RING_SIZE } from '../../contract/ring.ts';
 import { eventfdSignal, eventfdTake } from '../sys/eventfd.ts';
 import { pollRaw } from '../sys/fd.ts';
 import { NativeBuffer } from '../sys/ffi.ts';
@@ -58,6 +64,9 @@ const POLLFD_SIZE = 8;
 const SLEEP_MAX_MS = 1000;
 /** For so long a descriptor is left alone that reports nothing but errors. */
 const FAULTY_FD_MS = 100;
+/** Upcalls that may wait before a worker without other work pauses: about 70. */
+const BACKLOG_BYTES = 32 * 1024;
+const BACKLOG_WAIT_MS = 0.1;
 
 export interface HostLoopOptions {
   words: Int32Array;
@@ -79,10 +88,16 @@ export class HostLoop {
   private frameQueues: number[] = [];
   private readonly faulty = new Set<number>();
   private acknowledged = -1;
+  private readonly stats: Float64Array;
+  private readonly upcallRing: number;
+  private hits = 0;
+  private misses = 0;
 
   constructor(options: HostLoopOptions) {
     this.options = options;
     this.words = options.words;
+    this.stats = new Float64Array(options.words.buffer);
+    this.upcallRing = UPCALL_BASE + options.worker * UPCALL_RING_SIZE;
     this.record = (WORKER_BASE + options.worker * WORKER_SIZE) >> 2;
   }
 
@@ -98,6 +113,7 @@ export class HostLoop {
       this.afterPoll();
       if (packets > 0) {
         lastPacketNs = nowNs;
+        this.letMainCatchUp();
       } else if (nowNs - lastPacketNs > this.control(CTL_PATIENCE_US) * 1000) {
         if (dataPlane.sleep() !== 0) {
           this.wait();
@@ -109,6 +125,27 @@ export class HostLoop {
         // Re-arming may have owed a notification.
         this.afterPoll();
       }
+    }
+  }
+
+  /**
+   * After a breath in which no packet met a megaflow, and with upcalls piling up, the worker has nothing to do but to fill the
+   * ring faster: it leaves the core to the main thread for a moment, which may have no other. Packets wait in their
+   * rings meanwhile. Any packet of a known flow ends that.
+   */
+  private letMainCatchUp(): void {
+    const { words, stats, record } = this;
+    const at = record >> 1;
+    const hits = stats[at + (WK_CACHE_HITS >> 3)]! + stats[at + (WK_FLOW_HITS >> 3)]!;
+    const misses = stats[at + (WK_MISSES >> 3)]! + stats[at + (WK_LOST >> 3)]!;
+    const onlyMisses = hits === this.hits && misses !== this.misses;
+    this.hits = hits;
+    this.misses = misses;
+    if (!onlyMisses) return;
+    const head = words[(this.upcallRing + RING_HEAD) >> 2]!;
+    const backlog = (head - Atomics.load(words, (this.upcallRing + RING_TAIL) >> 2)) | 0;
+    if (backlog > BACKLOG_BYTES) {
+      Atomics.wait(words, (this.upcallRing + RING_HEAD) >> 2, head, BACKLOG_WAIT_MS);
     }
   }
 

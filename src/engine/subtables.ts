@@ -53,6 +53,8 @@ export interface Subtable {
   readonly address: number;
   /** KEY_SIZE bytes, in_port and recirc_id always all ones. */
   readonly mask: Uint8Array;
+  /** The same memory, as host words. */
+  readonly maskWords: Uint32Array;
   readonly name: string;
   /** Looks at no more than the Ethernet header and the fragment bits (dataplane/simple.ts). */
   readonly simple: boolean;
@@ -79,6 +81,8 @@ export class Subtables {
   private readonly free: number[] = [];
   private next = 0;
   private readonly masked = new Uint8Array(KEY_SIZE);
+  private readonly maskedWords = new Uint32Array(this.masked.buffer);
+  private lastFound: Subtable | undefined;
 
   constructor(memory: EngineMemory, grace: Grace) {
     this.memory = memory;
@@ -93,15 +97,28 @@ export class Subtables {
   find(mask: Uint8Array): Subtable | undefined {
     this.masked.set(mask.subarray(0, KEY_SIZE));
     this.masked.fill(0xff, 0, 8);
+    // Misses come in runs with the same mask, and its name costs more than the comparison.
+    const last = this.lastFound;
+    if (last !== undefined && this.byMask.get(last.name) === last && this.isMasked(last)) {
+      return last;
+    }
     const name = Buffer.from(this.masked.buffer).toString('latin1');
     const found = this.byMask.get(name);
-    if (found !== undefined) return found;
+    if (found !== undefined) {
+      this.lastFound = found;
+      return found;
+    }
     // The last number stays unused, so that a port list of all subtables has room for its end.
     const index = this.free.pop() ?? (this.next < SUBTABLES_MAX - 1 ? this.next++ : -1);
     if (index < 0) return undefined;
     const subtable = this.write(index, this.masked.slice(), name);
     this.byMask.set(name, subtable);
     return subtable;
+  }
+
+  private isMasked({ maskWords }: Subtable): boolean {
+    for (let i = 0; i < KEY_SIZE / 4; i++) if (maskWords[i] !== this.maskedWords[i]) return false;
+    return true;
   }
 
   private write(index: number, mask: Uint8Array, name: string): Subtable {
@@ -120,7 +137,9 @@ export class Subtables {
     const simple = mask.every((byte, i) => byte === 0 || SIMPLE_BYTES[i]);
     memory.set(address + ST_SIMPLE, simple ? 1 : 0);
     const hits = this.sumHits(index);
-    return { index, address, mask, name, simple, ports: new Map(), hitsBefore: hits, hits: 0 };
+    const maskWords = new Uint32Array(mask.buffer, mask.byteOffset, KEY_SIZE / 4);
+    const ports = new Map<number, number>();
+    return { index, address, mask, maskWords, name, simple, ports, hitsBefore: hits, hits: 0 };
   }
 
   /** A flow of `port` is in the subtable. */

@@ -32,6 +32,7 @@ import { MeterRecords } from '../engine/meters.ts';
 import type { Engine, Upcall } from '../engine/types.ts';
 import type { PacketIn } from '../wire/openflow/types.ts';
 import { be16, be32, newRecord, putBe32 } from './flow.ts';
+import { type KeyPair, KeyPool } from './keyPool.ts';
 import { credit, creditStats, hashKey, type Megaflow, MegaflowTable, meets } from './megaflow.ts';
 import { addConntrackMetadata, PacketIns, wholeFrame } from './packetIns.ts';
 import { RecircIds, thawMetadata } from './recirc.ts';
@@ -109,6 +110,7 @@ export class Datapath {
   #limitWarned = false;
   /** The megaflows put last: packets of theirs may still wait in the upcall ring. */
   readonly #recent: Megaflow[] = [];
+  readonly #keys = new KeyPool();
   readonly #controlDrops = new Array<number>(DROP_COUNT).fill(0);
 
   constructor(options: DatapathOptions) {
@@ -241,25 +243,28 @@ export class Datapath {
 
   #miss(upcall: Upcall): void {
     this.upcallCount++;
+    const pair = this.#keys.take();
+    pair.key.set(upcall.key);
+    if (!this.#translateMiss(upcall, pair)) this.#keys.give(pair);
+  }
+
+  /** `pair.key` is the upcall's. True: a megaflow keeps the pair. */
+  #translateMiss(upcall: Upcall, pair: KeyPair): boolean {
     if (upcall.reason === UPCALL_MISS) {
-      const flow = this.#recent.find((f) => !f.deleted && !f.slow && meets(f, upcall.key));
+      const flow = this.#recentFlow(pair.keyWords);
       if (flow !== undefined) {
         credit(flow.effects, 1, upcall.packetLen, this.engine.nowMs());
         this.#inject(upcall, flow.program);
-        return;
+        return false;
       }
     }
     const { scratch } = this;
     const located = this.flowOf(upcall.key, scratch.flow);
     if (located === undefined) {
       this.#controlDrops[DROP_NO_PORT]!++; // the port went away; its queues are on their way out
-      return;
+      return false;
     }
     const validated = this.revalidator.change;
-    // Key and mask of a megaflow live in one buffer: many small ones are the garbage collector's work.
-    const record = new Uint8Array(2 * KEY_SIZE);
-    const key = record.subarray(0, KEY_SIZE);
-    key.set(upcall.key);
     const out = translate({
       ...located,
       packetIns: this.packetIns,
@@ -272,9 +277,16 @@ export class Datapath {
     const tcpFlags = be16(upcall.key, K_TCP_FLAGS);
     credit(out.effects, 1, upcall.packetLen, this.engine.nowMs(), tcpFlags);
     for (const actions of splitProgram(out.program)) this.#inject(upcall, actions);
-    if (upcall.reason === UPCALL_SLOW || !this.#install(record, out, validated)) {
-      this.releaseIds(out.effects);
+    if (upcall.reason !== UPCALL_SLOW && this.#install(pair, out, validated)) return true;
+    this.releaseIds(out.effects);
+    return false;
+  }
+
+  #recentFlow(keyWords: Int32Array): Megaflow | undefined {
+    for (const flow of this.#recent) {
+      if (!flow.deleted && !flow.slow && meets(flow, keyWords)) return flow;
     }
+    return undefined;
   }
 
   #inject({ inPort, data: frame, vnet, key, worker }: Upcall, actions: Uint32Array): void {
@@ -287,12 +299,12 @@ export class Datapath {
     this.recircs.release(effects.recircs);
   }
 
-  /** Puts the megaflow into the data plane. False: not now, the effects are not kept. */
-  #install(record: Uint8Array, out: XlateOut, validated: number): boolean {
-    const key = record.subarray(0, KEY_SIZE);
-    const mask = datapathMask(out.wildcards, key, record.subarray(KEY_SIZE));
-    const hash = hashKey(key, mask);
-    if (this.megaflows.find(key, mask, hash) !== undefined) return false; // a packet that missed before it was there
+  /** Puts the megaflow into the data plane. False: not now, neither effects nor pair are kept. */
+  #install(pair: KeyPair, out: XlateOut, validated: number): boolean {
+    const { key, mask } = pair;
+    datapathMask(out.wildcards, key, mask);
+    const hash = hashKey(pair);
+    if (this.megaflows.find(pair, hash) !== undefined) return false; // a packet that missed before it was there
     if (this.megaflows.size >= this.revalidator.flowLimit) {
       this.notInstalled++;
       if (!this.#limitWarned) {
@@ -317,6 +329,7 @@ export class Datapath {
       id,
       key,
       mask,
+      pair,
       hash,
       createdMs: now,
       program,
@@ -376,6 +389,7 @@ export class Datapath {
       this.releaseIds(flow.effects);
       const recirc = be32(flow.key, K_RECIRC_ID);
       if (recirc !== 0) this.recircs.release([recirc]);
+      this.#keys.give(flow.pair);
     });
   }
 

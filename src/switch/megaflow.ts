@@ -5,6 +5,7 @@ import { KEY_SIZE } from '../../contract/key.ts';
 import type { FlowId, FlowStats } from '../engine/types.ts';
 import type { PatchPort } from '../port/patch.ts';
 import { OfError } from '../wire/openflow/types.ts';
+import type { KeyPair } from './keyPool.ts';
 import type { MacTable } from './macLearning.ts';
 import { mix } from './subtable.ts';
 import type { Effects } from './translate/types.ts';
@@ -15,6 +16,8 @@ export interface Megaflow {
   /** Key of the first packet, unmasked: translating it again tells what has changed. KEY_SIZE bytes. */
   readonly key: Uint8Array;
   readonly mask: Uint8Array;
+  /** The memory of both, given back when the megaflow is gone for good. */
+  readonly pair: KeyPair;
   readonly hash: number;
   readonly createdMs: number;
   program: Uint32Array;
@@ -31,29 +34,28 @@ export interface Megaflow {
   next: Megaflow | undefined;
 }
 
-export function hashKey(key: Uint8Array, mask: Uint8Array): number {
-  const keys = new Int32Array(key.buffer, key.byteOffset, KEY_SIZE / 4);
-  const masks = new Int32Array(mask.buffer, mask.byteOffset, KEY_SIZE / 4);
+export function hashKey({ keyWords, maskWords }: KeyPair): number {
   let hash = 0;
   for (let i = 0; i < KEY_SIZE / 4; i++) {
-    const m = masks[i]!;
-    if (m !== 0) hash = mix(mix(hash, m), keys[i]! & m);
+    const m = maskWords[i]!;
+    if (m !== 0) hash = mix(mix(hash, m), keyWords[i]! & m);
   }
   return (hash ^ (hash >>> 13)) & 0x3fffffff;
 }
 
-function sameUnderMask(flow: Megaflow, key: Uint8Array, mask: Uint8Array): boolean {
-  for (let i = 0; i < KEY_SIZE; i++) {
-    const m = mask[i]!;
-    if (flow.mask[i] !== m || ((flow.key[i]! ^ key[i]!) & m) !== 0) return false;
+function sameUnderMask(flow: Megaflow, { keyWords, maskWords }: KeyPair): boolean {
+  const own = flow.pair;
+  for (let i = 0; i < KEY_SIZE / 4; i++) {
+    const m = maskWords[i]!;
+    if (own.maskWords[i] !== m || ((own.keyWords[i]! ^ keyWords[i]!) & m) !== 0) return false;
   }
   return true;
 }
 
-/** Would a packet with this key meet the megaflow? */
-export function meets(flow: Megaflow, key: Uint8Array): boolean {
-  for (let i = 0; i < KEY_SIZE; i++) {
-    if (((flow.key[i]! ^ key[i]!) & flow.mask[i]!) !== 0) return false;
+/** Would a packet with this key (host words) meet the megaflow? */
+export function meets({ pair }: Megaflow, keyWords: Int32Array): boolean {
+  for (let i = 0; i < KEY_SIZE / 4; i++) {
+    if (((pair.keyWords[i]! ^ keyWords[i]!) & pair.maskWords[i]!) !== 0) return false;
   }
   return true;
 }
@@ -72,9 +74,9 @@ export class MegaflowTable {
     return this.#all.values();
   }
 
-  find(key: Uint8Array, mask: Uint8Array, hash: number): Megaflow | undefined {
+  find(pair: KeyPair, hash: number): Megaflow | undefined {
     let flow = this.#byHash.get(hash);
-    while (flow !== undefined && !sameUnderMask(flow, key, mask)) flow = flow.next;
+    while (flow !== undefined && !sameUnderMask(flow, pair)) flow = flow.next;
     return flow;
   }
 

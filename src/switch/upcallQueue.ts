@@ -35,7 +35,11 @@ export class UpcallQueue {
     const spent = this.#spent.get(port) ?? 0;
     const queue = this.#waiting.get(port);
     this.#schedule();
-    if (spent < this.#budget && queue === undefined) {
+    // Nobody else waits or has come in this turn: there is no one to be fair to.
+    const alone =
+      this.#waiting.size === 0 &&
+      (this.#spent.size === 0 || this.#spent.size === (spent > 0 ? 1 : 0));
+    if ((spent < this.#budget || alone) && queue === undefined) {
       this.#spent.set(port, spent + 1);
       this.#handle(upcall);
       return;

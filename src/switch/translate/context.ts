@@ -151,6 +151,7 @@ export function portOf(x: Xlate, number: number): BridgePort | undefined {
 
 /** Action list of the set, in the order that OpenFlow 1.5.1 §5.6 gives; the last of a kind wins, all set_fields run. */
 export function actionSetOrder(set: readonly Action[]): Action[] {
+  if (set.length === 0) return [];
   const last = (...types: Action['type'][]): Action[] => {
     const found = set.findLast((action) => types.includes(action.type));
     return found === undefined ? [] : [found];

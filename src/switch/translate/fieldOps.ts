@@ -162,14 +162,20 @@ export function fixVlanTpid(flow: Uint8Array): void {
   }
 }
 
+const covers = new WeakMap<Subfield, Uint8Array>();
+
 /** Notes the bits of a subfield as looked at. */
 export function coverSubfield(s: Subfield, f: Field, wildcards: Uint8Array): void {
-  const whole = f.format === 'port10' || f.widen;
-  const bits = whole
-    ? ones(8 * f.size)
-    : (ones(s.bits) << BigInt(s.offset + f.shift)) | BigInt(f.present);
-  const bytes = slotBytes(bits, f.size);
-  for (let i = 0; i < f.size; i++) wildcards[f.offset + i]! |= bytes[i]!;
+  let bytes = covers.get(s);
+  if (bytes === undefined) {
+    const whole = f.format === 'port10' || f.widen;
+    const bits = whole
+      ? ones(8 * f.size)
+      : (ones(s.bits) << BigInt(s.offset + f.shift)) | BigInt(f.present);
+    bytes = slotBytes(bits, f.size);
+    covers.set(s, bytes);
+  }
+  for (let i = 0; i < bytes.length; i++) wildcards[f.offset + i]! |= bytes[i]!;
 }
 
 /** Notes the bits of a field that a mask (as in a TLV) names as looked at. */

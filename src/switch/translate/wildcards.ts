@@ -91,7 +91,7 @@ export function datapathMask(
   original: Uint8Array,
   mask: Uint8Array = new Uint8Array(KEY_SIZE),
 ): Uint8Array {
-  for (let i = 0; i < KEY_SIZE; i++) mask[i] = wildcards[i]!;
+  mask.set(wildcards.length === KEY_SIZE ? wildcards : wildcards.subarray(0, KEY_SIZE));
   mask[K_VLAN0_TCI]! |= PRESENT_BYTE;
   if ((original[K_VLAN0_TCI]! & PRESENT_BYTE) !== 0) {
     exact(mask, K_VLAN0_TPID, 2);

@@ -41,6 +41,8 @@ export interface TrafficCounters {
   marked: number;
   lost: number;
   reordered: number;
+  /** Frames that had come before. */
+  twice: number;
   echoed: number;
   echoFull: number;
   /** Age of marked frames when they arrive (there and back again with an echo). */
@@ -177,6 +179,7 @@ export class GuestThread {
       marked: f64(L.GT_OURS),
       lost: f64(L.GT_LOST),
       reordered: f64(L.GT_REORDERED),
+      twice: f64(L.GT_TWICE),
       echoed: f64(L.GT_ECHOED),
       echoFull: f64(L.GT_ECHO_FULL),
       latencyMeanMs: count === 0 ? 0 : f64(L.GT_RTT_SUM) / count,

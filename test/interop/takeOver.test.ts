@@ -11,6 +11,7 @@ import { Sandbox } from './sandbox.ts';
 import { until } from './vhostHarness.ts';
 
 const PER_MS = 5;
+const ROUNDS = 3;
 /** On a quiet machine it is a few milliseconds; here others may be using the processors. */
 const BLOCKED_MAX_MS = Number(process.env.XVIO_BLOCKED_MAX_MS ?? 250);
 
@@ -72,9 +73,9 @@ before(async () => {
   }
   // One more in the other mode: its listening socket goes along.
   box.vsctl('add-port', 'br0', 'c', '--', 'set', 'interface', 'c', 'type=dpdkvhostuser');
-  const common = { queueSize: 4096, pairs: 2, memoryBytes: 96 << 20 };
+  const common = { queueSize: 4096, memoryBytes: 96 << 20 };
   guests = [
-    new Guest({ ...common, path: box.path('a.sock'), mode: 'server' }),
+    new Guest({ ...common, pairs: 2, path: box.path('a.sock'), mode: 'server' }),
     new Guest({
       ...common,
       path: box.path('b.sock'),
@@ -129,16 +130,25 @@ describe('taking over', () => {
     const connections = box.appctl('dpctl/dump-conntrack').split('\n').length;
     assert.ok(connections > 20);
 
-    const delays: number[] = [];
-    for (let round = 0; round < 3; round++) {
+    // What the machine does to packets without our help.
+    const worst = () => threads.slice(0, 2).map((thread) => thread.counters(0).latencyMaxMs);
+    const forget = () => {
       for (const guest of guests) guest.view.setFloat64(L.GUEST_CONTROL + L.GT_RTT_MAX, 0, true);
+    };
+    forget();
+    await sleep(1000);
+    const quiet = worst();
+    const delays: number[] = [];
+    for (let round = 0; round < ROUNDS; round++) {
+      forget();
       await box.takeOver();
       await sleep(300);
-      delays.push(...threads.slice(0, 2).map((thread) => thread.counters(0).latencyMaxMs));
+      delays.push(...worst());
       assert.deepEqual(shown(), before);
       assert.ok(packetsOf(/cookie=0x1234/) >= counted, 'counters go on');
       assert.ok(box.appctl('dpctl/dump-conntrack').split('\n').length >= connections);
     }
+    t.diagnostic(`without: ${quiet.map((ms) => ms.toFixed(1)).join(', ')} ms`);
     t.diagnostic(
       `longest time a packet waited: ${delays.map((ms) => ms.toFixed(1)).join(', ')} ms`,
     );
@@ -153,15 +163,21 @@ describe('taking over', () => {
 
     for (const thread of threads.slice(0, 2)) thread.stopSending(0);
     const [a, b] = [threads[0]!, threads[1]!];
-    const now = () =>
-      JSON.stringify([
-        a.counters(0),
-        b.counters(0),
-        box.vsctl('get', 'interface', 'a', 'statistics'),
-      ]);
-    await until(() => a.counters(0).sent === b.counters(0).marked, now);
-    await until(() => b.counters(0).sent === a.counters(0).marked, now);
-    assert.deepEqual([a.counters(0).reordered, b.counters(0).reordered], [0, 0], 'delivered twice');
+    await until(() => a.counters(0).taken === a.counters(0).sent, 'the rest of a');
+    await until(() => b.counters(0).taken === b.counters(0).sent, 'the rest of b');
+    await sleep(300);
+    const lost = [
+      a.counters(0).sent - b.counters(0).marked,
+      b.counters(0).sent - a.counters(0).marked - a.counters(1).marked,
+    ];
+    t.diagnostic(
+      `lost in ${ROUNDS} rounds: ${lost.join(' and ')} packets of ${PER_MS} a millisecond`,
+    );
+    const twice = [a.counters(0).twice, a.counters(1).twice, b.counters(0).twice];
+    assert.deepEqual(twice, [0, 0, 0], 'delivered twice');
+    for (const packets of lost) {
+      assert.ok(packets >= 0 && packets / PER_MS / ROUNDS < BLOCKED_MAX_MS, `${packets} lost`);
+    }
     assert.deepEqual(
       guests.map((guest) => guest.connections),
       [1, 1, 1],

@@ -35,10 +35,14 @@ import {
   GT_SENT_DONE,
   GT_SEQUENCE,
   GT_TEMPLATE,
+  GT_TWICE,
   GUEST_CONTROL,
   GUEST_RINGS,
+  GUEST_SEEN,
   MARK,
   PAYLOAD,
+  SEEN_BYTES,
+  SEEN_WINDOW,
   TRAFFIC_ECHO,
   TRAFFIC_SEND,
 } from './layout.ts';
@@ -134,7 +138,7 @@ function receive(pair: u32, traffic: u32, nowMs: f64): u32 {
     const frame = buffer + header;
     if (length - header < <u32>FRAME_MIN || load<u32>(frame, PAYLOAD) !== <u32>MARK) continue;
     if (echo) echoes += reply(tx, echoes, frame, length - header, traffic);
-    else account(frame, traffic, nowMs);
+    else account(frame, traffic, GUEST_SEEN + pair * SEEN_BYTES, nowMs);
   }
   publish(tx, echoes, false);
   done(rx, n);
@@ -167,12 +171,24 @@ function reply(tx: u32, ahead: u32, frame: u32, length: u32, traffic: u32): u32 
   return 1;
 }
 
+/** Sets or clears the bit of a sequence number; returns whether it was set. */
+function mark(seen: u32, sequence: u32, on: bool): bool {
+  const at = seen + ((sequence % SEEN_WINDOW) >> 3);
+  const bit = <u8>((<u32>1) << (sequence & 7));
+  const before = load<u8>(at);
+  store<u8>(at, on ? before | bit : before & ~bit);
+  return (before & bit) !== 0;
+}
+
 /** Sequence and latency of one of our frames. */
-function account(frame: u32, traffic: u32, nowMs: f64): void {
+function account(frame: u32, traffic: u32, seen: u32, nowMs: f64): void {
   const sequence = load<u32>(frame, PAYLOAD + 4);
   const expected = load<u32>(traffic, GT_EXPECTED);
   add(traffic + GT_OURS, 1);
   const jump = <i32>(sequence - expected);
+  if (sequence === 0 || jump >= <i32>SEEN_WINDOW) memory.fill(seen, 0, SEEN_BYTES);
+  else for (let n = expected; <i32>(sequence - n) >= 0; n++) mark(seen, n, false);
+  if (jump > -(<i32>SEEN_WINDOW) && mark(seen, sequence, true)) add(traffic + GT_TWICE, 1);
   if (sequence === 0 || jump >= 0) {
     // Number 0: the peer has started anew.
     if (sequence !== 0 && jump > 0) add(traffic + GT_LOST, jump);

@@ -7,6 +7,7 @@
 //   0x0001_0000  32 KiB  control: traffic profile, counters (below)
 //   0x0001_8000  32 KiB  latency histograms, one KiB for each pair
 //   0x0002_0000  64 KiB  records of rings, 64 x RG_SIZE
+//   0x0003_0000 256 KiB  sequence numbers seen, a bit each, 8 KiB for each pair
 //   0x0010_0000          rings, then packet buffers
 //
 // Everything in here is guest memory: whoever holds the other side of the vhost-user socket can read and write it.
@@ -14,6 +15,7 @@
 export const GUEST_CONTROL = 0x10000;
 export const GUEST_HISTOGRAMS = 0x18000;
 export const GUEST_RINGS = 0x20000;
+export const GUEST_SEEN = 0x30000;
 export const GUEST_DYNAMIC = 0x100000;
 
 // Ring record, offsets from GUEST_RINGS + ring * GR_RECORD. Even = receive, odd = transmit, as in vhost-user.
@@ -59,6 +61,7 @@ export const GT_RTT_MAX = 152; // f64 milliseconds
 export const GT_BATCH = 160; // u32 frames per burst, at most 256
 export const GT_SPREAD = 164; // u32 how flows differ: SPREAD_*
 export const GT_IMIX = 168; // u32 1 = sizes of IMIX in turn instead of GT_FRAME_LEN
+export const GT_TWICE = 176; // f64 frames whose sequence number had come before
 /** Template of the frame: Ethernet, IPv4, UDP; then the mark. */
 export const GT_TEMPLATE = 256;
 
@@ -73,6 +76,10 @@ export const SPREAD_BITS = 2; // each in one other bit of source address, source
 export const HISTOGRAM_BYTES = 1024;
 export const HISTOGRAM_BUCKETS = 256;
 export const HISTOGRAM_PER_MS = 16000;
+
+// Sequence numbers seen of a pair: bit n % SEEN_WINDOW for number n, for the latest SEEN_WINDOW numbers.
+export const SEEN_BYTES = 8192;
+export const SEEN_WINDOW = 65536;
 
 // UDP payload of a generated frame, at offset 42: u32 mark, u32 sequence number, f64 time in milliseconds.
 export const PAYLOAD = 42;

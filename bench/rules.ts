@@ -36,3 +36,16 @@ export function ruleLines(from: number, to: number, count = 1000): string[] {
   }
   return lines;
 }
+
+export const FIREWALL_ZONE = 1;
+
+/**
+ * Scenario `firewall`: the flows of a port whose guest may open connections (`client`) or not. All packets are tracked;
+ * those of established connections pass, the first of a new one is committed, the rest is dropped.
+ */
+export function firewallLines(from: number, to: number, client: boolean): string[] {
+  const track = `priority=10,in_port=${from},ip,actions=ct(zone=${FIREWALL_ZONE},table=1)`;
+  const established = `table=1,priority=10,in_port=${from},ip,ct_state=+trk+est,actions=output:${to}`;
+  const commit = `table=1,priority=10,in_port=${from},udp,ct_state=+trk+new,actions=ct(commit,zone=${FIREWALL_ZONE}),output:${to}`;
+  return client ? [track, established, commit] : [track, established];
+}

@@ -10,6 +10,8 @@ export type Wiring =
   | 'l2'
   /** 1 000 overlapping wildcard rules over addresses and ports; everything that matches goes to the other port. */
   | 'rules'
+  /** A stateful firewall: connections begin at even ports, and packets of established ones pass both ways. */
+  | 'firewall'
   /** Pairs without parsing or tables. */
   | 'relay'
   /** Nothing installed: the scenario does it. */

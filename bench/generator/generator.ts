@@ -18,16 +18,25 @@ const BUFFER_BYTES = 2240;
 const BUFFER_SKEW_BYTES = 52;
 const JUMBO_BUFFER_BYTES = 9216 + 64;
 
-const SPREADS = { port: L.SPREAD_PORT, address: L.SPREAD_ADDRESS, bits: L.SPREAD_BITS } as const;
+const SPREADS = {
+  port: L.SPREAD_PORT,
+  address: L.SPREAD_ADDRESS,
+  bits: L.SPREAD_BITS,
+  connection: L.SPREAD_CONNECTION,
+  reply: L.SPREAD_REPLY,
+} as const;
 
 export interface Stream {
   from: number;
   to: number;
   frameBytes?: number;
-  /** 1 … 64 000. */
+  /** 1 … 64 000; connections and their replies: up to 4 million. */
   flows?: number;
-  /** In what flows differ (driver/layout.ts): the port; address and port; single bits of addresses and ports. */
-  spread?: 'port' | 'address' | 'bits';
+  /**
+   * In what flows differ (driver/layout.ts): the port; address and port; single bits of addresses and ports; address,
+   * then port, for many connections, and the answers to those.
+   */
+  spread?: keyof typeof SPREADS;
   imix?: boolean;
   /** 0 = as many as the ring takes. */
   perSecond?: number;

@@ -4,7 +4,7 @@
 import { readdirSync, readFileSync, writeFileSync } from 'node:fs';
 import { join } from 'node:path';
 import { Sandbox, type SandboxOptions } from '../../test/interop/sandbox.ts';
-import { ruleLines } from '../rules.ts';
+import { FIREWALL_ZONE, firewallLines, ruleLines } from '../rules.ts';
 import type { BusyTime, Setup, SwitchThread, Testbed } from '../types.ts';
 
 export interface OvsOptions {
@@ -46,6 +46,7 @@ export async function startOvs(options: OvsOptions, setup: Setup): Promise<OvsTe
     if (args.length > 0) box.vsctl(...args.slice(1));
     if (setup.wiring === 'relay') options.relay?.(box, ports);
     else installFlows(box, setup);
+    if (setup.wiring === 'firewall') keepConnections(box);
     return new OvsTestbed(
       options,
       box,
@@ -57,6 +58,14 @@ export async function startOvs(options: OvsOptions, setup: Setup): Promise<OvsTe
   }
 }
 
+/** Connections must not end while a peer waits for its turn. */
+function keepConnections(box: Sandbox): void {
+  const datapath = ['--id=@m', 'create', 'Datapath', 'datapath_version=0'];
+  box.vsctl('--', ...datapath, '--', 'set', 'Open_vSwitch', '.', 'datapaths:netdev=@m');
+  const timeouts = ['udp_first', 'udp_single', 'udp_multiple'].map((name) => `${name}=3600`);
+  box.vsctl('add-zone-tp', 'netdev', `zone=${FIREWALL_ZONE}`, ...timeouts);
+}
+
 function installFlows(box: Sandbox, { wiring, ports }: Setup): void {
   const lines: string[] = [];
   if (wiring === 'l2') lines.push('priority=1,actions=NORMAL');
@@ -64,6 +73,7 @@ function installFlows(box: Sandbox, { wiring, ports }: Setup): void {
     const [from, to] = [i + 1, (i ^ 1) + 1];
     if (wiring === 'port') lines.push(`priority=1,in_port=${from},actions=output:${to}`);
     if (wiring === 'rules') lines.push(...ruleLines(from, to));
+    if (wiring === 'firewall') lines.push(...firewallLines(from, to, i % 2 === 0));
   }
   if (lines.length === 0) return;
   const file = box.path('flows.txt');

@@ -40,8 +40,12 @@ const peer = (name: string, wirings: readonly Wiring[], binary?: string): Peer =
 /** xvio of another checkout: is a change any good? */
 export function xvioOf(directory: string): Peer {
   const name = `xvio:${path.basename(directory)}`;
-  return peer(name, ['port', 'l2', 'rules', 'none'], path.resolve(directory, 'bin/ovs-vswitchd'));
+  return peer(
+    name,
+    ['port', 'l2', 'rules', 'firewall', 'none'],
+    path.resolve(directory, 'bin/ovs-vswitchd'),
+  );
 }
 
-export const xvio = peer('xvio', ['port', 'l2', 'rules', 'none']);
+export const xvio = peer('xvio', ['port', 'l2', 'rules', 'firewall', 'none']);
 export const xvioRelay = peer('xvio-relay', ['relay']);

@@ -2,6 +2,7 @@
 
 import type { Scenario } from '../types.ts';
 import { explosion } from './explosion.ts';
+import { firewall } from './firewall.ts';
 import { flowmod } from './flowmod.ts';
 import { idle } from './idle.ts';
 import { l2 } from './l2.ts';
@@ -20,6 +21,7 @@ export const SCENARIOS: readonly Scenario[] = [
   port,
   l2,
   rules,
+  firewall,
   imix,
   size1500,
   size9000,

@@ -71,6 +71,8 @@ export const TRAFFIC_ECHO = 2;
 export const SPREAD_PORT = 0; // in the UDP source port
 export const SPREAD_ADDRESS = 1; // in the source address, and in the port with it
 export const SPREAD_BITS = 2; // each in one other bit of source address, source port and destination port (8 192)
+export const SPREAD_CONNECTION = 3; // in source address (low 16 bits) and source port (the rest): up to 4 million
+export const SPREAD_REPLY = 4; // the answers to those: the same in destination address and port
 
 // Latency histogram of a pair: u32 x 256, in units of 1/16 microsecond, eight buckets an octave.
 export const HISTOGRAM_BYTES = 1024;

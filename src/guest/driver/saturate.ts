@@ -48,7 +48,9 @@ import {
   MARK,
   PAYLOAD,
   SPREAD_BITS,
+  SPREAD_CONNECTION,
   SPREAD_PORT,
+  SPREAD_REPLY,
   TRAFFIC_SEND,
 } from './layout.ts';
 import {
@@ -67,8 +69,10 @@ const TOUCHED: u32 = GR_RECORD - 4;
 const IP_CHECKSUM: u32 = 24;
 const IP_SOURCE: u32 = 26;
 const IP_SOURCE_LOW: u32 = 28;
+const IP_DESTINATION_LOW: u32 = 32;
 const IP_LENGTH: u32 = 16;
 const UDP_SOURCE: u32 = 34;
+const UDP_DESTINATION: u32 = 36;
 const UDP_LENGTH: u32 = 38;
 
 function add(address: u32, value: f64): void {
@@ -266,9 +270,11 @@ export function send(pair: u32, nowMs: f64): u32 {
   const mask = load<u32>(tx, GR_SIZE) - 1;
   let sequence = load<u32>(traffic, GT_SEQUENCE);
   let flow = sequence % flows;
+  // The answer to a single flow is another frame, too.
+  const vary = flows > 1 || load<u32>(traffic, GT_SPREAD) === SPREAD_REPLY;
   for (let i: u32 = 0; i < n; i++) {
     const frame = buffers + ((next + i) & mask) * bufferSize;
-    if (flows > 1) setFlow(frame, traffic, flow);
+    if (vary) setFlow(frame, traffic, flow);
     if (++flow === flows) flow = 0;
     store<u32>(frame, sequence++, PAYLOAD + 4);
     store<f64>(frame, nowMs, PAYLOAD + 8);
@@ -298,8 +304,29 @@ function setFlow(frame: u32, traffic: u32, flow: u32): void {
     store<u32>(frame, bswap<u32>(ports ^ bits), UDP_SOURCE);
     return;
   }
+  if (spread === SPREAD_CONNECTION || spread === SPREAD_REPLY) {
+    setConnection(frame, traffic, flow, spread === SPREAD_REPLY);
+    return;
+  }
   // The template's source address ends in 0.0 and its checksum covers that.
   store<u16>(frame, bswap<u16>(<u16>flow), IP_SOURCE_LOW);
   store<u16>(frame, bswap<u16>(<u16>(1024 + ((flow * 40503) & 0x3fff))), UDP_SOURCE);
   addToChecksum(frame, load<u16>(traffic + GT_TEMPLATE, IP_CHECKSUM), flow);
+}
+
+/** Makes the frame one of connection number `flow`, or the answer to it. All addresses of templates end in 0.0. */
+function setConnection(frame: u32, traffic: u32, flow: u32, reply: bool): void {
+  const low = flow & 0xffff;
+  const port = bswap<u16>(<u16>(1024 + (flow >> 16)));
+  if (reply) {
+    // The template's ports are those of a request.
+    const service = load<u16>(traffic + GT_TEMPLATE, UDP_DESTINATION);
+    store<u16>(frame, bswap<u16>(<u16>low), IP_DESTINATION_LOW);
+    store<u16>(frame, port, UDP_DESTINATION);
+    store<u16>(frame, service, UDP_SOURCE);
+  } else {
+    store<u16>(frame, bswap<u16>(<u16>low), IP_SOURCE_LOW);
+    store<u16>(frame, port, UDP_SOURCE);
+  }
+  addToChecksum(frame, load<u16>(traffic + GT_TEMPLATE, IP_CHECKSUM), low);
 }

@@ -1,0 +1,304 @@
+// What must work in the topology of ovnTopology.ts, whatever the hypervisors, their number and the encapsulation: a name
+// and a check each, in the order in which they may run.
+
+import assert from 'node:assert/strict';
+import { setTimeout as sleep } from 'node:timers/promises';
+import { GUEST_MTU, type OvnNet } from './ovnNet.ts';
+import { MAC } from './ovnTopology.ts';
+
+export interface Check {
+  readonly name: string;
+  run(net: OvnNet, first: string, second: string): void | Promise<void>;
+}
+
+function pings(net: OvnNet, from: string, to: string, ...options: string[]): void {
+  const attempt = (): boolean => net.ping(from, to, ...options);
+  // The first packets of a pair may wait for addresses to be resolved.
+  assert.ok(attempt() || attempt() || attempt(), `${from} reaches ${to}\n${net.logs()}`);
+}
+
+function gets(net: OvnNet, from: string, address: string, expected: RegExp): void {
+  let answer = '';
+  for (let i = 0; i < 3; i++) {
+    answer = net.get(from, address);
+    if (expected.test(answer)) return;
+  }
+  assert.match(answer, expected, `${from} asks ${address}\n${net.logs()}`);
+}
+
+const received = (net: OvnNet, machine: string): number =>
+  Number(net.in(machine, 'cat', '/sys/class/net/eth0/statistics/rx_packets'));
+
+const busybox = (net: OvnNet, machine: string, ...words: string[]): string => {
+  const { stdout, stderr } = net.run(machine, 'busybox', ...words);
+  return stdout + stderr;
+};
+
+/** Do the controllers of all hypervisors log something like this? */
+const logged = (net: OvnNet, text: RegExp): boolean =>
+  net.hosts.some((host) => text.test(host.controllerLog));
+
+const SWITCHING: Check[] = [
+  { name: 'logical switch', run: (net) => pings(net, 'vm1', '10.1.0.12') },
+  {
+    name: 'frames of the full MTU, not to be fragmented',
+    run: (net) => pings(net, 'vm1', '10.1.0.12', '-M', 'do', '-s', String(Number(GUEST_MTU) - 28)),
+  },
+  {
+    name: 'ARP is answered by the switch, and does not reach the machine',
+    run(net) {
+      net.in('vm1', 'ip', 'neighbour', 'flush', 'dev', 'eth0');
+      const before = Number(received(net, 'vm2'));
+      const answers = net.run('vm1', 'arping', '-c', '3', '-w', '4', '-I', 'eth0', '10.1.0.12');
+      assert.match(answers.stdout, new RegExp(MAC.vm2, 'i'));
+      // Nothing of three requests; a query of the multicast querier may come at any time.
+      assert.ok(received(net, 'vm2') - before < 3, 'requests reached vm2');
+    },
+  },
+  {
+    name: 'port security: frames with another source address are dropped',
+    run(net) {
+      net.in('vm1', 'ip', 'link', 'set', 'eth0', 'address', '02:00:00:00:01:99');
+      const spoofed = net.ping('vm1', '10.1.0.12', '-W', '1');
+      net.in('vm1', 'ip', 'link', 'set', 'eth0', 'address', MAC.vm1);
+      net.in('vm1', 'ip', 'route', 'replace', 'default', 'via', '10.1.0.1');
+      assert.equal(spoofed, false);
+      pings(net, 'vm1', '10.1.0.12');
+    },
+  },
+  {
+    name: 'trunk: a container in a VLAN of a machine',
+    run: (net) => pings(net, 'vm1', '10.1.0.42'),
+  },
+  {
+    name: 'provider network with a VLAN, through localnet',
+    run: (net) => pings(net, 'vm8', '172.30.0.254'),
+  },
+  {
+    name: 'multicast goes to its members only',
+    async run(net) {
+      for (const machine of ['vm2', 'vm4']) {
+        net.in(machine, 'sysctl', '-qw', 'net.ipv4.icmp_echo_ignore_broadcasts=0');
+      }
+      net.in('vm2', 'ip', 'address', 'add', '239.1.1.1/32', 'dev', 'eth0', 'autojoin');
+      await net.until(
+        () => net.sb('--bare', '--columns=address', 'list', 'IGMP_Group').includes('239.1.1.1'),
+        20000,
+        'group in the southbound database',
+      );
+      net.sync();
+      net.in('vm1', 'ip', 'route', 'replace', '239.0.0.0/8', 'dev', 'eth0');
+      const before = received(net, 'vm4');
+      pings(net, 'vm1', '239.1.1.1', '-c', '20', '-i', '0.05', '-t', '4');
+      assert.ok(received(net, 'vm4') - before < 10, 'vm4 is no member');
+    },
+  },
+];
+
+const ROUTING: Check[] = [
+  { name: 'logical router between switches', run: (net) => pings(net, 'vm1', '10.2.0.13') },
+  { name: 'the router answers pings', run: (net) => pings(net, 'vm1', '10.1.0.1') },
+  {
+    name: 'the router tells of expired TTLs',
+    run(net) {
+      const { stdout } = net.run('vm1', 'ping', '-c', '2', '-W', '3', '-t', '1', '10.2.0.13');
+      assert.match(stdout, /10\.1\.0\.1.*Time to live exceeded/);
+    },
+  },
+  {
+    name: 'SNAT to the physical network',
+    run: (net) => gets(net, 'vm1', '172.20.0.254:80', /^out 172\.20\.0\.1$/),
+  },
+  {
+    name: 'floating address, distributed',
+    run: (net) => gets(net, 'out', '172.20.0.50:8000', /^vm2 172\.20\.0\.254$/),
+  },
+  {
+    name: 'floating address, on the gateway',
+    run: (net) => gets(net, 'out', '172.20.0.60:8000', /^vm3 172\.20\.0\.254$/),
+  },
+  { name: 'IPv6 between machines', run: (net) => pings(net, 'vm7', 'fd00:6::1') },
+];
+
+const POLICIES: Check[] = [
+  {
+    name: 'ACL: what is allowed passes, replies and all',
+    run(net) {
+      gets(net, 'vm1', '10.1.0.12:8000', /^vm2 10\.1\.0\.11$/);
+      pings(net, 'vm2', '10.1.0.11');
+    },
+  },
+  {
+    name: 'ACL: what is dropped is dropped, and logged',
+    async run(net) {
+      assert.equal(net.get('vm1', '10.1.0.12:22', 2), '');
+      await net.until(() => logged(net, /acl_log.*name="dropall", verdict=drop/), 10000, 'log');
+    },
+  },
+  {
+    name: 'ACL: what is rejected is refused at once',
+    run(net) {
+      const startedMs = Date.now();
+      const words = ['-sS', '-m', '10', 'http://10.1.0.12:23/'];
+      assert.match(net.run('vm1', 'curl', ...words).stderr, /refused|Couldn't connect/);
+      assert.ok(Date.now() - startedMs < 8000, 'it took a time-out');
+    },
+  },
+  {
+    name: 'QoS: a meter limits, DSCP is set',
+    run(net, _first, second) {
+      const server = net.start('vm2', 'iperf3', '-s', '-1', '-p', '5201', '-J');
+      // Control of iperf3 is TCP and allowed by its own rule.
+      net.nb(
+        '--may-exist',
+        'acl-add',
+        'pg',
+        'to-lport',
+        '1003',
+        'outport == @pg && tcp.dst == 5201',
+        'allow-related',
+      );
+      net.sync();
+      const words = [
+        '-c',
+        '10.1.0.12',
+        '-p',
+        '5201',
+        '-u',
+        '-b',
+        '20M',
+        '-l',
+        '1000',
+        '-t',
+        '2',
+        '-J',
+      ];
+      const report = JSON.parse(net.in('vm1', 'iperf3', ...words)) as {
+        end: { sum: { bits_per_second: number; lost_percent: number } };
+      };
+      server.kill('SIGKILL');
+      const { lost_percent: lost } = report.end.sum;
+      // 2 Mbit/s of 20 Mbit/s, and the burst.
+      assert.ok(lost > 70 && lost < 97, `lost ${lost} %`);
+      const flows = net.host(second).box.appctl('dpctl/dump-flows', '-m');
+      assert.match(flows, /tos=0xb8|ipv4/);
+    },
+  },
+];
+
+const SERVICES: Check[] = [
+  {
+    name: 'DHCP',
+    run(net) {
+      const words = [
+        'udhcpc',
+        '-i',
+        'eth0',
+        '-f',
+        '-n',
+        '-q',
+        '-t',
+        '4',
+        '-T',
+        '2',
+        '-s',
+        '/bin/true',
+      ];
+      assert.match(busybox(net, 'vm4', ...words), /lease of 10\.1\.0\.14 obtained/);
+      net.in('vm4', 'ip', 'address', 'replace', '10.1.0.14/24', 'dev', 'eth0');
+      pings(net, 'vm4', '10.1.0.12');
+    },
+  },
+  {
+    name: 'router advertisements and DHCPv6',
+    async run(net) {
+      const routes = (): string => net.in('vm6', 'ip', '-6', 'route', 'show', 'default');
+      net.in('vm6', 'sysctl', '-qw', 'net.ipv6.conf.eth0.accept_ra=2');
+      // A solicitation by a fresh start of the link.
+      net.in('vm6', 'ip', 'link', 'set', 'eth0', 'down');
+      net.in('vm6', 'ip', 'link', 'set', 'eth0', 'up');
+      net.in('vm6', 'ip', 'route', 'replace', 'default', 'via', '10.6.0.1');
+      await net.until(() => /proto ra/.test(routes()), 20000, 'default route by advertisement');
+      const files = ['-lf', `${net.dir}/vm6.lease`, '-pf', `${net.dir}/vm6.pid`];
+      const words = ['-6', '-1', '-d', '-v', '-sf', '/bin/true', ...files, 'eth0'];
+      const lease = net.run('vm6', 'timeout', '-k', '1', '15', 'dhclient', ...words);
+      assert.match(lease.stderr, /IAADDR fd00:6::16/);
+      net.in('vm6', 'ip', 'address', 'replace', 'fd00:6::16/64', 'dev', 'eth0', 'nodad');
+      pings(net, 'vm6', 'fd00:6::17');
+    },
+  },
+  {
+    name: 'DNS',
+    run(net) {
+      assert.match(busybox(net, 'vm1', 'nslookup', 'vm2.example', '10.1.0.1'), /10\.1\.0\.12/);
+    },
+  },
+  {
+    name: 'metadata: each hypervisor answers its own machines',
+    run(net, first, second) {
+      for (const [machine, host] of [
+        ['vm1', first],
+        ['vm2', second],
+      ] as const) {
+        net.in(machine, 'ip', 'route', 'replace', '169.254.169.254', 'via', '10.1.0.2');
+        gets(net, machine, '169.254.169.254:80', new RegExp(`^md-${host} `));
+      }
+    },
+  },
+  {
+    name: 'load balancer: both backends are used',
+    run(net) {
+      const seen = new Set<string>();
+      for (let i = 0; i < 40 && seen.size < 2; i++) {
+        seen.add(net.get('vm1', '10.1.0.100:80').split(' ')[0]!);
+      }
+      assert.deepEqual([...seen].sort(), ['vm2', 'vm3']);
+    },
+  },
+  {
+    name: 'load balancer with affinity: one client, one backend',
+    async run(net) {
+      const seen = new Set([net.get('vm1', '10.1.0.101:80').split(' ')[0]!]);
+      await sleep(1500); // the learned flow is credited with the next statistics
+      for (let i = 0; i < 12; i++) seen.add(net.get('vm1', '10.1.0.101:80').split(' ')[0]!);
+      assert.match([...seen].join(), /^vm[23]$/);
+    },
+  },
+  {
+    name: 'load balancer, hairpin: the client is its own backend',
+    run: (net) => gets(net, 'vm1', '10.1.0.102:80', /^vm1 10\.1\.0\.102$/),
+  },
+  {
+    name: 'load balancer: a backend that fails its health check gets nothing',
+    async run(net) {
+      const check = ['interval=1', 'timeout=1', 'failure_count=1', 'success_count=1'];
+      net.nb(
+        ...['--id=@hc', 'create', 'Load_Balancer_Health_Check', 'vip="10.1.0.100:80"'],
+        ...check.map((option) => `options:${option}`),
+        ...['--', 'set', 'Load_Balancer', 'lb1', 'health_check=@hc'],
+      );
+      const status = (logicalPort: string): string =>
+        net
+          .sb(
+            ...['--bare', '--columns=status', 'find', 'Service_Monitor'],
+            `logical_port=${logicalPort}`,
+          )
+          .trim();
+      await net.until(() => status('vm2') === 'online', 30000, 'healthy vm2');
+      await net.until(() => status('vm3') === 'online', 30000, 'healthy vm3');
+      net.in('vm3', 'ip', 'link', 'set', 'eth0', 'down');
+      await net.until(() => status('vm3') === 'offline', 30000, 'unhealthy vm3');
+      net.sync();
+      const answers = Array.from(
+        { length: 8 },
+        () => net.get('vm1', '10.1.0.100:80').split(' ')[0],
+      );
+      net.in('vm3', 'ip', 'link', 'set', 'eth0', 'up');
+      net.in('vm3', 'ip', 'route', 'replace', 'default', 'via', '10.2.0.1');
+      net.nb('clear', 'Load_Balancer', 'lb1', 'health_check');
+      assert.deepEqual([...new Set(answers)], ['vm2']);
+    },
+  },
+];
+
+export const CHECKS: readonly Check[] = [...SWITCHING, ...ROUTING, ...POLICIES, ...SERVICES];

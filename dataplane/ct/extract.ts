@@ -109,7 +109,9 @@ function transportOf(pkt: u32, tuple: u32, head: u32, l4: u32, end: u32, v4: boo
       sum += v4
         ? sumBytes(head + load<u16>(pkt + PKT_L3) + 12, 8)
         : sumBytes(head + load<u16>(pkt + PKT_L3) + 8, 32);
-      sum += bswap<u16>(<u16>proto) + bswap<u16>(<u16>size) + bswap<u16>(<u16>(size >> 16));
+      // Each widened before it is added: the sum of two u16 is a u16.
+      sum += <u64>bswap<u16>(<u16>proto) + <u64>bswap<u16>(<u16>size);
+      sum += <u64>bswap<u16>(<u16>(size >> 16));
     }
     if (fold(sum) !== 0xffff) return CTK_INV_L4_CSUM;
   }

@@ -296,6 +296,18 @@ test('bad packets are invalid, each under its name', () => {
   assert.equal(ct.track(partial, commit).state, NEW, 'checksum not yet computed');
 });
 
+test('datagrams and segments of all lengths are good', () => {
+  for (let length = 0; length < 1460; length++) {
+    const payload = new Uint8Array(length).fill(length & 0xff);
+    const datagram = v4(17, IP4_A, IP4_B, udp(1000, 53, payload));
+    assert.notEqual(ct.track(datagram, commit).state & INVALID, INVALID, `UDP, ${length} bytes`);
+    const six = v6(17, IP6_A, IP6_B, udp(1000, 53, payload));
+    assert.notEqual(ct.track(six, commit).state & INVALID, INVALID, `UDP, IPv6, ${length} bytes`);
+  }
+  const { invalid_l4_checksum } = ct.rig.conntrack.counters();
+  assert.equal(invalid_l4_checksum, 0);
+});
+
 test('limits: of all connections, of a zone, of zones without their own', () => {
   const table = ct.rig.conntrack;
   const send = (port: number, zone: number): number =>

@@ -22,6 +22,7 @@ export const PEERS: Readonly<Record<string, string>> = {
   cpio: '/usr/bin/cpio',
   openssl: '/usr/bin/openssl',
   kmod: '/usr/bin/kmod',
+  systemd: '/usr/bin/systemd-analyze',
 };
 
 export function missingPackages(): string[] {

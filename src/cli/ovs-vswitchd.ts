@@ -15,6 +15,7 @@ import { LOG_MODULES } from './logModules.ts';
 import { parseOptions, UsageError, type VswitchdOptions } from './options.ts';
 import { inDir, pathsFrom } from './paths.ts';
 import { createPidfile } from './pidfile.ts';
+import { serviceManager } from './serviceManager.ts';
 import { usage } from './usage.ts';
 
 const PROGRAM = 'ovs-vswitchd';
@@ -95,9 +96,11 @@ async function runDaemon(options: VswitchdOptions, vlog: Vlog): Promise<void> {
   let vswitchd: Vswitchd | undefined;
   let unixctl: UnixctlServer | undefined;
   let ending: Promise<void> | undefined;
+  const manager = serviceManager(process.env, () => vswitchd?.engine.stalledWorkers() ?? []);
   /** Orderly end: devices and sockets released, files removed. */
   const end = (cleanup: boolean): Promise<void> => {
     ending ??= (async () => {
+      manager.stopping();
       await vswitchd?.close(cleanup);
       for (const undo of cleanups.reverse()) undo();
     })();
@@ -170,7 +173,10 @@ async function runDaemon(options: VswitchdOptions, vlog: Vlog): Promise<void> {
     onConfigured: () => {
       if (options.detach) vlog.silenceConsole();
       vlog.module('bridge').info(VERSION);
-      void claimed.promise.then(notifyReady);
+      void claimed.promise.then(() => {
+        notifyReady();
+        manager.ready();
+      });
     },
   });
   if (options.takeOver) {

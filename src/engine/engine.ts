@@ -434,6 +434,11 @@ export class DataPlaneEngine implements Engine {
     });
   }
 
+  /** Workers that should poll and have not for five seconds. */
+  stalledWorkers(): number[] {
+    return this.stuck.stalled();
+  }
+
   clearWorkerStats(): void {
     for (const { id } of this.workers.list()) {
       this.mem.store(WORKER_BASE + id * WORKER_SIZE + WK_CLEAR, 1);

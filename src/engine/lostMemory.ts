@@ -15,6 +15,8 @@ import type { EngineMemory } from './memory.ts';
 /** A file that changes all the time (somebody writes to it) is looked at as often as this, no more. */
 const LOOK_AGAIN_MS = 20;
 const RUNNING = 1;
+/** Rounds of housekeeping (100 ms) without a poll after which a worker counts as stalled. */
+const STALLED_ROUNDS = 50;
 
 interface Watched {
   readonly fd: number;
@@ -103,9 +105,16 @@ export class FileSizes {
 export class StuckWorkers {
   private readonly memory: EngineMemory;
   private readonly polls = new Map<number, number>();
+  /** Rounds in which a worker has not polled. */
+  private readonly rounds = new Map<number, number>();
 
   constructor(memory: EngineMemory) {
     this.memory = memory;
+  }
+
+  /** Workers that have not polled for seconds, for whatever reason. */
+  stalled(): number[] {
+    return [...this.rounds].filter(([, rounds]) => rounds >= STALLED_ROUNDS).map(([id]) => id);
   }
 
   /** Offsets in the shared memory at which workers wait; `threads`: number and thread id of each worker. */
@@ -116,6 +125,7 @@ export class StuckWorkers {
       const stands =
         this.polls.get(id) === polls && this.memory.load(record + WK_STATE) === RUNNING;
       this.polls.set(id, polls);
+      this.rounds.set(id, stands ? (this.rounds.get(id) ?? 0) + 1 : 0);
       if (!stands || tid === 0) continue;
       const address = busErrorAddress(tid);
       if (address === undefined) continue;

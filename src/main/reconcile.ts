@@ -80,6 +80,10 @@ export class Reconciler {
     // As with the real daemon the directory lies inside the run directory, and nowhere else.
     const inside = sockDir !== undefined && !sockDir.split('/').includes('..');
     context.vhostSockDir = inside ? `${this.#options.runDir}/${sockDir}` : this.#options.runDir;
+    context.vhostSockAccess = {
+      owner: intent.otherConfig['vhost-sock-owner'],
+      perm: intent.otherConfig['vhost-sock-perm'],
+    };
 
     const wanted = new Map(intent.bridges.map((b) => [b.name, b]));
     for (const [name, unit] of [...this.bridges]) {

@@ -9,7 +9,6 @@ import { daemonIdentity, mergeWanted, type Wanted } from '../control/ovsdb/colum
 import { Publisher } from '../control/ovsdb/publisher.ts';
 import type { TlsFiles } from '../control/ovsdb/remote.ts';
 import { createEngine, type DataPlaneEngine } from '../engine/engine.ts';
-import type { Engine } from '../engine/types.ts';
 import type { Coverage } from '../observe/coverage.ts';
 import type { Vlog } from '../observe/vlog.ts';
 import { useLinkMonitor } from '../port/kernelLink.ts';
@@ -56,7 +55,7 @@ export interface VswitchdOptions {
 }
 
 export interface Vswitchd {
-  readonly engine: Engine;
+  readonly engine: DataPlaneEngine;
   readonly datapath: Datapath;
   readonly reconciler: Reconciler;
   /** memory/show. */

@@ -71,6 +71,8 @@ export interface NetdevContext {
   engine: Engine;
   /** Directory for server sockets (dpdkvhostuser), by default OVS_RUNDIR. */
   vhostSockDir: string;
+  /** Owner and mode of server sockets made from now on (other_config:vhost-sock-owner, vhost-sock-perm). */
+  vhostSockAccess?: { readonly owner?: string | undefined; readonly perm?: string | undefined };
   /** Left by a predecessor, by name of the interface: openers take theirs, and own its descriptors from then on. */
   inherited?: Map<string, Bequest>;
   log: {

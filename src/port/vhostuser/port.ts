@@ -28,6 +28,7 @@ import { VhostDevice } from './device.ts';
 import { limitedLog } from './limitedLog.ts';
 import { isAttached } from './plan.ts';
 import { rarpFrame } from './rarp.ts';
+import { applySocketAccess } from './socketAccess.ts';
 import {
   type BackendOptions,
   type BackendState,
@@ -153,6 +154,8 @@ class VhostPort implements Netdev {
     const left = bequest && this.#inherit(bequest);
     if (this.#mode === 'server') {
       const fd = left?.listener ?? unixListen(this.#path);
+      const complaints = applySocketAccess(this.#path, this.#context.vhostSockAccess ?? {});
+      for (const text of complaints) this.#context.log.warn(text);
       this.#listener = { fd, watcher: watchFd(fd, { read: true }, () => this.#accept()) };
       this.#context.log.info(`Socket ${this.#path} created for vhost-user port ${this.name}`);
     } else if (this.#connection) {

@@ -7,6 +7,7 @@
 //   zones        2^16 x 16               connections now, limit
 //   policies     256 x 64                timeouts
 //   counters     17 x 4 KiB              per worker, and one for the control plane
+//   pools        17 x 64                 free records that a worker has at hand
 //   scratch      17 x 64 KiB             tuples of the burst in hand
 //
 // A connection stands in the index twice, under the tuple of each direction as its packets carry it: the original one,
@@ -51,7 +52,8 @@ export const CN_DST = 32; // 16 bytes
 export const CN_PORTS = 48; // u32: source port, destination port
 export const CN_NEXT = 52; // u32 link of the original direction's chain; next free record
 export const CN_REPLY_NEXT = 56; // u32 link of the reply direction's chain
-export const CN_FLAGS = 60; // u32 CNF_*
+export const CN_FLAGS = 60; // u32 CNF_*, and in its third byte:
+export const CN_POLICY = 62; // u8 timeout policy
 export const CN_REPLY_SRC = 64; // 16 bytes
 export const CN_REPLY_DST = 80; // 16 bytes
 export const CN_REPLY_PORTS = 96; // u32
@@ -61,9 +63,15 @@ export const CN_PEERS = 104; // 2 x PEER_SIZE
 export const CN_LABEL = 128; // 16 bytes
 export const CN_HASH = 144; // u32 of the original tuple
 export const CN_REPLY_HASH = 148; // u32
-export const CN_POLICY = 152; // u32 timeout policy
-export const CN_CREATED = 156; // u32 ms
-export const CN_REVISION = 160; // u32 raised each time the record is given to a new connection
+export const CN_REVISION = 156; // u32 raised each time the record is given to a new connection
+// A connection that was expected (CNF_EXPECTED): original tuple of the connection that announced it.
+export const CN_PARENT_PORTS = 152; // u32
+export const CN_PARENT_SRC = 160; // 16 bytes
+export const CN_PARENT_DST = 176; // 16 bytes
+// Any other: what it expects (contract/ctExpect.ts), and by how much its sequence numbers are off where a helper has
+// changed the length of the text (SEQ_*), original direction first.
+export const CN_EXPECTATIONS = 152; // u32 newest expectation, number + 1
+export const CN_ADJUST = 160; // 2 x ADJUST_SIZE
 
 export const CN_FREE = 0;
 export const CN_LIVE = 1;
@@ -71,7 +79,19 @@ export const CN_LIVE = 1;
 export const CNF_SNAT = 1; // the source of packets in the original direction is translated
 export const CNF_DNAT = 2;
 export const CNF_LABEL = 4; // CN_LABEL may be other than zero
+export const CNF_FTP = 8; // committed with this helper
+export const CNF_TFTP = 16;
+export const CNF_EXPECTED = 32; // a data connection that a helper has seen announced
+export const CNF_ADJUST = 64; // sequence numbers are adjusted
+export const CNF_EXPECTS = 128; // it may have expectations
 export const CNF_TIMEOUT_SHIFT = 8; // the timeout in force: CT_TM_* << 8
+export const CNF_TIMEOUT_MASK = 0xf00;
+
+// Adjustment of the sequence numbers of one direction: those after a place are off by more than those before it.
+export const ADJUST_SIZE = 12;
+export const AD_PLACE = 0; // u32 sequence number, as its sender counts
+export const AD_BEFORE = 4; // i32
+export const AD_AFTER = 8; // i32
 
 // TCP peer
 export const PEER_SIZE = 12;
@@ -155,10 +175,23 @@ export const CTK_FULL = 112; // refused: limit of connections
 export const CTK_ZONE_FULL = 120; // refused: limit of the zone
 export const CTK_NAT_EXHAUSTED = 128; // refused: no address and port left
 export const CTK_RACE = 136; // two workers committed the same connection; the second one found it
-export const CTK_FRAG_HELD = 144; // fragments kept for reassembly
-export const CTK_FRAG_REASSEMBLED = 152; // datagrams completed
-export const CTK_FRAG_EXPIRED = 160; // fragments dropped: the rest did not come
-export const CTK_COUNT = 21;
+export const CTK_FRAG_REASSEMBLED = 144; // datagrams completed
+export const CTK_EXPECTATIONS = 152; // data connections announced
+export const CTK_EXPECTED = 160; // connections made that had been announced
+export const CTK_EXPECT_EXPIRED = 168; // announced, and did not come in time
+export const CTK_EXPECT_REPLACED = 176; // the oldest announcement of a connection that makes too many
+export const CTK_EXPECT_FULL = 184; // no room for an expectation
+export const CTK_INV_HELPER = 192; // control message that lies, or cannot be understood
+export const CTK_INV_REWRITE = 200; // control message whose address cannot be rewritten
+// Fragments, IPv4 and IPv6 (FRAGMENT_V6 further on), as dpctl/ipf-get-status shows them.
+export const CTK_FRAG_ACCEPTED = 208;
+export const CTK_FRAG_COMPLETED = 216; // went on, their datagram being complete
+export const CTK_FRAG_EXPIRED = 224; // went on, the rest not having come: this data plane drops them instead
+export const CTK_FRAG_TOO_SMALL = 232;
+export const CTK_FRAG_OVERLAP = 240;
+export const CTK_FRAG_PURGED = 248; // dropped, the rest not having come
+export const FRAGMENT_V6 = 48;
+export const CTK_COUNT = 38;
 
 // Tuple: what a packet is looked up by (scratch of dataplane/ct, and of flushes by tuple)
 export const TU_SRC = 0; // 16 bytes, as CN_SRC

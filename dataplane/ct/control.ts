@@ -15,6 +15,7 @@ import {
   CTK_EXPIRED,
   connectionAddress,
 } from '../../contract/ct.ts';
+import { expireExpectations } from './expect.ts';
 import { expireFragments } from './fragmentPool.ts';
 import { count, scratch, unlock } from './lock.ts';
 import { acquire, flush, foundReply, isExpired, remove } from './table.ts';
@@ -27,7 +28,10 @@ import { hashTuple } from './tuple.ts';
  */
 export function sweepConnections(first: u32, n: u32, nowMs: f64): u32 {
   setClock(nowMs);
-  if (first === 0) expireFragments();
+  if (first === 0) {
+    expireFragments();
+    expireExpectations();
+  }
   const end = min<u32>(first + n, atomic.load<u32>(CT_CONTROL + CTC_HIGH));
   let expired: u32 = 0;
   for (let i = first; i < end; i++) {

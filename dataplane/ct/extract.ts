@@ -204,7 +204,7 @@ function quoted(tuple: u32, ip: u32, headerBytes: u32, proto: u32, end: u32, tcp
 }
 
 /** Folded sum of `bytes` bytes of the frame from offset `start`, which is in the head. */
-function sumRange(pkt: u32, start: u32, bytes: u32): u32 {
+export function sumRange(pkt: u32, start: u32, bytes: u32): u32 {
   const headBytes = min<u32>(load<u32>(pkt + PKT_HEAD_LEN) - start, bytes);
   let sum = sumBytes(load<u32>(pkt + PKT_HEAD) + start, headBytes);
   let left = bytes - headBytes;

@@ -1,6 +1,6 @@
 // Fragments that wait (contract/ctFragments.ts): records of datagrams, slots, search, expiry. All under one lock.
 
-import { CTK_FRAG_EXPIRED, TU_DST, TU_HASH, TU_META, TU_PORTS, TU_SRC } from '../../contract/ct.ts';
+import { CTK_FRAG_PURGED, FRAGMENT_V6, TU_HASH, TU_META } from '../../contract/ct.ts';
 import {
   DATAGRAM_SIZE,
   DATAGRAMS,
@@ -26,6 +26,7 @@ import {
 } from '../../contract/ctFragments.ts';
 import { count, lock, unlock } from './lock.ts';
 import { now } from './timeout.ts';
+import { isV6, sameTuple } from './tuple.ts';
 
 export function lockFragments(): void {
   lock(FRAGMENTS_BASE + FG_LOCK);
@@ -74,7 +75,7 @@ export function datagramOf(tuple: u32): u32 {
   const head = headOf(tuple);
   for (let link = load<u32>(head); link !== 0; ) {
     const datagram = datagramAddress(link - 1);
-    if (sameDatagram(datagram + DG_TUPLE, tuple)) return datagram;
+    if (sameTuple(datagram + DG_TUPLE, tuple)) return datagram;
     link = load<u32>(datagram, DG_NEXT);
   }
   let number = get(FG_FREE_DATAGRAM);
@@ -91,14 +92,6 @@ export function datagramOf(tuple: u32): u32 {
   store<u32>(datagram, load<u32>(head), DG_NEXT);
   store<u32>(head, number);
   return datagram;
-}
-
-function sameDatagram(a: u32, b: u32): bool {
-  if (load<u32>(a, TU_PORTS) !== load<u32>(b, TU_PORTS)) return false;
-  if (load<u32>(a, TU_META) !== load<u32>(b, TU_META)) return false;
-  const source = v128.xor(v128.load(a, TU_SRC), v128.load(b, TU_SRC));
-  const destination = v128.xor(v128.load(a, TU_DST), v128.load(b, TU_DST));
-  return !v128.any_true(v128.or(source, destination));
 }
 
 /** Forgets a datagram, whose slots are the caller's from now on. */
@@ -118,6 +111,11 @@ export function removeDatagram(datagram: u32): void {
   put(FG_FREE_DATAGRAM, number);
 }
 
+/** What to add to a counter CTK_FRAG_* for the family of a datagram. */
+export function family(tuple: u32): u32 {
+  return isV6(load<u32>(tuple, TU_META)) ? FRAGMENT_V6 : 0;
+}
+
 /** Throws away datagrams that have waited too long for the rest. */
 export function expireFragments(): void {
   if (get(FG_WAITING) === 0) return;
@@ -127,7 +125,7 @@ export function expireFragments(): void {
     const datagram = datagramAddress(i);
     let slot = load<u32>(datagram, DG_FIRST);
     if (slot === 0 || <i32>(now - load<u32>(datagram, DG_EXPIRES)) < 0) continue;
-    count(CTK_FRAG_EXPIRED, <f64>load<u32>(datagram, DG_COUNT));
+    count(CTK_FRAG_PURGED + family(datagram + DG_TUPLE), <f64>load<u32>(datagram, DG_COUNT));
     removeDatagram(datagram);
     while (slot !== 0) {
       const next = load<u32>(slot, SL_NEXT);

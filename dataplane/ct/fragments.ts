@@ -7,8 +7,12 @@
 // Slots are read until the burst has been transmitted, so they are freed at the start of the next breath.
 
 import {
-  CTK_FRAG_HELD,
+  CTK_FRAG_ACCEPTED,
+  CTK_FRAG_COMPLETED,
+  CTK_FRAG_OVERLAP,
   CTK_FRAG_REASSEMBLED,
+  CTK_FRAG_TOO_SMALL,
+  FRAGMENT_V6,
   TU_DST,
   TU_META,
   TU_PORTS,
@@ -59,6 +63,7 @@ import {
 import { fold, sumBytes } from '../port/checksum.ts';
 import {
   datagramOf,
+  family,
   freeSlot,
   lockFragments,
   removeDatagram,
@@ -123,7 +128,7 @@ export function holdFragment(pkt: u32, zone: u32, tuple: u32): i32 {
   lockFragments();
   const result = add(pkt, tuple);
   unlockFragments();
-  if (result === HELD) count(CTK_FRAG_HELD);
+  if (result === HELD) count(CTK_FRAG_ACCEPTED + family(tuple));
   return result;
 }
 
@@ -150,7 +155,10 @@ function place(pkt: u32, zone: u32, tuple: u32, v4: bool): bool {
     v128.store(tuple, i32x4(load<u32>(ip, 16), 0, 0, 0), TU_DST);
     store<u32>(tuple, load<u16>(ip, 4), TU_PORTS);
     store<u32>(tuple, zone | ((<u32>load<u8>(ip, 9)) << 16) | 0x04000000, TU_META);
-    if (more && end - l3 < load<u32>(FRAGMENTS_BASE + FG_MIN_V4)) return false;
+    if (more && end - l3 < load<u32>(FRAGMENTS_BASE + FG_MIN_V4)) {
+      count(CTK_FRAG_TOO_SMALL);
+      return false;
+    }
   } else {
     const header = fragmentHeader(ip, load<u32>(pkt + PKT_HEAD) + load<u32>(pkt + PKT_HEAD_LEN));
     if (header === 0) return false;
@@ -164,7 +172,10 @@ function place(pkt: u32, zone: u32, tuple: u32, v4: bool): bool {
     v128.store(tuple, v128.load(ip, 24), TU_DST);
     store<u32>(tuple, load<u32>(header, 4), TU_PORTS);
     store<u32>(tuple, zone | ((<u32>load<u8>(header)) << 16) | 0x06000000, TU_META);
-    if (more && end - l3 < load<u32>(FRAGMENTS_BASE + FG_MIN_V6)) return false;
+    if (more && end - l3 < load<u32>(FRAGMENTS_BASE + FG_MIN_V6)) {
+      count(CTK_FRAG_TOO_SMALL + FRAGMENT_V6);
+      return false;
+    }
   }
   if (end > length || payload >= end) return false;
   bytes = end - payload;
@@ -197,14 +208,16 @@ function add(pkt: u32, tuple: u32): i32 {
   const end = load<u32>(datagram, DG_END);
   let fits: boolean = load<u32>(datagram, DG_COUNT) < <u32>FRAGMENTS_PER_DATAGRAM;
   if (end !== 0) fits = fits && more && offset + bytes <= end;
+  let overlaps = false;
   let beyond = false; // with the last fragment known, none may reach further
   for (let s = load<u32>(datagram, DG_FIRST); s !== 0; s = load<u32>(s, SL_NEXT)) {
     const from = load<u32>(s, SL_OFFSET);
     const to = from + load<u32>(s, SL_BYTES);
-    if (offset < to && from < offset + bytes) fits = false;
+    if (offset < to && from < offset + bytes) overlaps = true;
     if (to > offset + bytes) beyond = true;
   }
-  const slot = fits && (more || !beyond) ? takeSlot() : 0;
+  if (overlaps) count(CTK_FRAG_OVERLAP + family(tuple));
+  const slot = fits && !overlaps && (more || !beyond) ? takeSlot() : 0;
   if (slot === 0) {
     if (load<u32>(datagram, DG_COUNT) === 0) removeDatagram(datagram);
     return NOT_HELD;
@@ -226,6 +239,7 @@ function add(pkt: u32, tuple: u32): i32 {
     completed = load<u32>(datagram, DG_FIRST);
     removeDatagram(datagram);
     count(CTK_FRAG_REASSEMBLED);
+    count(CTK_FRAG_COMPLETED + family(tuple), <f64>load<u32>(datagram, DG_COUNT));
   }
   return HELD;
 }

@@ -27,6 +27,7 @@ import { completed, HELD, holdFragment, resetFragments, spend } from './fragment
 import { count, recover, scratch, setHolder } from './lock.ts';
 import { clearFields, forget, remembered, rememberedRevision, writeFields } from './metadata.ts';
 import { buildWhole, emitFragments } from './reassemble.ts';
+import { keepLengths } from './replace.ts';
 import { bucketOf, connectionOf } from './table.ts';
 import { setClock } from './timeout.ts';
 import { again, track } from './track.ts';
@@ -105,7 +106,9 @@ function trackWhole(pkt: u32, first: u32, program: u32): void {
   if (whole !== 0) {
     const tuple = scratch + ONE_TUPLE;
     store<u32>(tuple, extract(whole, zone, tuple), TU_INVALID);
+    keepLengths(true);
     trackOne(whole, tuple, program, zone);
+    keepLengths(false);
     const room = RELEASED_MAX - released >= FRAGMENTS_PER_DATAGRAM;
     const translated = (load<u32>(program) & CT_NAT) !== 0;
     if (room) released += emitFragments(whole, first, releasedFrom(released), translated);

@@ -13,6 +13,7 @@ import {
   connectionAddress,
   ctCountersAddress,
 } from '../../contract/ct.ts';
+import { EXC_LOCK, EXPECT_BASE } from '../../contract/ctExpect.ts';
 import { FG_LOCK, FRAGMENTS_BASE } from '../../contract/ctFragments.ts';
 
 /** Value of a lock that this instance holds. */
@@ -36,6 +37,7 @@ export function recover(): void {
   for (let at: u32 = CT_LOCKS; at < end; at += 4) release(at);
   release(CT_CONTROL + CTC_POOL_LOCK);
   release(FRAGMENTS_BASE + FG_LOCK);
+  release(EXPECT_BASE + EXC_LOCK);
   const high = atomic.load<u32>(CT_CONTROL + CTC_HIGH);
   for (let n: u32 = 0; n < high; n++) release(connectionAddress(n) + CN_LOCK);
 }

@@ -7,14 +7,25 @@ import {
   CN_LABEL,
   CN_MARK,
   CN_META,
+  CN_PARENT_DST,
+  CN_PARENT_PORTS,
+  CN_PARENT_SRC,
   CN_PORTS,
   CN_SRC,
+  CNF_EXPECTED,
   CNF_LABEL,
   TU_DST,
   TU_META,
   TU_PORTS,
   TU_SRC,
 } from '../../contract/ct.ts';
+import {
+  EX_LABEL,
+  EX_MARK,
+  EX_PARENT_DST,
+  EX_PARENT_PORTS,
+  EX_PARENT_SRC,
+} from '../../contract/ctExpect.ts';
 import {
   K_CT_IPV6_DST,
   K_CT_IPV6_SRC,
@@ -86,7 +97,11 @@ export function writeFields(key: u32, state: u32, zone: u32, tuple: u32, conn: u
   store<u16>(key + K_CT_ZONE, bswap<u16>(<u16>zone));
   store<u32>(key + K_CT_MARK, 0);
   v128.store(key + K_CT_LABEL, i64x2.splat(0));
-  if (conn !== 0) {
+  if (conn !== 0 && (load<u32>(conn, CN_FLAGS) & CNF_EXPECTED) !== 0) {
+    const ports = load<u32>(conn, CN_PARENT_PORTS);
+    const meta = load<u32>(conn, CN_META);
+    writeOriginal(key, meta, conn + CN_PARENT_SRC, conn + CN_PARENT_DST, ports);
+  } else if (conn !== 0) {
     const ports = load<u32>(conn, CN_PORTS);
     writeOriginal(key, load<u32>(conn, CN_META), conn + CN_SRC, conn + CN_DST, ports);
   } else if (tuple !== 0) {
@@ -96,6 +111,15 @@ export function writeFields(key: u32, state: u32, zone: u32, tuple: u32, conn: u
     v128.store(key + K_CT_NW_SRC, i64x2.splat(0));
     clearOriginal6(key);
   }
+}
+
+/** A packet that would begin an expected connection has what the connection would inherit. */
+export function writeExpected(key: u32, expected: u32): void {
+  store<u32>(key + K_CT_MARK, load<u32>(expected, EX_MARK));
+  v128.store(key + K_CT_LABEL, v128.load(expected, EX_LABEL));
+  const ports = load<u32>(expected, EX_PARENT_PORTS);
+  const source = expected + EX_PARENT_SRC;
+  writeOriginal(key, load<u32>(expected, TU_META), source, expected + EX_PARENT_DST, ports);
 }
 
 /** ICMP has type and code in the place of the ports. */
@@ -120,10 +144,13 @@ function writeOriginal(key: u32, meta: u32, source: u32, destination: u32, ports
   }
 }
 
-/** ct_mark of the connection to the packet, after the action's own mark (words 4 and 5) went to both. */
+/**
+ * ct_mark of the connection to the packet, after the action's own mark (words 4 and 5) went to both. Expected connections
+ * keep what they have inherited.
+ */
 export function writeMark(key: u32, conn: u32, program: u32, set: u32): void {
   let mark = load<u32>(conn, CN_MARK);
-  if (set !== 0) {
+  if (set !== 0 && (load<u32>(conn, CN_FLAGS) & CNF_EXPECTED) === 0) {
     const mask = load<u32>(program, 16);
     mark = (mark & ~mask) | (load<u32>(program, 12) & mask);
     store<u32>(conn, mark, CN_MARK);
@@ -139,7 +166,7 @@ export function writeLabel(key: u32, conn: u32, program: u32, set: u32): void {
     return;
   }
   let label = v128.load(conn, CN_LABEL);
-  if (set !== 0) {
+  if (set !== 0 && (flags & CNF_EXPECTED) === 0) {
     label = v128.bitselect(v128.load(program, 20), label, v128.load(program, 36));
     v128.store(conn, label, CN_LABEL);
     store<u32>(conn, flags | CNF_LABEL, CN_FLAGS);

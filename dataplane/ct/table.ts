@@ -2,6 +2,7 @@
 
 import {
   CN_EXPIRES,
+  CN_FLAGS,
   CN_FREE,
   CN_HASH,
   CN_LIVE,
@@ -13,6 +14,7 @@ import {
   CN_REVISION,
   CN_SIZE,
   CN_STATE,
+  CNF_EXPECTS,
   CT_BUCKETS,
   CT_CONTROL,
   CT_INDEX,
@@ -32,6 +34,7 @@ import {
   connectionAddress,
   TU_HASH,
 } from '../../contract/ct.ts';
+import { forgetExpectations } from './expect.ts';
 import { count, lock, unlock } from './lock.ts';
 import { now } from './timeout.ts';
 import { matches } from './tuple.ts';
@@ -202,6 +205,7 @@ export function remove(conn: u32, revision: u32, ifExpired: bool): bool {
   if (same) {
     unlink(hash, linkOf(conn, false));
     unlink(replyHash, linkOf(conn, true));
+    if ((load<u32>(conn, CN_FLAGS) & CNF_EXPECTS) !== 0) forgetExpectations(conn);
     atomic.store<u32>(conn + CN_STATE, CN_FREE);
     atomic.sub<u32>(zoneOf(conn) + CZ_COUNT, 1);
     atomic.sub<u32>(CT_CONTROL + CTC_COUNT, 1);

@@ -4,9 +4,9 @@ import {
   CN_EXPIRES,
   CN_FLAGS,
   CN_POLICY,
+  CNF_TIMEOUT_MASK,
   CNF_TIMEOUT_SHIFT,
   CT_POLICIES,
-  CT_POLICY_MAX,
   CT_POLICY_SIZE,
 } from '../../contract/ct.ts';
 
@@ -28,9 +28,9 @@ export function setClock(ms: f64): void {
 
 /** The connection ends CT_TM_* `kind` from now. */
 export function setTimeoutKind(conn: u32, kind: u32): void {
-  const policy = min<u32>(load<u32>(conn, CN_POLICY), CT_POLICY_MAX - 1);
+  const policy: u32 = load<u8>(conn, CN_POLICY);
   const seconds = load<u32>(CT_POLICIES + policy * CT_POLICY_SIZE + (kind << 2));
   store<u32>(conn, now + min<u32>(seconds, LONGEST_S) * 1000, CN_EXPIRES);
-  const flags = load<u32>(conn, CN_FLAGS) & ((1 << CNF_TIMEOUT_SHIFT) - 1);
+  const flags = load<u32>(conn, CN_FLAGS) & ~CNF_TIMEOUT_MASK;
   store<u32>(conn, flags | (kind << CNF_TIMEOUT_SHIFT), CN_FLAGS);
 }

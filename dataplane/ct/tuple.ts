@@ -78,6 +78,14 @@ function product(a: u32, b: u32): u64 {
   return <u64>a * <u64>b;
 }
 
+export function sameTuple(a: u32, b: u32): bool {
+  if (load<u32>(a, TU_PORTS) !== load<u32>(b, TU_PORTS)) return false;
+  if (load<u32>(a, TU_META) !== load<u32>(b, TU_META)) return false;
+  const source = v128.xor(v128.load(a, TU_SRC), v128.load(b, TU_SRC));
+  const destination = v128.xor(v128.load(a, TU_DST), v128.load(b, TU_DST));
+  return !v128.any_true(v128.or(source, destination));
+}
+
 /** A keyed hash of the NH family: whoever does not know the keys cannot choose tuples that collide. */
 export function hashTuple(tuple: u32): void {
   const keys = CT_CONTROL + CTC_SEED;

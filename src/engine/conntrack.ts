@@ -12,6 +12,8 @@ import {
   CN_LIVE,
   CN_MARK,
   CN_META,
+  CN_PARENT_PORTS,
+  CN_PARENT_SRC,
   CN_PEERS,
   CN_POLICY,
   CN_PORTS,
@@ -22,7 +24,10 @@ import {
   CN_SRC,
   CN_STATE,
   CNF_DNAT,
+  CNF_EXPECTED,
+  CNF_FTP,
   CNF_SNAT,
+  CNF_TFTP,
   CT_CONTROL,
   CT_CONTROL_PLANE,
   CT_DEFAULT_LIMIT,
@@ -69,10 +74,12 @@ import {
   FRAGMENTS_BASE,
   FRAGMENTS_DEFAULT_MAX,
 } from '../../contract/ctFragments.ts';
+import { waitingDatagrams } from './conntrackFragments.ts';
 import { COUNTER_NAMES, TIMEOUT_NAMES } from './conntrackNames.ts';
 import type {
   Conntrack,
   CtConnection,
+  CtDatagram,
   CtFragmentSettings,
   CtTcpPeer,
   CtTimeouts,
@@ -308,6 +315,10 @@ export class ConntrackTable implements Conntrack {
     return true;
   }
 
+  datagrams(): Iterable<CtDatagram> {
+    return waitingDatagrams(this.mem);
+  }
+
   counters(): Record<string, number> {
     const out: Record<string, number> = {};
     for (let i = 0; i < CTK_COUNT; i++) {
@@ -341,7 +352,12 @@ function connection(record: DataView, meta: number, timeoutSeconds: number): CtC
         : undefined,
     snat: (flags & CNF_SNAT) !== 0,
     dnat: (flags & CNF_DNAT) !== 0,
-    policy: record.getUint32(CN_POLICY, true),
+    helper: (flags & CNF_FTP) !== 0 ? 'ftp' : (flags & CNF_TFTP) !== 0 ? 'tftp' : undefined,
+    parent:
+      (flags & CNF_EXPECTED) !== 0
+        ? tuple(record, meta, CN_PARENT_SRC, CN_PARENT_PORTS)
+        : undefined,
+    policy: record.getUint8(CN_POLICY),
   };
 }
 

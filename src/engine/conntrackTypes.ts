@@ -40,6 +40,10 @@ export interface CtConnection {
   readonly dnat: boolean;
   /** Timeout policy, 0 = default. */
   readonly policy: number;
+  /** That it was committed with. */
+  readonly helper: 'ftp' | 'tftp' | undefined;
+  /** Of a connection that a helper expected: original tuple of the one that announced it. */
+  readonly parent: CtTuple | undefined;
 }
 
 /** Seconds by the names of CT_Timeout_Policy.timeouts; what is absent has the default. Unknown names are ignored. */
@@ -60,6 +64,20 @@ export interface CtFragmentSettings {
   minV6: number;
   /** Fragments that may wait. */
   max: number;
+}
+
+/** A datagram of which fragments wait for the rest. */
+export interface CtDatagram {
+  /** 4 or 16 bytes. */
+  readonly src: Uint8Array;
+  readonly dst: Uint8Array;
+  readonly recircId: number;
+  readonly id: number;
+  readonly zone: number;
+  readonly proto: number;
+  readonly fragments: number;
+  readonly hasFirst: boolean;
+  readonly hasLast: boolean;
 }
 
 export interface Conntrack {
@@ -91,6 +109,8 @@ export interface Conntrack {
   getFragments(): CtFragmentSettings & { readonly waiting: number };
   /** False: a value is outside what Open vSwitch allows, or more than there is room for; nothing has changed then. */
   setFragments(settings: Partial<CtFragmentSettings>): boolean;
+  /** What waits, of which readers see a state that may be a moment old. */
+  datagrams(): Iterable<CtDatagram>;
   /** Counters by name, summed over the workers: packets, hits, created, expired, invalid_*, refused_* … */
   counters(): Record<string, number>;
 }

@@ -1,5 +1,4 @@
-// May a flow with this match have these ct, nat and resubmit(ct) actions? Errors are Open vSwitch's; what it accepts and
-// the data plane lacks (helpers) is refused here, so that translation never meets it.
+// May a flow with this match have these ct, nat and resubmit(ct) actions? Errors are Open vSwitch's.
 
 import { K_CT_STATE, K_ETH_TYPE, K_NW_PROTO } from '../../contract/key.ts';
 import { prereqOk } from '../wire/openflow/prereq.ts';
@@ -29,7 +28,7 @@ export function checkCt(action: Action & { type: 'ct' }, key: Uint8Array): void 
   const protocol = key[K_NW_PROTO];
   if (action.alg === PORT_FTP && protocol !== IPPROTO_TCP) inconsistent('alg=ftp needs TCP');
   if (action.alg === PORT_TFTP && protocol !== IPPROTO_UDP) inconsistent('alg=tftp needs UDP');
-  if (action.alg !== 0) {
+  if (action.alg !== 0 && action.alg !== PORT_FTP && action.alg !== PORT_TFTP) {
     throw new OfError('OFPBAC_BAD_ARGUMENT', `alg ${action.alg} is not supported`);
   }
 }

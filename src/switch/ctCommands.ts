@@ -1,11 +1,12 @@
 // unixctl commands of connection tracking (ovs-dpctl(8), "Connection Tracking Table Commands"): dpctl/dump-conntrack,
-// dpctl/flush-conntrack and dpctl/ct-*. Texts and errors are Open vSwitch's.
+// dpctl/flush-conntrack and dpctl/ct-* (ipf-*: ipfCommands.ts). Texts and errors are Open vSwitch's.
 
 import type { Conntrack } from '../engine/conntrackTypes.ts';
 import { CommandFailure, type SwitchCommand } from './commandTypes.ts';
 import { CtMatchError, flushConnections, parseCtMatch } from './ctMatch.ts';
 import { connectionStatistics, connectionText } from './ctText.ts';
 import { dpctlOptions, isOurDatapath } from './dpctl.ts';
+import { ipfCommandTable } from './ipfCommands.ts';
 
 const MANY = Number.MAX_SAFE_INTEGER;
 const EINVAL = 'Invalid argument';
@@ -87,6 +88,21 @@ function showStatistics(conntrack: Conntrack, argv: readonly string[]): string {
   }
   checkName(rest[0]);
   return connectionStatistics(conntrack.dump(zone), wordy);
+}
+
+/** The one bucket that the real userspace datapath shows, too, and its connections if they are more than N. */
+function showBuckets(conntrack: Conntrack, argv: readonly string[]): string {
+  const { rest } = dpctlOptions(argv);
+  const threshold = /^gt=\s*(\d+)/.exec(rest.at(-1) ?? '');
+  if (threshold !== null) rest.pop();
+  checkName(rest[0]);
+  const count = conntrack.count();
+  let text = `Total Buckets: 1\nCurrent Connections: ${count}\n\n`;
+  if (count === 0) return text;
+  const line = `+-----------+${'-'.repeat(41)}+\n`;
+  const shown = count > Number(threshold?.[1] ?? 0) ? String(count) : '.';
+  text += `${line}|  Buckets  |         Connections per Buckets         |\n${line}`;
+  return `${text}\n   0..  7   | ${shown.padStart(5)}\n\n`;
 }
 
 /** Arguments without the datapath's name in front. `first`: the form of the first argument behind it. */
@@ -187,6 +203,7 @@ export function ctCommandTable(conntrack: () => Conntrack): SwitchCommand[] {
       return run(ct);
     });
   return [
+    ...ipfCommandTable(conntrack),
     command('dump-conntrack', '[-m] [-s] [dp] [zone=N]', 0, 4, dumpConntrack),
     command(
       'flush-conntrack',
@@ -195,6 +212,7 @@ export function ctCommandTable(conntrack: () => Conntrack): SwitchCommand[] {
       4,
       flushConntrack,
     ),
+    command('ct-bkts', '[dp] [gt=N]', 0, 2, showBuckets),
     command('ct-stats-show', '[dp] [zone=N]', 0, 3, showStatistics),
     command('ct-set-maxconns', '[dp] maxconns', 1, 2, setMaxConns),
     plain('ct-get-maxconns', (ct) => `${ct.getMax()}\n`),

@@ -114,6 +114,8 @@ export function connectionText(c: CtConnection, verbose = false, statistics = fa
   if (c.mark !== 0) text += `,mark=${c.mark}`;
   if (!isZero(c.label, 0, 16)) text += `,labels=0x${c.label.toHex().replace(/^0+/, '')}`;
   if (c.tcp !== undefined) text += `,protoinfo=(${protoInfo(c.tcp, verbose)})`;
+  if (c.helper !== undefined) text += `,helper=${c.helper}`;
+  if (verbose && c.parent !== undefined) text += `,parent=(${tupleText(c.parent)})`;
   return text;
 }
 

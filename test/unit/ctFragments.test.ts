@@ -101,7 +101,7 @@ test('fragments in any order, in one burst or several, are tracked when all are 
   );
   assert.equal(ct.rig.conntrack.count(), 1);
   const counters = ct.rig.conntrack.counters();
-  assert.deepEqual([counters.fragments_held, counters.fragments_reassembled], [6, 2]);
+  assert.deepEqual([counters.fragments_v4_accepted, counters.fragments_reassembled], [6, 2]);
 });
 
 test('slots come back', () => {
@@ -184,5 +184,5 @@ test('what does not complete is dropped after its time', () => {
   ct.advance(2000);
   ct.rig.conntrack.sweep(1);
   assert.equal(ct.rig.conntrack.getFragments().waiting, 0);
-  assert.equal(ct.rig.conntrack.counters().fragments_expired, 2);
+  assert.equal(ct.rig.conntrack.counters().fragments_v4_purged, 2);
 });

@@ -47,6 +47,8 @@ function connection(changes: Partial<CtConnection> = {}): CtConnection {
     snat: false,
     dnat: false,
     policy: 0,
+    helper: undefined,
+    parent: undefined,
     ...changes,
   };
 }

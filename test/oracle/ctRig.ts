@@ -5,6 +5,8 @@ import {
   ACT_CT_WORDS,
   ACT_END,
   ACT_USERSPACE,
+  CT_ALG_FTP,
+  CT_ALG_TFTP,
   CT_CLEAR,
   CT_COMMIT,
   CT_FORCE,
@@ -56,6 +58,7 @@ export interface CtSpec {
   /** Value and mask of 16 bytes each. */
   label?: readonly [readonly number[], readonly number[]];
   nat?: NatSpec;
+  alg?: 'ftp' | 'tftp';
 }
 
 /** What tables see of a tracked packet. */
@@ -87,6 +90,8 @@ export function ctAction(spec: CtSpec): number[] {
   if (spec.force) flags |= CT_COMMIT | CT_FORCE;
   if (spec.mark) flags |= CT_HAS_MARK;
   if (spec.label) flags |= CT_HAS_LABEL;
+  if (spec.alg === 'ftp') flags |= CT_ALG_FTP;
+  if (spec.alg === 'tftp') flags |= CT_ALG_TFTP;
   if (nat) flags |= CT_NAT;
   if (nat?.side === 'src') flags |= CT_NAT_SRC;
   if (nat?.side === 'dst') flags |= CT_NAT_DST;
@@ -189,7 +194,8 @@ export interface TcpFields {
   window?: number;
   /** Padded to four bytes by the caller. */
   options?: readonly number[];
-  payload?: number;
+  /** Zeros, or what it says. */
+  payload?: number | Uint8Array;
 }
 
 /** A TCP segment without checksum, which ipv4() and ipv6() fill in. */
@@ -205,6 +211,6 @@ export function segment(fields: TcpFields): Uint8Array {
     be16(window),
     [0, 0, 0, 0],
     options,
-    new Uint8Array(payload),
+    typeof payload === 'number' ? new Uint8Array(payload) : payload,
   );
 }

@@ -60,6 +60,6 @@ function sumAgain(pkt: u32, ip: u32, v6: bool, end: u32, endBefore: u32): void {
   store<u16>(at, 0);
   let sum = <u64>sumRange(pkt, l4, bytes);
   sum += v6 ? sumBytes(ip + 8, 32) : sumBytes(ip + 12, 8);
-  sum += bswap<u16>(<u16>PROTO_TCP) + bswap<u16>(<u16>bytes);
+  sum += <u32>bswap<u16>(<u16>PROTO_TCP) + <u32>bswap<u16>(<u16>bytes);
   store<u16>(at, <u16>~fold(sum));
 }

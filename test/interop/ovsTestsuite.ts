@@ -5,8 +5,7 @@
 // Without numbers: the tests that the real daemon passes (ovsTestsuiteBaseline.ts). Prints each test's outcome and
 // whether it is the baseline's; the exit status is 0 if ours passed every test of the baseline but those that need what
 // it is known to lack. --real runs the real daemon, which is how the baseline was measured. Needs root and the Debian
-// packages openvswitch-source, openvswitch-switch, ethtool, netcat-openbsd, tcpdump, lftp and python3-pyftpdlib;
-// nothing is downloaded or compiled.
+// packages that scripts/packages.ts names; nothing is downloaded or compiled.
 
 import { spawn, spawnSync } from 'node:child_process';
 import {

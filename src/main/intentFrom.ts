@@ -163,6 +163,7 @@ function bridgeIntent(
               name: settings.name,
               flowLimit: settings.flow_limit,
               overflowPolicy: settings.overflow_policy === 'evict' ? 'evict' : 'refuse',
+              groups: settings.groups,
               prefixes: settings.prefixes,
             } as const,
           ] as const,

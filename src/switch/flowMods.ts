@@ -20,7 +20,9 @@ import {
   OFPP_NONE,
   OfError,
   type OfVersion,
+  type Subfield,
 } from '../wire/openflow/types.ts';
+import { evictionFields, victimOf } from './eviction.ts';
 import {
   actionsEqual,
   cookieKey,
@@ -33,7 +35,6 @@ import {
 import {
   COOKIE_ALL_ONES,
   checkFlowMod,
-  evictsBefore,
   HIDDEN_TABLE,
   meets,
   N_TABLES,
@@ -90,6 +91,8 @@ export interface TableConfig {
   flowLimit: number;
   /** Flow_Table.overflow_policy=evict. */
   evictByDatabase: boolean;
+  /** Flow_Table.groups. */
+  evictionGroups: readonly Subfield[];
   /** OFPTC14_EVICTION. */
   evictByOpenFlow: boolean;
   /** OFPTC11_TABLE_MISS_*, 0 = default of the protocol version. */
@@ -101,6 +104,7 @@ export interface FlowTableRow {
   name?: string | undefined;
   flowLimit?: number | undefined;
   overflowPolicy?: 'evict' | 'refuse' | undefined;
+  groups?: readonly string[] | undefined;
 }
 
 export interface FlowTablesOptions {
@@ -129,6 +133,7 @@ export class FlowTables implements FlowOwner {
         nameFromDatabase: false,
         flowLimit: Number.POSITIVE_INFINITY,
         evictByDatabase: false,
+        evictionGroups: [],
         evictByOpenFlow: false,
         missConfig: 0,
       });
@@ -288,6 +293,7 @@ export class FlowTables implements FlowOwner {
     config.nameFromDatabase = named;
     config.flowLimit = row?.flowLimit ?? Number.POSITIVE_INFINITY;
     config.evictByDatabase = row?.overflowPolicy === 'evict';
+    config.evictionGroups = evictionFields(row?.groups ?? []);
     const transaction = this.begin();
     while (this.bridge.tables[table].size > config.flowLimit) {
       const victim = this.evictionCandidate(table);
@@ -297,16 +303,12 @@ export class FlowTables implements FlowOwner {
     transaction.commit();
   }
 
-  /** Undefined when nothing may be evicted; the candidate is the least important, then the one that expires first. */
+  /** Undefined when nothing may be evicted. */
   evictionCandidate(table: number): Rule | undefined {
     const config = this.config[table];
     if (!config.evictByDatabase && !config.evictByOpenFlow) return undefined;
-    let best: Rule | undefined;
-    for (const rule of this.expirable) {
-      if (rule.table !== table) continue;
-      if (best === undefined || evictsBefore(rule, best)) best = rule;
-    }
-    return best;
+    const rules = [...this.expirable].filter((rule) => rule.table === table);
+    return victimOf(rules, config.evictionGroups);
   }
 }
 

@@ -7,7 +7,7 @@ import type { Bridge, BridgePort } from '../../switch/types.ts';
 import { encode } from '../../wire/openflow/message.ts';
 import type { Message } from '../../wire/openflow/messages.ts';
 import type { FlowRemoved, PacketIn, PortDesc } from '../../wire/openflow/types.ts';
-import { flowRemovedBit, packetInBit, portStatusBit } from './asyncConfig.ts';
+import { flowRemovedBit, packetInBit, portStatusBit, requestForwardBit } from './asyncConfig.ts';
 import type { ChangeLog } from './monitors.ts';
 import type { Ofconn } from './ofconn.ts';
 import { Pinsched, type PinschedStats } from './pinsched.ts';
@@ -178,6 +178,21 @@ export class Announcer {
       const { conn } = peer;
       if (conn.controllerId !== controllerId) continue;
       if (conn.wantsAsync('packetIn', packetInBit(reason))) peer.packetIn(packetIn, miss);
+    }
+  }
+
+  /** A controller changed a group or a meter: others may want to know. */
+  requestForward(
+    message: Extract<Message, { type: 'group_mod' | 'meter_mod' }>,
+    xid: number,
+    source: Ofconn,
+  ): void {
+    for (const { conn } of this.#peers()) {
+      if (conn === source) continue;
+      if (!conn.wantsAsync('requestForward', requestForwardBit(message.type))) continue;
+      // Meters came with OpenFlow 1.3.
+      if (message.type === 'meter_mod' && conn.version < 4) continue;
+      conn.sendUpdate({ type: 'requestforward', xid, message });
     }
   }
 

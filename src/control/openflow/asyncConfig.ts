@@ -44,6 +44,12 @@ export function portStatusBit(reason: keyof typeof PORT_STATUS_BIT): number {
   return PORT_STATUS_BIT[reason];
 }
 
+const REQUEST_FORWARD_BIT = { group_mod: 1 << 0, meter_mod: 1 << 1 };
+
+export function requestForwardBit(type: keyof typeof REQUEST_FORWARD_BIT): number {
+  return REQUEST_FORWARD_BIT[type];
+}
+
 /** Nothing: before the version is known, and with Controller.enable_async_messages=false. */
 export function noAsync(): AsyncConfig {
   return [noMasks(), noMasks()];

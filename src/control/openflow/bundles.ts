@@ -6,7 +6,7 @@ import { checkFlowMod } from '../../switch/flowModsRules.ts';
 import type { BundleControlType, Message } from '../../wire/openflow/messages.ts';
 import { OfError } from '../../wire/openflow/types.ts';
 import type { OfSwitch } from './context.ts';
-import { checkBuckets } from './groupHandlers.ts';
+import { checkBuckets, plainChange } from './groupHandlers.ts';
 import type { Ofconn, Request } from './ofconn.ts';
 import { applyPortMod, checkPortMod } from './portHandlers.ts';
 
@@ -184,10 +184,13 @@ export class BundleSet {
             undo.push(() => prepared.discard());
             break;
           }
-          case 'group_mod':
+          case 'group_mod': {
             checkBuckets(this.#switch, message);
+            const change = plainChange(this.#switch, message);
             transaction.applyGroup(message, { connection: this.#conn, xid, version });
+            later.push(() => this.#switch.groupModified(change, xid, this.#conn));
             break;
+          }
         }
       } catch (error) {
         transaction.rollback();

@@ -284,6 +284,17 @@ export class Connmgr implements OfSwitch {
     this.#announcer.portModified(port, old, source);
   }
 
+  groupModified(message: Extract<Message, { type: 'group_mod' }>, xid: number, by: Ofconn): void {
+    const group = this.bridge.groups.get(message.group);
+    // As the switch has it now: with bucket numbers, for one.
+    const buckets = group === undefined ? message.buckets : group.describe().buckets;
+    this.#announcer.requestForward({ ...message, buckets }, xid, by);
+  }
+
+  meterModified(message: Extract<Message, { type: 'meter_mod' }>, xid: number, by: Ofconn): void {
+    this.#announcer.requestForward(message, xid, by);
+  }
+
   missConfigChanged(): void {
     const wants = [...this.connections].some((conn) => conn.wantsPacketInOnMiss);
     if (wants === (this.bridge.wantsPacketInOnMiss ?? false)) return;

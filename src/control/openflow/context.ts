@@ -3,7 +3,7 @@
 
 import type { CheckActions, FlowTables } from '../../switch/flowMods.ts';
 import type { Bridge, BridgePort } from '../../switch/types.ts';
-import type { Role } from '../../wire/openflow/messages.ts';
+import type { Message, Role } from '../../wire/openflow/messages.ts';
 import type { Action, PortDesc } from '../../wire/openflow/types.ts';
 import type { Ofconn } from './ofconn.ts';
 import type { TlvTable } from './tlvTable.ts';
@@ -39,6 +39,9 @@ export interface OfSwitch {
   setRole(conn: Ofconn, role: Exclude<Role, 'nochange'>): void;
   /** Tells controllers of a changed description. `source` asked for the change itself. */
   portModified(port: BridgePort, old: PortDesc, source: Ofconn | undefined): void;
+  /** A group-mod or meter-mod of connection `by` has been carried out: others may want to know. */
+  groupModified(message: Extract<Message, { type: 'group_mod' }>, xid: number, by: Ofconn): void;
+  meterModified(message: Extract<Message, { type: 'meter_mod' }>, xid: number, by: Ofconn): void;
   /** The number of connections that want misses may have changed. */
   missConfigChanged(): void;
 }

@@ -2,10 +2,13 @@
 // OpenFlow 1.0).
 
 import { groupsOf } from '../../switch/flowModsActions.ts';
-import type { GroupMod } from '../../wire/openflow/messages.ts';
+import { OFPGC_ADD, OFPGC_ADD_OR_MOD, OFPGC_MODIFY } from '../../wire/openflow/group.ts';
+import type { GroupMod, Message } from '../../wire/openflow/messages.ts';
 import type { OfSwitch } from './context.ts';
 import type { HandlerTable } from './handlers.ts';
 import { rejectSecondary } from './ofconn.ts';
+
+type GroupModMessage = Extract<Message, { type: 'group_mod' }>;
 
 const TYPES = 0xf;
 /** OFPGFC_SELECT_WEIGHT | SELECT_LIVENESS | CHAINING. */
@@ -25,7 +28,9 @@ export const groupHandlers: HandlerTable = {
   group_mod(ofSwitch, { conn, xid, version }, message) {
     rejectSecondary(conn);
     checkBuckets(ofSwitch, message);
+    const change = plainChange(ofSwitch, message);
     ofSwitch.tables.applyGroup(message, { connection: conn, xid, version });
+    ofSwitch.groupModified(change, xid, conn);
   },
 
   group_stats_request({ bridge }, request, { group, nxt }) {
@@ -61,6 +66,12 @@ export const groupHandlers: HandlerTable = {
     request.conn.reply({ type: 'group_features_reply', nxt, features }, request);
   },
 };
+
+/** "Add or modify" as the one of them that it is now: others do not know whether the group was there. */
+export function plainChange({ bridge }: OfSwitch, message: GroupModMessage): GroupModMessage {
+  if (message.command !== OFPGC_ADD_OR_MOD) return message;
+  return { ...message, command: bridge.groups.has(message.group) ? OFPGC_MODIFY : OFPGC_ADD };
+}
 
 /** Buckets may only have actions that this switch can execute; whether they fit packets shows when they come. */
 export function checkBuckets(ofSwitch: OfSwitch, { buckets }: GroupMod): void {

@@ -15,8 +15,10 @@ const BAND_TYPES = 2;
 const CAPABILITIES = 0xf;
 
 export const meterHandlers: HandlerTable = {
-  meter_mod({ bridge, tables }, { conn, xid, version }, { command, ...config }) {
+  meter_mod(ofSwitch, { conn, xid, version }, message) {
     rejectSecondary(conn);
+    const { bridge, tables } = ofSwitch;
+    const { command, ...config } = message;
     const meters = metersFor(bridge);
     if (command === OFPMC_ADD) meters.add(config);
     else if (command === OFPMC_MODIFY) meters.modify(config);
@@ -27,6 +29,7 @@ export const meterHandlers: HandlerTable = {
     }
     // What goes to controllers may be metered now, or not any more.
     bridge.flowsChanged();
+    ofSwitch.meterModified(message, xid, conn);
   },
 
   meter_stats_request({ bridge }, request, { meterId }) {

@@ -199,15 +199,19 @@ function concerns(
 ): boolean {
   if (monitor.table !== ALL_TABLES && monitor.table !== rule.table) return false;
   if (!isLooseMatch(rule.match, monitor.match)) return false;
-  return (
-    outputsTo(monitor, rule.actions) || (oldActions !== undefined && outputsTo(monitor, oldActions))
-  );
+  const { outPort, outGroup } = monitor;
+  // A port counts that the flow has left, too; a group does not.
+  const port =
+    outPort === OFPP_NONE ||
+    outputsToPort(rule.actions, outPort) ||
+    (oldActions !== undefined && outputsToPort(oldActions, outPort));
+  return port && (outGroup === OFPG_ANY || outputsToGroup(rule.actions, outGroup));
 }
 
-function outputsTo(monitor: FlowMonitorRequest, actions: readonly Action[]): boolean {
+function outputsTo({ outPort, outGroup }: FlowMonitorRequest, actions: readonly Action[]): boolean {
   return (
-    (monitor.outPort === OFPP_NONE || outputsToPort(actions, monitor.outPort)) &&
-    (monitor.outGroup === OFPG_ANY || outputsToGroup(actions, monitor.outGroup))
+    (outPort === OFPP_NONE || outputsToPort(actions, outPort)) &&
+    (outGroup === OFPG_ANY || outputsToGroup(actions, outGroup))
   );
 }
 

@@ -290,6 +290,8 @@ export type Message =
   | { type: 'role_request'; role: Role; generationId?: bigint; nxt: boolean }
   | { type: 'role_reply'; role: Role; generationId?: bigint; nxt: boolean }
   | { type: 'role_status'; role: Role; reason: number; generationId: bigint }
+  /** A group-mod or meter-mod of another controller, with the number that it had. */
+  | { type: 'requestforward'; xid: number; message: Message }
   | { type: 'get_async_request' }
   /** Index 0: masks as primary or other, 1: as secondary. */
   | { type: 'get_async_reply'; masks: [AsyncMasks, AsyncMasks] }

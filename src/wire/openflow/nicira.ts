@@ -1,4 +1,5 @@
-// Bundles (OpenFlow 1.4.1 §7.3.9, the ONF extension of 1.3) and the small Nicira messages.
+// Bundles (OpenFlow 1.4.1 §7.3.9, the ONF extension of 1.3), forwarded requests (1.4.1 §7.4.6) and the small Nicira
+// messages.
 
 import type { Reader, Writer } from './buffer.ts';
 import type { BodyContext, Codecs, MessageOf } from './codec.ts';
@@ -19,6 +20,7 @@ const CONTROL_TYPES: readonly BundleControlType[] = [
   'discard_reply',
 ];
 
+const FORWARDED = new Set<Message['type']>(['group_mod', 'meter_mod']);
 const BUNDLABLE = new Set<Message['type']>(['flow_mod', 'port_mod', 'group_mod', 'packet_out']);
 
 function decodeBundleAdd(r: Reader, ctx: BodyContext): MessageOf<'bundle_add'> {
@@ -91,6 +93,16 @@ export const niciraCodecs: Codecs = {
     encode: (w, m) => void w.u32(m.bundleId).u16(CONTROL_TYPES.indexOf(m.control)).u16(m.flags),
   },
   bundle_add: { decode: decodeBundleAdd, encode: encodeBundleAdd },
+  requestforward: {
+    decode: (r, ctx) => {
+      if (r.left < 8) throw new OfError('OFPBRC_BAD_LEN');
+      const xid = r.view.getUint32(r.offset + 4);
+      const message = ctx.nested(r);
+      if (!FORWARDED.has(message.type)) throw new OfError('OFPBFC_MSG_UNSUP');
+      return { type: 'requestforward', xid, message };
+    },
+    encode: (w, m, ctx) => ctx.encodeNested(w, m.xid, m.message),
+  },
   set_flow_format: {
     decode: (r) => {
       const format = r.u32();

@@ -26,8 +26,9 @@ export const FL_SUBTABLE = 8; // u32 address
 export const FL_NEXT = 12; // u32 address of the next flow in the chain, 0 = end
 export const FL_PROGRAM = 16; // u32 address of the action program
 export const FL_INDEX = 20; // u32 number of the record: its place in the counters
-export const FL_INLINE = 24; // 10 words: a short program lives in the record itself
-export const FL_INLINE_WORDS = 10;
+export const FL_LINES = 24; // u32: bit n = line n of the masked key is not all zero
+export const FL_INLINE = 28; // 9 words: a short program lives in the record itself
+export const FL_INLINE_WORDS = 9;
 export const FL_KEY = 64; // KEY_SIZE bytes, masked
 
 export const FLOW_INDEX_BASE = FLOW_TABLE_BASE + 0x9000000;

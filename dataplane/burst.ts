@@ -16,6 +16,7 @@ import {
 } from '../contract/table.ts';
 import { execute, takeRecirculated } from './act.ts';
 import { flushBatches, release } from './batch.ts';
+import { outputDirectly } from './direct.ts';
 import { countDrop } from './drop.ts';
 import { lookup } from './lookup.ts';
 import { parseAgain, parseOne } from './parse.ts';
@@ -81,6 +82,7 @@ function lookupAndAct(list: u32, n: i32): void {
 
 /** Runs the programs of the packets' flows (PKT_FLOW). `marked`: some may not have been parsed (MARK_UNPARSED). */
 export function actByFlow(list: u32, n: i32, marked: bool): void {
+  if (outputDirectly(list, n)) return;
   const groups = groupByFlow(list, n);
   const group = privateBase + S_GROUPS;
   const sorted = privateBase + S_SORTED;

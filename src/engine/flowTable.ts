@@ -14,6 +14,7 @@ import {
   FL_INLINE,
   FL_INLINE_WORDS,
   FL_KEY,
+  FL_LINES,
   FL_NEXT,
   FL_PROGRAM,
   FL_STATE,
@@ -88,6 +89,7 @@ export class FlowTable {
     const first = (record + FL_KEY) / 4;
     const { maskWords } = subtable;
     for (let i = 0; i < KEY_SIZE / 4; i++) memory.u32[first + i]! &= maskWords[i]!;
+    this.writeLines(record);
     const hash = this.hashOf(record + FL_KEY, subtable.address) >>> 0;
     const existing = this.findSame(hash, subtable, record + FL_KEY);
     if (existing >= 0) {
@@ -116,6 +118,14 @@ export class FlowTable {
     this.flows[id] = flow;
     this.live++;
     return id;
+  }
+
+  private writeLines(record: number): void {
+    let lines = 0;
+    for (let i = 0; i < KEY_SIZE; i += 4) {
+      if (this.memory.u32[(record + FL_KEY + i) / 4] !== 0) lines |= 1 << (i >> 6);
+    }
+    this.memory.set(record + FL_LINES, lines);
   }
 
   setActions(id: FlowId, actions: Uint32Array): void {

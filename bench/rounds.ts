@@ -182,12 +182,13 @@ export async function trialOf(
   return { value: (counts.received / counts.elapsedMs) * 1000, details, counts };
 }
 
-const ACQUAINT_MAX_MS = 20_000;
+const ACQUAINT_MAX_MS = 60_000;
 
 /** Traffic in both directions, at the speed of ordinary threads, until all addresses and flows are known. */
 export async function acquaint(
-  { generator }: Contestant,
+  { generator, testbed }: Contestant,
   streams: readonly Stream[],
+  { log }: Pick<Options, 'log'>,
 ): Promise<void> {
   const back = streams.map((s) => ({ ...s, from: s.to, to: s.from, flows: 1, perSecond: 1000 }));
   generator.setStreams(back);
@@ -197,9 +198,16 @@ export async function acquaint(
   const durationMs = 100 + flows / 100;
   generator.setStreams(streams.map((s) => ({ ...s, perSecond: s.perSecond ?? 120_000 })));
   const until = Date.now() + ACQUAINT_MAX_MS;
+  let known = 0;
   for (;;) {
     const { sent, received } = await generator.trial({ durationMs, warmUpMs: 0, drainMs: 50 });
-    if (received >= sent || Date.now() > until) return;
+    // A slow switch, or a busy machine, lets the generator send less than it would.
+    known = received >= sent ? known + sent : 0;
+    if (known > flows) return;
+    if (Date.now() > until) {
+      log(`${testbed.name}: not all of ${flows} flows are known after ${ACQUAINT_MAX_MS} ms`);
+      return;
+    }
   }
 }
 

@@ -66,5 +66,5 @@ export function flowCountersAddress(worker: u32, index: u32): u32 {
 }
 
 // Microflow cache of a worker: buckets of four signatures and four flow addresses (32 bytes).
-export const CACHE_BUCKETS = 0x8000; // x 4 entries x 8 bytes = 1 MiB of the worker's 4 MiB
+export const CACHE_BUCKETS = 0x10000; // x 4 entries x 8 bytes = 2 MiB of the worker's 4 MiB
 export const CACHE_BUCKET_SIZE = 32;

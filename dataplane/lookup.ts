@@ -24,20 +24,25 @@ import {
   CACHE_BUCKET_SIZE,
   CACHE_BUCKETS,
   FL_HASH,
+  FL_KEY,
   FL_NEXT,
   FL_STATE,
   FL_SUBTABLE,
+  FLOW_COUNTER_SIZE,
   FLOW_INDEX_BASE,
   FLOW_INDEX_BUCKETS,
+  FLOW_RECORD_SIZE,
+  FLOW_RECORDS_BASE,
   ST_INDEX,
   ST_SIMPLE,
   SUBTABLE_HITS_BASE,
   SUBTABLES_MAX,
 } from '../contract/table.ts';
 import { hashSimple } from './key.ts';
+import { keepTouched } from './port/receive.ts';
 import { S_MISSED } from './scratch.ts';
 import { flowHash, flowMatches } from './table/flow.ts';
-import { addStat, privateBase, worker } from './worker.ts';
+import { addStat, flowCountersBase, privateBase, worker } from './worker.ts';
 
 let insertions: u32 = 0;
 let probes: u32 = 0;
@@ -53,6 +58,7 @@ export function lookup(list: u32, n: i32): void {
     const pkt = load<u32>(list + (i << 2));
     store<u32>(pkt + PKT_FLOW, cached(load<u32>(pkt + PKT_HASH)));
   }
+  touchFlows(list, n);
   const missed = privateBase + S_MISSED;
   let misses = 0;
   for (let i = 0; i < n; i++) {
@@ -64,6 +70,23 @@ export function lookup(list: u32, n: i32): void {
   }
   addStat(WK_CACHE_HITS, <f64>(n - misses));
   if (misses > 0) lookupMissed(missed, misses, inverse);
+}
+
+/** Loads a word of each line of flows and counters that is going to be needed, so that the misses overlap. */
+function touchFlows(list: u32, n: i32): void {
+  let sum: u32 = 0;
+  let last: u32 = 0;
+  for (let i = 0; i < n; i++) {
+    const flow = load<u32>(load<u32>(list + (i << 2)) + PKT_FLOW);
+    if (flow === last || flow === 0) continue;
+    last = flow;
+    const index = (flow - <u32>FLOW_RECORDS_BASE) / FLOW_RECORD_SIZE;
+    sum ^=
+      load<u32>(flow + FL_STATE) ^
+      load<u32>(flow + FL_KEY) ^
+      load<u32>(flowCountersBase + index * FLOW_COUNTER_SIZE);
+  }
+  keepTouched(sum);
 }
 
 /** `inverse`: 0 = without the microflow cache; n = one flow in n goes into it. */
@@ -78,10 +101,7 @@ function lookupMissed(missed: u32, n: i32, inverse: u32): void {
     let flow = inverse === 0 ? 0 : cached(hash);
     if (flow === 0 || !isLive(flow) || !flowMatches(key, flow)) {
       flow = search(key);
-      if (flow !== 0 && inverse !== 0 && ++insertions >= inverse) {
-        insertions = 0;
-        insert(hash, flow);
-      }
+      if (flow !== 0 && inverse !== 0) insert(hash, flow, inverse);
     }
     if (flow !== 0) hits++;
     store<u32>(pkt + PKT_FLOW, flow);
@@ -105,21 +125,25 @@ function cached(hash: u32): u32 {
   return equal === 0 ? 0 : load<u32>(bucket + (ctz<u32>(equal) << 2), 16);
 }
 
-function insert(hash: u32, flow: u32): void {
+/** A place that is free, or has a dead flow, is taken at once; one flow in `inverse` drives another one out. */
+function insert(hash: u32, flow: u32, inverse: u32): void {
   const bucket = bucketOf(hash);
   const equal = i32x4.bitmask(i32x4.eq(v128.load(bucket), i32x4.splat(hash)));
-  let way: u32 = 0;
+  let way: u32 = 4;
   if (equal !== 0) {
     way = ctz<u32>(equal);
   } else {
-    // A dead entry, else the one that these bits of the hash point to.
-    way = hash >> 30;
     for (let i: u32 = 0; i < 4; i++) {
       const old = load<u32>(bucket + (i << 2), 16);
       if (old === 0 || !isLive(old)) {
         way = i;
         break;
       }
+    }
+    if (way === 4) {
+      if (++insertions < inverse) return;
+      insertions = 0;
+      way = hash >> 30;
     }
   }
   store<u32>(bucket + (way << 2), hash);
@@ -134,10 +158,7 @@ export function findSimple(key: u32): u32 {
   let flow = cached(hash);
   if (flow !== 0 && isLive(flow) && isSimple(flow) && flowMatches(key, flow)) return flow;
   flow = search(key, true);
-  if (flow !== 0 && ++insertions >= inverse) {
-    insertions = 0;
-    insert(hash, flow);
-  }
+  if (flow !== 0) insert(hash, flow, inverse);
   return flow;
 }
 

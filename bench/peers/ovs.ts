@@ -44,6 +44,7 @@ export async function startOvs(options: OvsOptions, setup: Setup): Promise<OvsTe
       if (setup.mtu) args.push(`mtu_request=${setup.mtu}`);
     }
     if (args.length > 0) box.vsctl(...args.slice(1));
+    if (setup.wiring !== 'relay') box.appctl('upcall/set-flow-limit', '200000');
     if (setup.wiring === 'relay') options.relay?.(box, ports);
     else installFlows(box, setup);
     if (setup.wiring === 'firewall') keepConnections(box);

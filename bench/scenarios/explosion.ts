@@ -28,7 +28,7 @@ async function run(options: Options) {
       setup: () => ({ wiring: 'none', ports: 2 }),
       prepare: async (contestant) => {
         for (const rule of RULES) contestant.testbed.ofctl!('add-flow', 'br0', rule);
-        await acquaint(contestant, [LEGITIMATE]);
+        await acquaint(contestant, [LEGITIMATE], options);
         const { value } = await trialOf(contestant, [LEGITIMATE], options);
         before.set(contestant.testbed.name, value);
         contestant.generator.setStreams([ATTACK]);

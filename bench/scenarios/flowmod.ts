@@ -83,7 +83,7 @@ async function run(options: Options) {
       prepare: async (contestant) => {
         const { box } = contestant.testbed as OvsTestbed;
         writeFileSync(box.path('many.txt'), flowLines(count));
-        await acquaint(contestant, [STREAM]);
+        await acquaint(contestant, [STREAM], options);
       },
       measure: async ({ testbed, generator }) => {
         const { box } = testbed as OvsTestbed;

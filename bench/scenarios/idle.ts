@@ -27,7 +27,7 @@ async function run(options: Options): Promise<Measurement[]> {
           higherIsBetter: false,
           peers: [xvio, ovsDpdk],
           setup: () => ({ wiring: 'port', ports }),
-          prepare: (contestant) => acquaint(contestant, [STREAM]),
+          prepare: (contestant) => acquaint(contestant, [STREAM], options),
           measure: async ({ testbed, generator }) => {
             await sleep(300);
             const idleMs = Math.max(options.durationMs * 4, 1000);

@@ -15,7 +15,7 @@ async function run(options: Options): Promise<Measurement[]> {
     scenario: 'latency',
     peers: [xvio, ovsDpdk, ...options.compare.map(xvioOf)],
     setup: () => ({ wiring: 'port' as const, ports: 2 }),
-    prepare: (contestant: Contestant) => acquaint(contestant, [STREAM]),
+    prepare: (contestant: Contestant) => acquaint(contestant, [STREAM], options),
   };
   const rates = await play(
     {

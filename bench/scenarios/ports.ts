@@ -17,7 +17,7 @@ async function run(options: Options): Promise<Measurement[]> {
           unit: 'packets/s',
           peers: [xvio, ovsDpdk, ...options.compare.map(xvioOf)],
           setup: () => ({ wiring: 'port', ports }),
-          prepare: (contestant) => acquaint(contestant, streams),
+          prepare: (contestant) => acquaint(contestant, streams, options),
           measure: (contestant) => trialOf(contestant, streams, options),
         },
         // 64 guests with rings of 1024 entries would not fit into the caches of any machine.

@@ -357,6 +357,19 @@ export function switchCommandTable(datapath: Datapath): SwitchCommand[] {
       return '';
     }),
     command('upcall/show', '', 0, 0, () => upcallShow(datapath)),
+    command('upcall/set-flow-limit', 'flow-limit-number', 1, 1, ([text]) => {
+      const limit = Number.parseInt(text!, 10) || 0;
+      datapath.revalidator.setFlowLimit(limit);
+      return `set flow_limit to ${limit}\n`;
+    }),
+    command('revalidator/pause', '', 0, 0, () => {
+      datapath.revalidator.pause(true);
+      return '';
+    }),
+    command('revalidator/resume', '', 0, 0, () => {
+      datapath.revalidator.pause(false);
+      return '';
+    }),
     command('revalidator/wait', '', 0, 0, async () => {
       await datapath.revalidator.wait();
       return '';

@@ -47,6 +47,7 @@ export class Revalidator {
   #timer: NodeJS.Timeout | undefined;
   #dumping = false;
   #closed = false;
+  #paused = false;
   #dumpWaiters: (() => void)[] = [];
   #waiters: { change: number; macChange: number; resolve: () => void }[] = [];
   /** Open_vSwitch.other_config: flow-limit, max-idle, max-revalidator. */
@@ -93,6 +94,17 @@ export class Revalidator {
     const dumped = new Promise<void>((resolve) => this.#dumpWaiters.push(resolve));
     void this.#dump();
     await dumped;
+  }
+
+  /** revalidator/pause and /resume: no rounds over all megaflows meanwhile. Changes are followed all the same. */
+  pause(paused: boolean): void {
+    this.#paused = paused;
+    if (!paused) this.wake();
+  }
+
+  /** upcall/set-flow-limit: from where the limit adapts itself. */
+  setFlowLimit(limit: number): void {
+    this.flowLimit = limit;
   }
 
   /** There are megaflows: the periodic work has to run. */
@@ -232,7 +244,7 @@ export class Revalidator {
 
   /** One round: statistics, idle flows, the flow limit. */
   async #dump(): Promise<void> {
-    if (this.#dumping || this.#closed) return;
+    if (this.#dumping || this.#closed || this.#paused) return;
     this.#dumping = true;
     const { engine, megaflows, bridges } = this.#datapath;
     const waiters = this.#dumpWaiters;

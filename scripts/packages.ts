@@ -28,6 +28,11 @@ export const PEERS: Readonly<Record<string, string>> = {
   cpio: '/usr/bin/cpio',
   openssl: '/usr/bin/openssl',
   kmod: '/usr/bin/kmod',
+  'ovn-central': '/usr/bin/ovn-northd',
+  'ovn-common': '/usr/bin/ovn-nbctl',
+  'ovn-host': '/usr/bin/ovn-controller',
+  'iputils-arping': '/usr/bin/arping',
+  'isc-dhcp-client': '/usr/sbin/dhclient',
   systemd: '/usr/bin/systemd-analyze',
 };
 

@@ -26,9 +26,6 @@ function gets(net: OvnNet, from: string, address: string, expected: RegExp): voi
   assert.match(answer, expected, `${from} asks ${address}\n${net.logs()}`);
 }
 
-const received = (net: OvnNet, machine: string): number =>
-  Number(net.in(machine, 'cat', '/sys/class/net/eth0/statistics/rx_packets'));
-
 const busybox = (net: OvnNet, machine: string, ...words: string[]): string => {
   const { stdout, stderr } = net.run(machine, 'busybox', ...words);
   return stdout + stderr;
@@ -46,13 +43,23 @@ const SWITCHING: Check[] = [
   },
   {
     name: 'ARP is answered by the switch, and does not reach the machine',
-    run(net) {
-      net.in('vm1', 'ip', 'neighbour', 'flush', 'dev', 'eth0');
-      const before = Number(received(net, 'vm2'));
-      const answers = net.run('vm1', 'arping', '-c', '3', '-w', '4', '-I', 'eth0', '10.1.0.12');
-      assert.match(answers.stdout, new RegExp(MAC.vm2, 'i'));
-      // Nothing of three requests; a query of the multicast querier may come at any time.
-      assert.ok(received(net, 'vm2') - before < 3, 'requests reached vm2');
+    async run(net) {
+      const seen = await net.capture('vm2', 'arp and ether broadcast', () => {
+        const answers = net.run(
+          'vm1',
+          'arping',
+          '-b',
+          '-c',
+          '3',
+          '-w',
+          '4',
+          '-I',
+          'eth0',
+          '10.1.0.12',
+        );
+        assert.match(answers.stdout, new RegExp(MAC.vm2, 'i'));
+      });
+      assert.deepEqual(seen, []);
     },
   },
   {
@@ -77,9 +84,6 @@ const SWITCHING: Check[] = [
   {
     name: 'multicast goes to its members only',
     async run(net) {
-      for (const machine of ['vm2', 'vm4']) {
-        net.in(machine, 'sysctl', '-qw', 'net.ipv4.icmp_echo_ignore_broadcasts=0');
-      }
       net.in('vm2', 'ip', 'address', 'add', '239.1.1.1/32', 'dev', 'eth0', 'autojoin');
       await net.until(
         () => net.sb('--bare', '--columns=address', 'list', 'IGMP_Group').includes('239.1.1.1'),
@@ -88,9 +92,15 @@ const SWITCHING: Check[] = [
       );
       net.sync();
       net.in('vm1', 'ip', 'route', 'replace', '239.0.0.0/8', 'dev', 'eth0');
-      const before = received(net, 'vm4');
-      pings(net, 'vm1', '239.1.1.1', '-c', '20', '-i', '0.05', '-t', '4');
-      assert.ok(received(net, 'vm4') - before < 10, 'vm4 is no member');
+      const send = (): void => {
+        net.ping('vm1', '239.1.1.1', '-c', '5', '-t', '4', '-W', '1');
+      };
+      let member: string[] = [];
+      const stranger = await net.capture('vm4', 'host 239.1.1.1 and icmp', async () => {
+        member = await net.capture('vm2', 'host 239.1.1.1 and icmp', send);
+      });
+      assert.equal(member.length, 5, net.logs());
+      assert.deepEqual(stranger, []);
     },
   },
 ];
@@ -221,7 +231,7 @@ const SERVICES: Check[] = [
       await net.until(() => /proto ra/.test(routes()), 20000, 'default route by advertisement');
       const files = ['-lf', `${net.dir}/vm6.lease`, '-pf', `${net.dir}/vm6.pid`];
       const words = ['-6', '-1', '-d', '-v', '-sf', '/bin/true', ...files, 'eth0'];
-      const lease = net.run('vm6', 'timeout', '-k', '1', '15', 'dhclient', ...words);
+      const lease = net.run('vm6', 'timeout', '-k', '1', '5', 'dhclient', ...words);
       assert.match(lease.stderr, /IAADDR fd00:6::16/);
       net.in('vm6', 'ip', 'address', 'replace', 'fd00:6::16/64', 'dev', 'eth0', 'nodad');
       pings(net, 'vm6', 'fd00:6::17');
@@ -230,7 +240,10 @@ const SERVICES: Check[] = [
   {
     name: 'DNS',
     run(net) {
-      assert.match(busybox(net, 'vm1', 'nslookup', 'vm2.example', '10.1.0.1'), /10\.1\.0\.12/);
+      assert.match(
+        busybox(net, 'vm1', 'nslookup', '-type=a', 'vm2.example', '10.1.0.1'),
+        /10\.1\.0\.12/,
+      );
     },
   },
   {
@@ -258,8 +271,10 @@ const SERVICES: Check[] = [
   {
     name: 'load balancer with affinity: one client, one backend',
     async run(net) {
-      const seen = new Set([net.get('vm1', '10.1.0.101:80').split(' ')[0]!]);
-      await sleep(1500); // the learned flow is credited with the next statistics
+      // The connection that teaches the switch is not answered: so OVN has it, with every switch.
+      net.get('vm1', '10.1.0.101:80');
+      await sleep(500);
+      const seen = new Set<string>();
       for (let i = 0; i < 12; i++) seen.add(net.get('vm1', '10.1.0.101:80').split(' ')[0]!);
       assert.match([...seen].join(), /^vm[23]$/);
     },

@@ -330,6 +330,25 @@ export class OvnNet implements AsyncDisposable {
     return child;
   }
 
+  /** Frames that a machine's device sees while `work` runs, as tcpdump prints them. */
+  async capture(name: string, filter: string, work: () => void | Promise<void>): Promise<string[]> {
+    const words = ['netns', 'exec', this.namespace(name), 'tcpdump', '-lneqti', 'eth0', filter];
+    const child = spawn('ip', words, { stdio: ['ignore', 'pipe', 'pipe'] });
+    this.#children.push(child);
+    let text = '';
+    child.stdout.on('data', (chunk) => {
+      text += chunk;
+    });
+    await new Promise((resolve) => child.stderr.once('data', resolve));
+    await sleep(300);
+    await work();
+    await sleep(300);
+    const ended = new Promise((resolve) => child.once('close', resolve));
+    child.kill('SIGTERM');
+    await ended;
+    return text.split('\n').filter((line) => line !== '');
+  }
+
   macOf(name: string, device: string): string {
     return this.in(name, 'cat', `/sys/class/net/${device}/address`).trim();
   }

@@ -73,8 +73,10 @@ export class Grace {
   private acknowledged(generation: number): boolean {
     return this.workers().every((worker) => {
       const record = WORKER_BASE + worker * WORKER_SIZE;
-      if (this.memory.load(record + WK_STATE) !== 1) return this.nothingInjected(worker);
-      return ((this.memory.load(record + WK_ACK) - generation) | 0) >= 0;
+      // What it has acknowledged counts even if it sleeps by now, with younger injections on their way: it would not
+      // ring again for them.
+      if (((this.memory.load(record + WK_ACK) - generation) | 0) >= 0) return true;
+      return this.memory.load(record + WK_STATE) !== 1 && this.nothingInjected(worker);
     });
   }
 

@@ -24,7 +24,6 @@ export const ACT_USERSPACE = 12; // words 4: [1] UPCALL_* reason [2] cookie [3] 
 export const ACT_RECIRC = 13; // words 2: [1] recirculation id
 export const ACT_DROP = 14; // words 2: [1] drop reason
 export const ACT_SET_VLAN = 15; // words 2: [1] tci value | mask << 16 (host numbers) of the outermost VLAN
-// Numbers from 32 on are kept for tunnel push/pop, meter, sample, hash, clone, check_pkt_len, mpls.
 
 // Connection tracking (dataplane/ct). Runs each packet through the connection table: translates it where NAT applies,
 // and writes ct_state, ct_zone, ct_mark, ct_label and the original tuple into its key. The program goes on; tables see
@@ -55,6 +54,17 @@ export const ACT_HASH = 33; // words 3: [1] HASH_L4 | HASH_L4_SYMMETRIC [2] basi
 export const ACT_METER = 34; // words 2: [1] meter (contract/meter.ts); packets over its rate are dropped
 export const ACT_CLONE = 35; // [1] CLONE_* [2 …] program, run on a clone of the packet
 export const ACT_CHECK_PKT_LEN = 36; // [1] bytes [2] words of the first program [3 …] programs for longer and for other frames
+
+// Tunnels (contract/tunnel.ts)
+export const ACT_TUNNEL_PUSH = 40; // [1-4] TP_* [5 …] the outer header
+export const ACT_TUNNEL_POP = 41; // words 4: [1] datapath port of the tunnel [2] TUNNEL_* [3] Ethernet type inside (bareudp)
+// MPLS (RFC 3032). Label stack entries as host numbers.
+export const ACT_PUSH_MPLS = 42; // words 3: [1] label stack entry [2] Ethernet type, 0x8847 or 0x8848
+export const ACT_POP_MPLS = 43; // words 2: [1] Ethernet type of what is below
+export const ACT_SET_MPLS = 44; // words 3: [1] label stack entry [2] mask, of the outermost entry
+// Packets without Ethernet header (K_PACKET_TYPE)
+export const ACT_PUSH_ETH = 45; // words 4: [1-3] dst, src (12 bytes); the type is the packet's
+export const ACT_POP_ETH = 46; // words 1
 
 /** Open vSwitch would say "sample" with a probability of 100 %: the text shows it so. */
 export const CLONE_SAMPLE = 1;

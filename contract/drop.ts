@@ -35,4 +35,14 @@ export const DROP_NO_LEARNED_PORT = 26; // NORMAL: would go back out of the inpu
 export const DROP_RESERVED_MAC = 27; // NORMAL: 01:80:c2:00:00:0x without forward-bpdu
 export const DROP_NO_WINDOW = 28; // a chunk of guest memory could not be mapped: window space is exhausted
 export const DROP_METER = 29; // over the rate of a meter
+// tunnels
+export const DROP_TUNNEL_HEADER = 30; // outer headers of a tunnel packet that cannot be: lengths, version, flags, IP options
+export const DROP_TUNNEL_CHECKSUM = 31; // outer IP, UDP or GRE checksum is wrong
+export const DROP_TUNNEL_PROTOCOL = 32; // what the tunnel carries is not known, or not carried by this tunnel
+export const DROP_TUNNEL_OPTIONS = 33; // more Geneve options than the flow key has room for
+export const DROP_TUNNEL_HEADROOM = 34; // the tunnel header does not fit in front of the packet, or the packet gets longer than 64 KiB
+export const DROP_TUNNEL_NO_ROUTE = 35; // no route to the remote end of a tunnel
+export const DROP_TUNNEL_NO_NEIGHBOUR = 36; // the next hop of a tunnel has not answered (yet)
+export const DROP_TUNNEL_NO_PORT = 37; // a tunnel packet that belongs to no tunnel port
+export const DROP_TUNNEL_CONGESTION = 38; // congestion was experienced in the tunnel by a packet that cannot say so (RFC 6040)
 export const DROP_COUNT = 64; // room in the counter arrays

@@ -98,7 +98,8 @@ export const F_ACTSET_OUTPUT = 520; // u32
 export const F_IN_PORT = 524; // u32 OpenFlow port number
 export const F_CONJ_ID = 528; // u32
 export const F_TUN_METADATA = 536; // 256 bytes, allocated by NXT_TLV_TABLE_MOD
-export const F_SKB_SPARE = 792; // up to 832: zero
+export const F_TUN_PRESENT = 792; // 64 bits: which of tun_metadata0 … 63 the packet has or will get; bit n of byte n / 8
+export const F_SKB_SPARE = 800; // up to 832: zero
 
 /** Bytes of the extended record used by matches and translation. */
 export const FLOW_SIZE = 832;

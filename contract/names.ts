@@ -31,4 +31,13 @@ export const DROP_NAMES: readonly string[] = [
   'reserved_mac',
   'window_space_exhausted',
   'meter',
+  'tunnel_bad_header',
+  'tunnel_bad_checksum',
+  'tunnel_unknown_protocol',
+  'tunnel_options_too_long',
+  'tunnel_no_headroom',
+  'tunnel_no_route',
+  'tunnel_no_neighbour',
+  'tunnel_no_port',
+  'tunnel_congestion',
 ];

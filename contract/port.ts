@@ -35,6 +35,7 @@ export const PT_REGION_COUNT = 40; // u32
 export const PT_TX_RETRIES = 44; // u32: how often a burst looks again at a full ring of a guest (tx-retries-max)
 export const PT_RELAY = 48; // u32: port + 1 to which all packets go unparsed (other_config:relay), 0 = none
 export const PT_SIMPLE = 52; // u32: 1 = all megaflows of its packets are simple (ST_SIMPLE), a hint; see dataplane/simple.ts
+export const PT_TUNNEL_SEQUENCE = 56; // u32 W: next GRE sequence number of a tunnel port
 export const PT_RXQ = 64; // u32 x 32: queue numbers
 export const PT_TXQ = 192; // u32 x 32
 

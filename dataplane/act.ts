@@ -12,7 +12,11 @@ import {
   ACT_HASH,
   ACT_METER,
   ACT_OUTPUT,
+  ACT_POP_ETH,
+  ACT_POP_MPLS,
   ACT_POP_VLAN,
+  ACT_PUSH_ETH,
+  ACT_PUSH_MPLS,
   ACT_PUSH_VLAN,
   ACT_RECIRC,
   ACT_SET_ARP,
@@ -20,14 +24,22 @@ import {
   ACT_SET_IPV4,
   ACT_SET_IPV6,
   ACT_SET_META,
+  ACT_SET_MPLS,
   ACT_SET_ND,
   ACT_SET_TP,
   ACT_SET_VLAN,
   ACT_TRUNC,
+  ACT_TUNNEL_POP,
+  ACT_TUNNEL_PUSH,
   ACT_USERSPACE,
   CT_NAT,
 } from '../contract/action.ts';
-import { DROP_BAD_ACTION, DROP_FLOW_EXPLICIT, DROP_RECIRC_LIMIT } from '../contract/drop.ts';
+import {
+  DROP_BAD_ACTION,
+  DROP_FLOW_EXPLICIT,
+  DROP_NONE,
+  DROP_RECIRC_LIMIT,
+} from '../contract/drop.ts';
 import { K_RECIRC_ID } from '../contract/key.ts';
 import { WK_RECIRC } from '../contract/memory.ts';
 import {
@@ -38,14 +50,16 @@ import {
   PKT_L3,
   PKT_TRUNC,
 } from '../contract/packet.ts';
+import { TP_OUT_PORT } from '../contract/tunnel.ts';
 import { clone, cloneWithKey, output, outputList, release } from './batch.ts';
 import { conntrack, forgetReleased, releasedCount, releasedFrom } from './ct/index.ts';
 import { countDrop } from './drop.ts';
 import { hashPacket } from './hash.ts';
 import { markLines } from './key.ts';
 import { meterAll } from './meter.ts';
+import { popEth, popMpls, pushEth, pushMpls, setMpls } from './mpls.ts';
 import { checkLengthAll, cloneAll, resetNested } from './nested.ts';
-import { parseAgain } from './parse.ts';
+import { parseAgain, parseFresh } from './parse.ts';
 import { LIST_MAX, S_RECIRC, S_UPCALL_KEY } from './scratch.ts';
 import {
   popVlan,
@@ -58,6 +72,8 @@ import {
   setTransport,
   setVlan,
 } from './set.ts';
+import { popTunnel } from './tunnel/pop.ts';
+import { anySegmented, isSegmented, pushTunnel, segment, segmentList } from './tunnel/push.ts';
 import { upcall } from './upcall.ts';
 import { addStat, nowMs, privateBase } from './worker.ts';
 
@@ -124,6 +140,18 @@ export function execute(program: u32, list: u32, n: i32, modified: bool = false)
       checkLengthAll(operands, list, n, last, modified);
       if (last) return;
       handedOn = true;
+    } else if (op === ACT_TUNNEL_PUSH) {
+      if (anySegmented(list, n)) {
+        pushOneByOne(operands, at, list, n);
+        return;
+      }
+      n = pushTunnel(operands, list, n);
+      readdress(operands, at, list, n);
+      modified = true;
+    } else if (op === ACT_TUNNEL_POP) {
+      popAll(operands, list, n, last);
+      if (last) return;
+      handedOn = true;
     } else if (op === ACT_DROP) {
       dropAll(list, n, load<u32>(operands));
       return;
@@ -178,6 +206,57 @@ function recirculateAll(list: u32, n: i32, id: u32, last: bool): void {
     recirculating++;
   }
   addStat(WK_RECIRC, <f64>n);
+}
+
+/** Packets come out of the tunnel: they are looked up as if they had come in by its port. */
+function popAll(operands: u32, list: u32, n: i32, last: bool): void {
+  for (let i = 0; i < n; i++) {
+    const pkt = load<u32>(list + (i << 2));
+    const copy = last ? pkt : cloneWithKey(pkt);
+    if (copy === 0 || recirculating === LIST_MAX) {
+      countDrop(load<u32>(pkt + PKT_IN_PORT), DROP_RECIRC_LIMIT);
+      if (copy !== 0) release(copy);
+      continue;
+    }
+    const reason = popTunnel(copy, operands);
+    if (reason !== DROP_NONE) {
+      countDrop(load<u32>(copy + PKT_IN_PORT), reason);
+      release(copy);
+      continue;
+    }
+    store<u32>(copy + PKT_TRUNC, 0);
+    store<u32>(privateBase + S_RECIRC + (recirculating << 2), copy);
+    recirculating++;
+  }
+}
+
+/** A push with packets that have to be segmented first. In order: the rest of the program runs for each before the next. */
+function pushOneByOne(operands: u32, rest: u32, list: u32, n: i32): void {
+  for (let i = 0; i < n; i++) {
+    let at = list + (i << 2);
+    let count = 1;
+    const pkt = load<u32>(at);
+    if (isSegmented(pkt)) {
+      count = segment(pkt, operands);
+      at = segmentList();
+    }
+    count = pushTunnel(operands, at, count);
+    readdress(operands, rest, at, count);
+    if (count > 0) execute(rest, at, count, true);
+  }
+}
+
+/**
+ * Behind a tunnel's push the packet is another one. Mostly it is just output; anything else may want to know its
+ * headers, and looks as if it had come in by the underlay bridge's own port.
+ */
+function readdress(operands: u32, rest: u32, list: u32, n: i32): void {
+  if ((load<u32>(rest) & 0xffff) === ACT_OUTPUT) return;
+  const port = load<u32>(operands + TP_OUT_PORT * 4);
+  for (let i = 0; i < n; i++) {
+    const pkt = load<u32>(list + (i << 2));
+    parseFresh(pkt, port);
+  }
 }
 
 /**
@@ -271,6 +350,16 @@ function rewrite(op: u32, operands: u32, pkt: u32): bool {
       return popVlan(pkt);
     case ACT_SET_VLAN:
       return setVlan(pkt, load<u32>(operands));
+    case ACT_PUSH_MPLS:
+      return pushMpls(pkt, operands);
+    case ACT_POP_MPLS:
+      return popMpls(pkt, operands);
+    case ACT_SET_MPLS:
+      return setMpls(pkt, operands);
+    case ACT_PUSH_ETH:
+      return pushEth(pkt, operands);
+    case ACT_POP_ETH:
+      return popEth(pkt);
     default:
       return false;
   }

@@ -61,6 +61,19 @@ export function clone(pkt: u32): u32 {
   return copy;
 }
 
+/** Are there `n` records, after a transmission if need be? */
+export function freeRecords(n: u32): bool {
+  if (free < n) flushBatches();
+  return free >= n;
+}
+
+/** An unused record, 0 = none left. Nothing is transmitted to get one. */
+export function takeRecord(): u32 {
+  if (free === 0) return 0;
+  free--;
+  return load<u32>(privateBase + S_FREE + free * 4);
+}
+
 /** A clone with a key of its own. */
 export function cloneWithKey(pkt: u32): u32 {
   const copy = clone(pkt);

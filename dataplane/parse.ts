@@ -24,6 +24,7 @@ import {
   K_NW_DST,
   K_NW_PROTO,
   K_NW_SRC,
+  K_PACKET_TYPE,
   K_VLAN0_TCI,
   K_VLAN1_TCI,
 } from '../contract/key.ts';
@@ -94,7 +95,18 @@ export function parseAgain(pkt: u32): void {
   store<u32>(pkt + PKT_HASH, keyHash(key));
 }
 
-function clearKey(key: u32): void {
+/**
+ * Parses a packet that is another one now (it has got outer headers): nothing of its key stays, it is as if it had come in by
+ * `port`.
+ */
+export function parseFresh(pkt: u32, port: u32): void {
+  const key = load<u32>(pkt + PKT_KEY);
+  clearKey(key);
+  store<u32>(key + K_IN_PORT, bswap<u32>(port));
+  parse(pkt, key);
+}
+
+export function clearKey(key: u32): void {
   clearLine(key);
   const lines = load<u32>(key + KEY_LINES);
   if (lines === 0) return;
@@ -120,6 +132,11 @@ function parse(pkt: u32, key: u32): void {
   const end = head + load<u32>(pkt + PKT_HEAD_LEN);
   let size = <i32>load<u32>(pkt + PKT_LEN);
   store<u32>(pkt + PKT_L3, 0xffffffff); // L3 and L4: none
+  if ((load<u32>(key + KEY_LINES) & LINE2) !== 0 && load<u32>(key + K_PACKET_TYPE) !== 0) {
+    const bare = bswap<u32>(load<u32>(key + K_PACKET_TYPE)) & 0xffff;
+    parseNetwork(pkt, key, head, head, end, size, bswap<u16>(<u16>bare));
+    return;
+  }
   if (size < 14 || end < head + 14) return;
 
   store<u64>(key + K_ETH_DST, load<u64>(head));
@@ -152,8 +169,21 @@ function parse(pkt: u32, key: u32): void {
       if (bswap<u16>(inner) >= 0x600) type = inner;
     }
   }
-  store<u16>(key + K_ETH_TYPE, <u16>type);
+  parseNetwork(pkt, key, head, at, end, size, type);
+}
 
+/** What follows the Ethernet type, or a packet without Ethernet header. */
+function parseNetwork(
+  pkt: u32,
+  key: u32,
+  head: u32,
+  at: u32,
+  end: u32,
+  size: i32,
+  type: u32,
+): void {
+  store<u16>(key + K_ETH_TYPE, <u16>type);
+  store<u16>(pkt + PKT_L3, <u16>(at - head));
   if (type === BE_MPLS || type === BE_MPLS_MULTICAST) {
     const start = at;
     let count: u32 = 0;
@@ -169,7 +199,6 @@ function parse(pkt: u32, key: u32): void {
     store<u16>(key + K_MPLS_COUNT, bswap<u16>(<u16>min<u32>(count, 3)));
   }
 
-  store<u16>(pkt + PKT_L3, <u16>(at - head));
   if (type === BE_IPV4) parseIpv4(pkt, key, head, at, end, size);
   else if (type === BE_IPV6) parseIpv6(pkt, key, head, at, end, size);
   else if (type === BE_ARP || type === BE_RARP) parseArp(key, at, end, size);

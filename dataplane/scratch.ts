@@ -13,6 +13,7 @@
 //   0x09000  packets to recirculate       1 024 x u32
 //   0x0a000  queues that had packets in the last poll: queue, packets   2 048 x 8
 //   0x0e000  flow key of a packet that goes to the control plane    KEY_STRIDE
+//   0x0e300  segments of a packet on its way into a tunnel    SEGMENTS_LIST x u32
 //   0x0f000  lists of one packet for nested programs                NEST_MAX x u32
 //   0x0f100  simple matches missed       256 x u32
 //   0x0f500  output ports of a burst     256 x u32
@@ -35,10 +36,14 @@ export const S_UPCALL_KEY: u32 = PV_LOOKUP + 0xe000;
 export const S_NEST: u32 = PV_LOOKUP + 0xf000;
 export const S_SIMPLE_MISSED: u32 = PV_LOOKUP + 0xf100;
 export const S_DIRECT: u32 = PV_LOOKUP + 0xf500;
+export const S_SEGMENTS: u32 = PV_LOOKUP + 0xe300;
 export const S_BATCHES: u32 = PV_LOOKUP + 0x10000;
 
 /** Programs inside of programs. */
 export const NEST_MAX: u32 = 64;
+
+/** Segments of one packet. */
+export const SEGMENTS_LIST: u32 = 704;
 
 /** Most packets in any list. */
 export const LIST_MAX: i32 = 1024;

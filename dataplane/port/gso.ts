@@ -134,12 +134,12 @@ export function gsoBegin(record: u32, partialOk: bool): bool {
   return true;
 }
 
-/** Writes the next segment into `record`; false if there is none left. */
-export function gsoNext(record: u32): bool {
+/** Writes the next segment into `record`, with `headroom` bytes in front of it; false if there is none left. */
+export function gsoNext(record: u32, headroom: u32 = 0): bool {
   if (rest === 0) return false;
   const bytes = min(payload, rest);
   const extra = udp && version === 6 ? FRAGMENT_HEADER : 0;
-  const head = record + PKT_HEADROOM;
+  const head = record + PKT_HEADROOM + headroom;
   const header = headerBytes + extra;
   copyBytes(head, load<u32>(packet, PKT_HEAD), headerBytes);
   store<u32>(record, head, PKT_HEAD);

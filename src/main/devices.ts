@@ -5,6 +5,8 @@ import { DUMMY_TYPES } from '../port/dummy.ts';
 import { openPatch } from '../port/patch.ts';
 import { openSystem } from '../port/system.ts';
 import { openInternal, openTap } from '../port/tap.ts';
+import { openTunnel } from '../port/tunnel.ts';
+import { TUNNEL_KINDS } from '../port/tunnelConfig.ts';
 import {
   type Netdev,
   type NetdevConfig,
@@ -22,6 +24,7 @@ const OPENERS: Readonly<Record<string, NetdevOpener>> = {
   afxdp: openAfxdp,
   'afxdp-nonpmd': openAfxdp,
   patch: openPatch,
+  ...Object.fromEntries(Object.keys(TUNNEL_KINDS).map((type) => [type, openTunnel])),
   dpdkvhostuser: openVhostUser,
   dpdkvhostuserclient: openVhostUserClient,
 };

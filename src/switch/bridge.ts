@@ -7,10 +7,8 @@ import {
   F_METADATA,
   F_REGS,
   FLOW_SIZE,
-  K_CT_IPV6_SRC,
   K_IN_PORT,
   K_PKT_MARK,
-  K_TUN_ID,
   KEY_SIZE,
 } from '../../contract/key.ts';
 import type { Netdev } from '../port/types.ts';
@@ -40,6 +38,7 @@ import { resume } from './resume.ts';
 import { splitProgram } from './slowPath.ts';
 import { translate } from './translate/translate.ts';
 import type { FragmentMode, TableMiss } from './translate/types.ts';
+import { copyTunnel } from './tunnel/record.ts';
 import type { BridgePort, Bundle, FlowOwner, FlowTable, PreparedPacketOut, Rule } from './types.ts';
 
 export const N_TABLES = 255;
@@ -80,7 +79,7 @@ export interface AddPortOptions {
 /** Metadata that an OpenFlow 1.5 packet-out brings along. */
 function copyMetadata(from: Uint8Array, to: Uint8Array): void {
   to.set(from.subarray(K_PKT_MARK, K_PKT_MARK + 4), K_PKT_MARK);
-  to.set(from.subarray(K_TUN_ID, K_CT_IPV6_SRC), K_TUN_ID);
+  copyTunnel(from, to);
   to.set(from.subarray(F_METADATA, F_ACTSET_OUTPUT), F_METADATA);
 }
 
@@ -415,6 +414,7 @@ export class SwitchBridge implements DatapathBridge {
       actions,
       inPacketOut: true,
       packetIns: this.datapath.packetIns,
+      tunnels: this.datapath.tunnels,
       recircs: this.datapath.recircs,
       timeoutPolicy: this.datapath.timeoutPolicy,
       packet: data,

@@ -14,6 +14,7 @@ import {
   DROP_CONTROLLER_RATE,
   DROP_COUNT,
   DROP_NO_PORT,
+  DROP_TUNNEL_NO_PORT,
   DROP_UPCALL_FULL,
 } from '../../contract/drop.ts';
 import {
@@ -49,6 +50,9 @@ import type {
   XlateOut,
 } from './translate/types.ts';
 import { datapathMask } from './translate/wildcards.ts';
+import { expandOptions } from './tunnel/metadata.ts';
+import { TunnelPorts, tunnelOf } from './tunnel/ports.ts';
+import { hasOptions, hasTunnel } from './tunnel/record.ts';
 import type { Underlay } from './tunnel/types.ts';
 import type { Bridge, BridgePort } from './types.ts';
 import { UpcallQueue } from './upcallQueue.ts';
@@ -91,6 +95,8 @@ export class Datapath {
   /** Names of the bridges for packets that wait at controllers. */
   readonly bridgeIds = new BridgeIds<DatapathBridge>();
   readonly revalidator: Revalidator;
+  /** All tunnel ports. */
+  readonly tunnels: TunnelPorts<DatapathBridge>;
   readonly upcalls: UpcallQueue;
   #zonePolicies: ReadonlyMap<number, number> = new Map();
   #underlay: Underlay | undefined;
@@ -123,6 +129,10 @@ export class Datapath {
     this.packetIns = new PacketIns(() => this.engine.nowMs(), numbers);
     this.recircs = new RecircIds(() => this.engine.nowMs(), numbers);
     this.revalidator = new Revalidator(this);
+    this.tunnels = new TunnelPorts(
+      () => this.#underlay,
+      (name) => this.#bridges.get(name),
+    );
     this.upcalls = new UpcallQueue((upcall) => this.#handleUpcall(upcall), options.upcallBudget);
   }
 
@@ -151,7 +161,8 @@ export class Datapath {
   }
 
   addPort(bridge: DatapathBridge, port: BridgePort): void {
-    if (port.dpPort >= 0) this.#ports.set(port.dpPort, { bridge, port });
+    if (tunnelOf(port) !== undefined) this.tunnels.add(bridge, port);
+    else if (port.dpPort >= 0) this.#ports.set(port.dpPort, { bridge, port });
     this.#byName.set(port.name, { bridge, port });
     this.#patchesChanged(port);
     this.revalidator.changed(bridge);
@@ -159,6 +170,7 @@ export class Datapath {
 
   removePort(bridge: DatapathBridge, port: BridgePort): void {
     if (this.#ports.get(port.dpPort)?.port === port) this.#ports.delete(port.dpPort);
+    this.tunnels.remove(port);
     if (this.#byName.get(port.name)?.port === port) this.#byName.delete(port.name);
     this.#patchesChanged(port);
     this.revalidator.changed(bridge);
@@ -182,7 +194,9 @@ export class Datapath {
   flowOf(key: Uint8Array, record?: Uint8Array): LocatedFlow | undefined {
     const recirc = be32(key, K_RECIRC_ID);
     const frozen = recirc === 0 ? undefined : this.recircs.get(recirc);
-    const at = this.#ports.get(be32(key, K_IN_PORT));
+    const at =
+      this.#ports.get(be32(key, K_IN_PORT)) ??
+      (hasTunnel(key) ? this.tunnels.find(key) : undefined);
     const bridge = recirc === 0 ? at?.bridge : frozen && this.#bridges.get(frozen.bridge.name);
     if (bridge === undefined || (frozen !== undefined && frozen.bridge !== bridge))
       return undefined;
@@ -191,6 +205,7 @@ export class Datapath {
     if (record !== undefined) flow.fill(0, KEY_SIZE);
     if (frozen !== undefined) thawMetadata(frozen.metadata, flow);
     else putBe32(flow, F_IN_PORT, at!.port.ofport);
+    if (frozen === undefined && hasOptions(flow)) expandOptions(flow, bridge.tlvs ?? []);
     return { bridge, flow, frozen };
   }
 
@@ -261,13 +276,15 @@ export class Datapath {
     const { scratch } = this;
     const located = this.flowOf(upcall.key, scratch.flow);
     if (located === undefined) {
-      this.#controlDrops[DROP_NO_PORT]!++; // the port went away; its queues are on their way out
+      // The port went away, and its queues are on their way out; or no tunnel port is for this packet.
+      this.#controlDrops[hasTunnel(upcall.key) ? DROP_TUNNEL_NO_PORT : DROP_NO_PORT]!++;
       return false;
     }
     const validated = this.revalidator.change;
     const out = translate({
       ...located,
       packetIns: this.packetIns,
+      tunnels: this.tunnels,
       recircs: this.recircs,
       timeoutPolicy: this.timeoutPolicy,
       packet: upcall.data,

@@ -193,6 +193,17 @@ export function credit(
     mirror.packets += packets;
     mirror.bytes += bytes;
   }
+  for (const { netdev, received } of effects.tunnels) {
+    const { counters } = netdev;
+    if (received) {
+      counters.rxPackets += packets;
+      counters.rxBytes += bytes;
+    } else {
+      counters.txPackets += packets;
+      counters.txBytes += bytes;
+    }
+  }
+  for (const { underlay, route } of effects.solicits) underlay.solicit(route.device, route);
   for (const { tx, rx } of effects.patches) {
     const from = patchCounters(tx);
     const to = patchCounters(rx);

@@ -124,6 +124,7 @@ export function resume(datapath: Datapath, packet: PacketIn, vlanLimit: number):
       mirrors,
     },
     packetIns: datapath.packetIns,
+    tunnels: datapath.tunnels,
     recircs: datapath.recircs,
     timeoutPolicy: datapath.timeoutPolicy,
     learn: true,

@@ -211,6 +211,7 @@ export class Revalidator {
     const out = translate({
       ...located,
       packetIns,
+      tunnels: this.#datapath.tunnels,
       recircs,
       timeoutPolicy,
       learn: false,

@@ -292,6 +292,7 @@ function traceOne(
     bridge,
     flow,
     packetIns: datapath.packetIns,
+    tunnels: datapath.tunnels,
     recircs: datapath.recircs,
     frozen: request.frozen,
     timeoutPolicy: datapath.timeoutPolicy,

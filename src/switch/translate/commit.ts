@@ -5,13 +5,18 @@
 // looked at or written: they are all in the megaflow's mask too, so one program fits every packet of the megaflow.
 
 import {
+  ACT_POP_ETH,
+  ACT_POP_MPLS,
   ACT_POP_VLAN,
+  ACT_PUSH_ETH,
+  ACT_PUSH_MPLS,
   ACT_PUSH_VLAN,
   ACT_SET_ARP,
   ACT_SET_ETH,
   ACT_SET_IPV4,
   ACT_SET_IPV6,
   ACT_SET_META,
+  ACT_SET_MPLS,
   ACT_SET_ND,
   ACT_SET_TP,
 } from '../../../contract/action.ts';
@@ -24,12 +29,15 @@ import {
   K_IPV6_DST,
   K_IPV6_LABEL,
   K_IPV6_SRC,
+  K_MPLS_COUNT,
+  K_MPLS_LSE,
   K_ND_TARGET,
   K_NW_DST,
   K_NW_PROTO,
   K_NW_SRC,
   K_NW_TOS,
   K_NW_TTL,
+  K_PACKET_TYPE,
   K_PKT_MARK,
   K_PRIORITY,
   K_TP_DST,
@@ -40,6 +48,7 @@ import {
 } from '../../../contract/key.ts';
 import {
   be16,
+  be32,
   ETH_TYPE_ARP,
   ETH_TYPE_IP,
   ETH_TYPE_IPV6,
@@ -230,11 +239,73 @@ function commitMeta(x: Xlate, offset: number): void {
   x.program.push(ACT_SET_META | (4 << 16), offset, words[0]!, words[1]!);
 }
 
+/** The Ethernet header comes or goes: packets of layer-3 tunnels have none. */
+function commitPacketType(x: Xlate): void {
+  const { flow, base } = x;
+  const had = be32(base, K_PACKET_TYPE);
+  const wanted = be32(flow, K_PACKET_TYPE);
+  if (had === wanted) return;
+  if (wanted === 0) {
+    x.program.push(
+      ACT_PUSH_ETH | (4 << 16),
+      ...new Uint32Array(flow.slice(K_ETH_DST, K_ETH_DST + 12).buffer),
+    );
+    base.set(flow.subarray(K_ETH_DST, K_ETH_DST + 12), K_ETH_DST);
+  } else if (had === 0) {
+    // A tag is part of the header that goes.
+    for (let tags = countVlans(base); tags > 0; tags--) x.program.push(ACT_POP_VLAN | (1 << 16));
+    if (countVlans(base) > 0) exact(x.wildcards, K_VLAN0_TCI, 8);
+    base.fill(0, K_VLAN0_TCI, K_VLAN1_TCI + 4);
+    x.program.push(ACT_POP_ETH | (1 << 16));
+  }
+  base.set(flow.subarray(K_PACKET_TYPE, K_PACKET_TYPE + 4), K_PACKET_TYPE);
+}
+
+/** The label stack: what differs is popped from the outermost entry inwards, then what the flow has instead is pushed. */
+function commitMpls(x: Xlate): void {
+  const { flow, base, wildcards, program } = x;
+  let had = be16(base, K_MPLS_COUNT);
+  const wanted = be16(flow, K_MPLS_COUNT);
+  if (had === wanted && equal(flow, base, K_MPLS_LSE, 12)) return;
+  // Entries are outermost first: the common ones are the innermost.
+  const entry = (record: Uint8Array, count: number, fromBottom: number): number =>
+    be32(record, K_MPLS_LSE + 4 * (count - 1 - fromBottom));
+  let common = 0;
+  while (
+    common < had &&
+    common < wanted &&
+    entry(base, had, common) === entry(flow, wanted, common)
+  ) {
+    common++;
+  }
+  exact(wildcards, K_MPLS_LSE, 4 * had);
+  // The outermost of as many is rewritten in place.
+  const rewrite = common < had && common < wanted;
+  const keep = rewrite ? common + 1 : common;
+  for (; had > keep; had--) {
+    const below = had > 1 ? be16(base, K_ETH_TYPE) : be16(flow, K_ETH_TYPE);
+    program.push(ACT_POP_MPLS | (2 << 16), below);
+  }
+  if (rewrite) {
+    const now = entry(flow, wanted, common);
+    const was = entry(base, be16(base, K_MPLS_COUNT), common);
+    if (now !== was) program.push(ACT_SET_MPLS | (3 << 16), now, 0xffffffff);
+  }
+  for (let pushed = keep; pushed < wanted; pushed++) {
+    program.push(ACT_PUSH_MPLS | (3 << 16), entry(flow, wanted, pushed), be16(flow, K_ETH_TYPE));
+  }
+  base.set(flow.subarray(K_MPLS_LSE, K_MPLS_LSE + 12), K_MPLS_LSE);
+  base.set(flow.subarray(K_MPLS_COUNT, K_MPLS_COUNT + 2), K_MPLS_COUNT);
+  base.set(flow.subarray(K_ETH_TYPE, K_ETH_TYPE + 2), K_ETH_TYPE);
+}
+
 /** Appends the actions that turn the packet as it is now into the flow as the OpenFlow actions want it. */
 export function commit(x: Xlate): void {
-  commitHeader(x, ETHERNET);
+  commitPacketType(x);
+  if (be32(x.base, K_PACKET_TYPE) === 0) commitHeader(x, ETHERNET);
   commitNetwork(x);
   commitTransport(x);
+  commitMpls(x);
   commitVlans(x);
   commitMeta(x, K_PRIORITY);
   commitMeta(x, K_PKT_MARK);

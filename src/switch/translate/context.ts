@@ -25,6 +25,8 @@ export interface Xlate {
   readonly effects: Effects;
   /** The flow as the actions have changed it. */
   readonly flow: Uint8Array;
+  /** The flow as the packet came in. */
+  readonly received: Uint8Array;
   /** The packet as the program so far leaves it. */
   readonly base: Uint8Array;
   readonly wildcards: Uint8Array;
@@ -94,6 +96,8 @@ export function newXlate(input: XlateIn, scratch: XlateScratch): Xlate {
       learns: [],
       fins: [],
       patches: [],
+      tunnels: [],
+      solicits: [],
       bridges: new Set([input.bridge]),
       macQuestions: [],
       protocols: [],
@@ -102,6 +106,7 @@ export function newXlate(input: XlateIn, scratch: XlateScratch): Xlate {
       mirrors: [],
     },
     flow: input.flow,
+    received: scratch.original,
     base: scratch.base,
     wildcards: scratch.wildcards,
     flowWords: scratch.flowWords,

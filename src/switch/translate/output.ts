@@ -22,9 +22,7 @@ import {
   F_IN_PORT,
   F_METADATA,
   FLOW_SIZE,
-  K_CT_IPV6_SRC,
   K_ETH_DST,
-  K_TUN_ID,
 } from '../../../contract/key.ts';
 import { OFPM_CONTROLLER } from '../../wire/openflow/meter.ts';
 import {
@@ -42,6 +40,8 @@ import {
 import { be16, be32, isZero, putBe32 } from '../flow.ts';
 import { translateNormal } from '../normal.ts';
 import { processSpecial } from '../protocolPort.ts';
+import { tunnelOf } from '../tunnel/ports.ts';
+import { clearTunnel, copyTunnel } from '../tunnel/record.ts';
 import type { BridgePort } from '../types.ts';
 import { translateTable } from './actions.ts';
 import { commit } from './commit.ts';
@@ -50,6 +50,8 @@ import { clearConntrack } from './ctFields.ts';
 import { finish } from './freeze.ts';
 import { mirrorOutput } from './mirror.ts';
 import { isIrreversible, nest } from './nxActions.ts';
+import { outputToTunnel, terminateTunnel } from './tunnel.ts';
+import type { XlateBridge } from './types.ts';
 
 const OFPPC_NO_RECV = 4;
 const OFPPC_NO_RECV_STP = 8;
@@ -128,6 +130,12 @@ export function outputToPort(x: Xlate, number: number, truncate = false): void {
     outputToPatch(x, port);
     return;
   }
+  const tunnel = tunnelOf(port);
+  if (tunnel !== undefined) {
+    outputToTunnel(x, port, tunnel, truncate);
+    mirrorOutput(x, port.bundle);
+    return;
+  }
   if (port.dpPort < 0) {
     x.dropReason = DROP_NO_PORT;
     return;
@@ -136,14 +144,11 @@ export function outputToPort(x: Xlate, number: number, truncate = false): void {
   if (x.mirrorSnaplen > 0 && x.mirrorSnaplen < 0xffff) {
     x.program.push(ACT_TRUNC | (2 << 16), x.mirrorSnaplen);
   }
-  x.program.push(ACT_OUTPUT | (2 << 16), port.dpPort);
+  if (!terminateTunnel(x, port)) x.program.push(ACT_OUTPUT | (2 << 16), port.dpPort);
   mirrorOutput(x, port.bundle);
 }
 
-/**
- * Translation goes on in the bridge at the other end: with the packet as it is, but new pipeline metadata. What that
- * bridge does to the packet is undone by the next commit here; its errors stay its own.
- */
+/** The link to another bridge. */
 function outputToPatch(x: Xlate, port: BridgePort): void {
   const peer = x.bridge.peerOf(port);
   if (peer === undefined) {
@@ -151,10 +156,24 @@ function outputToPatch(x: Xlate, port: BridgePort): void {
     x.dropReason = DROP_NO_PORT;
     return;
   }
+  enterBridge(x, peer.bridge, peer.port, port);
+}
+
+/**
+ * Translation goes on in another bridge, as if the packet had come in by `port`: with the packet as it is, but new pipeline
+ * metadata. What that bridge does to the packet is undone by the next commit here; its errors stay its own. `from`: the
+ * patch port by which the packet leaves this one.
+ */
+export function enterBridge(
+  x: Xlate,
+  bridge: XlateBridge,
+  port: BridgePort,
+  from: BridgePort | undefined,
+): void {
   const { flow, wildcards } = x;
   const saved = {
     flow: flow.slice(),
-    tunnelMask: wildcards.slice(K_TUN_ID, K_CT_IPV6_SRC),
+    mask: wildcards.slice(),
     bridge: x.bridge,
     actionSet: x.actionSet,
     stack: x.stack,
@@ -164,21 +183,21 @@ function outputToPatch(x: Xlate, port: BridgePort): void {
     start: x.program.length,
     mirrors: x.mirrors,
   };
-  if (peer.bridge !== x.bridge) x.mirrors = 0;
-  flow.fill(0, K_TUN_ID, K_CT_IPV6_SRC);
-  wildcards.fill(0, K_TUN_ID, K_CT_IPV6_SRC);
+  if (bridge !== x.bridge) x.mirrors = 0;
+  clearTunnel(flow);
+  clearTunnel(wildcards);
   flow.fill(0, F_METADATA, FLOW_SIZE);
   putBe32(flow, F_ACTSET_OUTPUT, OFPP_UNSET);
-  putBe32(flow, F_IN_PORT, peer.port.ofport);
+  putBe32(flow, F_IN_PORT, port.ofport);
   clearConntrack(x);
-  x.trace = report(x, 'bridge', `bridge("${peer.bridge.name}")`);
-  x.bridge = peer.bridge;
+  x.trace = report(x, 'bridge', `bridge("${bridge.name}")`);
+  x.bridge = bridge;
   x.actionSet = [];
   x.stack = [];
-  x.effects.bridges.add(peer.bridge);
+  x.effects.bridges.add(bridge);
 
-  if (!processSpecial(x, peer.port) && mayReceive(x, peer.port)) {
-    translateTable(x, peer.port.ofport, 0, true, true, { ownActionSet: true });
+  if (!processSpecial(x, port) && mayReceive(x, port)) {
+    translateTable(x, port.ofport, 0, true, true, { ownActionSet: true });
     finish(x);
   }
 
@@ -190,15 +209,15 @@ function outputToPatch(x: Xlate, port: BridgePort): void {
   }
   x.trace = saved.trace;
   flow.set(saved.flow);
-  wildcards.set(saved.tunnelMask, K_TUN_ID);
+  copyTunnel(saved.mask, wildcards);
   x.bridge = saved.bridge;
   x.actionSet = saved.actionSet;
   x.stack = saved.stack;
   x.conntracked = saved.conntracked;
-  if (peer.bridge !== saved.bridge) x.mirrors = saved.mirrors;
+  if (bridge !== saved.bridge) x.mirrors = saved.mirrors;
   x.exit = false;
   x.error = undefined;
-  x.effects.patches.push({ tx: port, rx: peer.port });
+  if (from !== undefined) x.effects.patches.push({ tx: from, rx: port });
 }
 
 function flood(x: Xlate, all: boolean): void {
@@ -286,7 +305,7 @@ function isTableMiss(x: Xlate): boolean {
  */
 export function snapshot(flow: Uint8Array): Uint8Array {
   const metadata = new Uint8Array(FLOW_SIZE);
-  metadata.set(flow.subarray(K_TUN_ID, K_CT_IPV6_SRC), K_TUN_ID);
+  copyTunnel(flow, metadata);
   metadata.set(flow.subarray(F_METADATA, F_ACTSET_OUTPUT), F_METADATA);
   metadata.set(flow.subarray(F_IN_PORT, F_CONJ_ID), F_IN_PORT);
   return metadata;

@@ -17,21 +17,33 @@ import { F_ACTSET_OUTPUT, F_IN_PORT } from '../../../contract/key.ts';
 import { OFPP_UNSET } from '../../wire/openflow/types.ts';
 import { be32, putBe32 } from '../flow.ts';
 import { processSpecial, SLOW_ACTION } from '../protocolPort.ts';
+import { coverOptions } from '../tunnel/metadata.ts';
+import { hasOptions } from '../tunnel/record.ts';
 import { lookupRule, reportTable, runActions } from './actions.ts';
 import { thaw } from './conntrack.ts';
 import { newScratch, newXlate, report } from './context.ts';
 import { finish } from './freeze.ts';
 import { isMirrorOutput, mirrorInput } from './mirror.ts';
 import { mayReceive } from './output.ts';
+import { coverTunnel, receiveFromTunnel } from './tunnel.ts';
 import type { XlateIn, XlateOut } from './types.ts';
 import { finishWildcards, initWildcards } from './wildcards.ts';
 
-/** Nothing follows the clone that starts at `at`: the packet itself will do. */
-function unwrapLast(program: number[], at: number): void {
-  const header = program[at] ?? 0;
-  if ((header & 0xffff) !== ACT_CLONE || at + (header >>> 16) !== program.length) return;
-  program.pop();
-  program.splice(at, 2);
+/** Nothing follows a clone that ends the program: the packet itself will do. And so on inside of it. */
+function unwrapLast(program: number[]): void {
+  let at = 0;
+  while (at < program.length) {
+    const header = program[at]!;
+    const end = at + (header >>> 16);
+    if (end < program.length) {
+      at = end;
+    } else if ((header & 0xffff) === ACT_CLONE && program[at + 1] === 0) {
+      program.pop();
+      program.splice(at, 2);
+    } else {
+      return;
+    }
+  }
 }
 
 /** Translates a flow. Never throws for anything a packet or a flow table can cause. */
@@ -42,11 +54,13 @@ export function translate(input: XlateIn): XlateOut {
   putBe32(input.flow, F_ACTSET_OUTPUT, OFPP_UNSET);
   const x = newXlate(input, scratch);
   initWildcards(x.wildcards, original);
+  coverTunnel(x.wildcards, original);
   const { frozen } = input;
   const port = input.bridge.ports.get(be32(input.flow, F_IN_PORT));
   x.trace = report(x, 'bridge', `bridge("${(input.traceBridge ?? input.bridge).name}")`);
 
   if (frozen !== undefined) thaw(x, frozen);
+  const decapsulated = receiveFromTunnel(x, port);
   const actions =
     input.actions ?? (frozen && frozen.actions.length > 0 ? frozen.actions : undefined);
   if (actions === undefined) {
@@ -65,16 +79,17 @@ export function translate(input: XlateIn): XlateOut {
       `dropping packet received on port ${port.name}, which is reserved exclusively for mirroring`,
     );
     x.dropReason = DROP_VLAN_FILTER;
-  } else if (port === undefined || mayReceive(x, port)) {
+  } else if (decapsulated && (port === undefined || mayReceive(x, port))) {
     mirrorInput(x);
     if (x.rule !== undefined) x.cookie = x.rule.cookie;
     runActions(x, actions ?? x.rule!.actions);
     finish(x);
   }
 
+  if (hasOptions(original)) coverOptions(x.wildcards, original, input.bridge.tlvs ?? []);
   finishWildcards(x.wildcards, original);
   const program = x.error === undefined ? x.program : [];
-  unwrapLast(program, x.patchClone);
+  if (x.patchClone >= 0) unwrapLast(program);
   // A truncation that no output follows does nothing.
   while (program.length >= 2 && program[program.length - 2] === (ACT_TRUNC | (2 << 16))) {
     program.length -= 2;

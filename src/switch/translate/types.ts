@@ -1,12 +1,16 @@
 // What translation takes and gives: a flow and the bridge it came in on become a datapath program, the mask of
 // everything that was looked at, and the list of side effects that each packet of the megaflow has.
 
+import type { TunnelPort } from '../../port/tunnel.ts';
+import type { TlvMapping } from '../../wire/openflow/messages.ts';
 import type { Action, FlowMod, PacketInReason, Subfield } from '../../wire/openflow/types.ts';
 import type { Group, GroupBucket, GroupTable } from '../groups.ts';
 import type { MacTable } from '../macLearning.ts';
 import type { MeterTable } from '../meters.ts';
 import type { Mirror, MirrorTable } from '../mirrors.ts';
 import type { ProtocolPort } from '../protocolPort.ts';
+import type { TunnelPorts } from '../tunnel/ports.ts';
+import type { TunnelRoute, Underlay } from '../tunnel/types.ts';
 import type { BridgePort, Bundle, FlowOwner, FlowTable, Rule } from '../types.ts';
 
 export type FragmentMode = 'normal' | 'drop' | 'nx-match';
@@ -26,6 +30,8 @@ export interface XlateBridge {
   readonly mirrors?: MirrorTable;
   /** Some controller is configured: buckets that watch OFPP_CONTROLLER are alive. */
   readonly hasControllers?: boolean;
+  /** What tun_metadata0 … 63 are on this bridge. */
+  readonly tlvs?: readonly TlvMapping[];
   readonly forwardBpdu: boolean;
   readonly fragmentMode: FragmentMode;
   /** Hidden rules of table 254: what a packet that matches nothing executes. */
@@ -131,6 +137,10 @@ export interface Effects {
   groups: { group: Group; bucket: GroupBucket | undefined }[];
   /** Patch ports crossed: out of one, into the other. */
   patches: { tx: BridgePort; rx: BridgePort }[];
+  /** Tunnel ports by which packets have come in, or gone out. */
+  tunnels: { netdev: TunnelPort; received: boolean }[];
+  /** Neighbours that a tunnel waits for: asked again while packets come. */
+  solicits: { underlay: Underlay; route: TunnelRoute }[];
   /** Ports whose protocols want to know of traffic. */
   protocols: ProtocolPort[];
   bridges: Set<XlateBridge>;
@@ -173,6 +183,8 @@ export interface XlateIn {
   readonly recircs?: RecircStore | undefined;
   /** The packet comes out of a recirculation: `flow` has the state's metadata already. */
   readonly frozen?: FrozenState | undefined;
+  /** Absent: packets go into no tunnels. */
+  readonly tunnels?: TunnelPorts | undefined;
   /** Timeout policy of a zone of connection tracking, 0 = default. */
   readonly timeoutPolicy?: ((zone: number) => number) | undefined;
   /** The frame, where one is at hand: protocols of ports hear of it. */

@@ -33,6 +33,10 @@ export interface Underlay {
    * of contract/key.ts. Returns true if the packet is one that may teach (its fields were looked at).
    */
   snoop(device: string, flow: Uint8Array): boolean;
+  /** A tunnel packet has come in by a bridge: its sender is a neighbour there, with the address that it came from. */
+  heard(device: string, flow: Uint8Array): void;
+  /** Addresses of a device. */
+  addressesOf(device: string): readonly { readonly address: Uint8Array }[];
   /** Device that has this address, undefined if none has. */
   isLocal(address: Uint8Array): string | undefined;
 }

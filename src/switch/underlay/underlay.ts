@@ -4,10 +4,13 @@
 //   ovs/route/add, del ────────────────────────────────> Router ──┼──> `change` grows, megaflows are looked at again
 //   ARP, ND at the bridges' own ports ──────────────> Neighbours ──┘
 
+import { K_ETH_SRC, K_ETH_TYPE, K_IPV6_SRC, K_NW_SRC } from '../../../contract/key.ts';
 import type { KernelNetwork } from '../../sys/routeNetlink.ts';
 import { OFPP_LOCAL, OFPP_TABLE } from '../../wire/openflow/types.ts';
 import { parseMac } from '../../wire/rtnetlink.ts';
+import { mapped } from '../../wire/rtnetlinkRoute.ts';
 import type { Datapath } from '../datapath.ts';
+import { be16, ETH_TYPE_IP } from '../flow.ts';
 import type { TunnelRoute, Underlay } from '../tunnel/types.ts';
 import { addressKey, type DeviceAddress, isMapped } from './address.ts';
 import { Neighbours } from './neighbours.ts';
@@ -138,6 +141,13 @@ export class HostUnderlay implements Underlay, Disposable {
 
   snoop(device: string, flow: Uint8Array): boolean {
     return this.neighbours.snoop(device, flow);
+  }
+
+  heard(device: string, flow: Uint8Array): void {
+    const v4 = be16(flow, K_ETH_TYPE) === ETH_TYPE_IP;
+    const at = v4 ? K_NW_SRC : K_IPV6_SRC;
+    const address = mapped(flow.slice(at, at + (v4 ? 4 : 16)));
+    this.neighbours.set(device, address, flow.slice(K_ETH_SRC, K_ETH_SRC + 6));
   }
 
   isLocal(address: Uint8Array): string | undefined {

@@ -1,0 +1,131 @@
+// Tunnel ports: interfaces without a device of their own. All tunnels of a kind (and UDP port) share one port of the datapath,
+// vxlan_sys_4789 say, which has no queues: packets get there by being popped, and leave it by being pushed (contract/tunnel.ts).
+// Which interface a packet belongs to is decided by the control plane (src/switch/tunnel).
+
+import { randomBytes } from 'node:crypto';
+import type { Engine } from '../engine/types.ts';
+import type { PatchCounters } from './patch.ts';
+import { parseTunnelConfig, type TunnelConfig, tunnelDevice } from './tunnelConfig.ts';
+import type { Netdev, NetdevConfig, NetdevContext, NetdevOpener, NetdevStatus } from './types.ts';
+
+/** A datapath port that tunnels share. */
+export interface SharedPort {
+  readonly name: string;
+  readonly port: number;
+  users: number;
+}
+
+const shared = new WeakMap<Engine, Map<string, SharedPort>>();
+
+function portsOf(engine: Engine): Map<string, SharedPort> {
+  let ports = shared.get(engine);
+  if (ports === undefined) {
+    ports = new Map();
+    shared.set(engine, ports);
+  }
+  return ports;
+}
+
+function acquire(engine: Engine, name: string): SharedPort {
+  const ports = portsOf(engine);
+  let entry = ports.get(name);
+  if (entry === undefined) {
+    entry = { name, port: engine.addPort(), users: 0 };
+    ports.set(name, entry);
+  }
+  entry.users++;
+  return entry;
+}
+
+function release(engine: Engine, entry: SharedPort): Promise<void> {
+  if (--entry.users > 0) return Promise.resolve();
+  portsOf(engine).delete(entry.name);
+  return engine.removePort(entry.port);
+}
+
+export class TunnelPort implements Netdev {
+  readonly name: string;
+  readonly type: string;
+  readonly port: number;
+  readonly counters: PatchCounters = { rxPackets: 0, rxBytes: 0, txPackets: 0, txBytes: 0 };
+  onChange: (() => void) | undefined;
+  tunnel: TunnelConfig;
+  /** Name of the datapath's port. */
+  readonly device: string;
+  /** Tells by which interface of the host the tunnel leaves. Set by the composition root. */
+  egress: (() => { name: string; up: boolean } | undefined) | undefined;
+  readonly #context: NetdevContext;
+  readonly #shared: SharedPort;
+  #adminUp = true;
+  #mac: string;
+
+  constructor(config: NetdevConfig, tunnel: TunnelConfig, context: NetdevContext) {
+    this.name = config.name;
+    this.type = config.type;
+    this.tunnel = tunnel;
+    this.device = tunnelDevice(tunnel);
+    this.#context = context;
+    this.#shared = acquire(context.engine, this.device);
+    this.port = this.#shared.port;
+    const mac = randomBytes(6);
+    mac[0] = (mac[0]! & 0xfc) | 0x02; // local, unicast
+    this.#mac = config.mac ?? mac.toString('hex').replace(/(..)(?=.)/g, '$1:');
+  }
+
+  status(): NetdevStatus {
+    const egress = this.egress?.();
+    const status: Record<string, string> = {};
+    if (egress !== undefined) {
+      status.tunnel_egress_iface = egress.name;
+      status.tunnel_egress_iface_carrier = egress.up ? 'up' : 'down';
+    }
+    return {
+      adminUp: this.#adminUp,
+      linkUp: true,
+      linkResets: 0,
+      mac: this.#mac,
+      ifindex: 0,
+      status,
+    };
+  }
+
+  statistics(): Record<string, number> {
+    const { rxPackets, rxBytes, txPackets, txBytes } = this.counters;
+    return { rx_bytes: rxBytes, rx_packets: rxPackets, tx_bytes: txBytes, tx_packets: txPackets };
+  }
+
+  reconfigure(config: NetdevConfig): boolean {
+    const tunnel = parse(config, this.#context);
+    if (tunnelDevice(tunnel) !== this.device) return false;
+    const same = JSON.stringify(plain(this.tunnel)) === JSON.stringify(plain(tunnel));
+    this.tunnel = tunnel;
+    if (config.mac !== undefined) this.#mac = config.mac;
+    if (!same) this.onChange?.();
+    return true;
+  }
+
+  setAdminUp(up: boolean): void {
+    this.#adminUp = up;
+    this.onChange?.();
+  }
+
+  close(): Promise<void> {
+    return release(this.#context.engine, this.#shared);
+  }
+}
+
+const plain = (config: TunnelConfig): unknown => ({
+  ...config,
+  remote: config.remote.toHex(),
+  local: config.local.toHex(),
+  inKey: String(config.inKey),
+  outKey: String(config.outKey),
+});
+
+function parse({ name, type, options }: NetdevConfig, context: NetdevContext): TunnelConfig {
+  return parseTunnelConfig(name, type, options, (text) => context.log.warn(text));
+}
+
+/** Opens a tunnel port of any type in TUNNEL_KINDS. */
+export const openTunnel: NetdevOpener = (config, context) =>
+  Promise.resolve().then(() => new TunnelPort(config, parse(config, context), context));

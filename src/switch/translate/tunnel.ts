@@ -1,0 +1,351 @@
+// Native tunnelling: what translation does where a packet goes into a tunnel, comes out of one, or is about to leave for the
+// host although it is a tunnel's.
+//
+//   output to a tunnel port ── settings and flow give the outer addresses, key, TOS … ── route ── neighbour ── ACT_TUNNEL_PUSH ──
+//   the translation goes on in the underlay's bridge, as if its own port had sent the packet
+//
+//   output to a bridge's own port, for an address of the host and a tunnel's protocol ── ACT_TUNNEL_POP; what comes out is looked up
+//   with the tunnel's datapath port as input port
+//
+// Addresses and neighbours are the underlay's (src/switch/tunnel/types.ts): when they change, megaflows are looked at again.
+
+import { ACT_CLONE, ACT_TUNNEL_POP, ACT_TUNNEL_PUSH } from '../../../contract/action.ts';
+import {
+  DROP_NO_PORT,
+  DROP_TUNNEL_CONGESTION,
+  DROP_TUNNEL_NO_NEIGHBOUR,
+  DROP_TUNNEL_NO_ROUTE,
+  DROP_TUNNEL_OPTIONS,
+  DROP_TUNNEL_PROTOCOL,
+} from '../../../contract/drop.ts';
+import {
+  K_ETH_DST,
+  K_ETH_SRC,
+  K_ETH_TYPE,
+  K_IPV6_DST,
+  K_IPV6_LABEL,
+  K_IPV6_SRC,
+  K_NW_DST,
+  K_NW_FRAG,
+  K_NW_PROTO,
+  K_NW_SRC,
+  K_NW_TOS,
+  K_NW_TTL,
+  K_PACKET_TYPE,
+  K_PKT_MARK,
+  K_TCP_FLAGS,
+  K_TP_DST,
+  K_TP_SRC,
+  K_TUN_DST,
+  K_TUN_FLAGS,
+  K_TUN_ID,
+  K_TUN_IPV6_SRC,
+  K_TUN_SRC,
+  K_TUN_TOS,
+  K_TUN_TTL,
+  K_VLAN0_TCI,
+  TUN_CSUM,
+  TUN_DF,
+  TUN_KEY,
+  TUN_OAM,
+} from '../../../contract/key.ts';
+import { PACKET_TYPE_ETHERTYPE, TUNNEL_GRE, TUNNEL_IP6GRE } from '../../../contract/tunnel.ts';
+import type { TunnelPort } from '../../port/tunnel.ts';
+import { TUNNEL_KINDS, type TunnelConfig } from '../../port/tunnelConfig.ts';
+import { OFPP_LOCAL } from '../../wire/openflow/types.ts';
+import { be16, be32, ETH_TYPE_IP, ETH_TYPE_IPV6, exact, isIp, putBe16, putBe32 } from '../flow.ts';
+import { buildHeader, ipProtocolOf, isGreType } from '../tunnel/header.ts';
+import { composeOptions } from '../tunnel/metadata.ts';
+import { tunnelOf } from '../tunnel/ports.ts';
+import {
+  hasTunnel,
+  putTunnelDestination,
+  putTunnelSource,
+  tunnelDestination,
+  tunnelSource,
+} from '../tunnel/record.ts';
+import type { BridgePort } from '../types.ts';
+import { formatAddress, isMapped, isUnset } from '../underlay/address.ts';
+import { commit } from './commit.ts';
+import { report, type Xlate } from './context.ts';
+import { nest } from './nxActions.ts';
+import { enterBridge } from './output.ts';
+
+const ECN = 3;
+const ECN_CE = 3;
+const ECN_ECT0 = 2;
+const DSCP = 0xfc;
+
+/** What every translation of a packet from a tunnel looks at. */
+export function coverTunnel(wildcards: Uint8Array, flow: Uint8Array): void {
+  if (!hasTunnel(flow)) return;
+  exact(wildcards, K_TUN_ID, 8);
+  if (be32(flow, K_TUN_DST) !== 0) {
+    exact(wildcards, K_TUN_SRC, 8);
+  } else {
+    exact(wildcards, K_TUN_IPV6_SRC, 32);
+  }
+  putBe16(wildcards, K_TUN_FLAGS, TUN_DF | TUN_CSUM | TUN_KEY);
+  wildcards[K_TUN_TOS] = 0xff;
+  if (isIp(flow) && (flow[K_TUN_TOS]! & ECN) === ECN_CE) wildcards[K_NW_TOS]! |= ECN;
+}
+
+/**
+ * The packet has come in by this port, if it is a tunnel's. False: drop it, because it was marked on the way and cannot say so
+ * itself (RFC 6040 §4.2).
+ */
+export function receiveFromTunnel(x: Xlate, port: BridgePort | undefined): boolean {
+  const { flow } = x;
+  const netdev = port && tunnelOf(port);
+  if (x.in.frozen === undefined && netdev !== undefined) {
+    x.effects.tunnels.push({ netdev, received: true });
+  }
+  if (netdev === undefined || netdev.tunnel.mode !== 'ptap') {
+    // A bridge that does not know packets without Ethernet header gets them one, with addresses of zero.
+    putBe32(flow, K_PACKET_TYPE, 0);
+  }
+  if (!hasTunnel(flow) || !isIp(flow) || (flow[K_TUN_TOS]! & ECN) !== ECN_CE) return true;
+  if ((flow[K_NW_TOS]! & ECN) === 0) {
+    x.dropReason = DROP_TUNNEL_CONGESTION;
+    return false;
+  }
+  flow[K_NW_TOS]! |= ECN_CE;
+  return true;
+}
+
+/** Tunnel fields of a packet that leaves by a port with these settings. */
+function applyConfig(x: Xlate, config: TunnelConfig): void {
+  const { flow, wildcards } = x;
+  if (!config.localFlow) putTunnelSource(flow, config.local);
+  if (!config.remoteFlow) putTunnelDestination(flow, config.remote);
+  if (!config.outKeyFlow) {
+    new DataView(flow.buffer, flow.byteOffset).setBigUint64(K_TUN_ID, config.outKey);
+  }
+  const ip = isIp(flow);
+  if (config.ttlInherit && ip) {
+    wildcards[K_NW_TTL] = 0xff;
+    flow[K_TUN_TTL] = flow[K_NW_TTL]!;
+  } else {
+    flow[K_TUN_TTL] = config.ttl;
+  }
+  if (config.tosInherit && ip) {
+    wildcards[K_NW_TOS]! |= DSCP;
+    flow[K_TUN_TOS] = flow[K_NW_TOS]! & DSCP;
+  } else {
+    flow[K_TUN_TOS] = config.tos;
+  }
+  if (ip) {
+    // ECN is always inherited, except that congestion already experienced is not the tunnel's.
+    wildcards[K_NW_TOS]! |= ECN;
+    const ecn = flow[K_NW_TOS]! & ECN;
+    flow[K_TUN_TOS]! |= ecn === ECN_CE ? ECN_ECT0 : ecn;
+  }
+  const flags =
+    (be16(flow, K_TUN_FLAGS) & TUN_OAM) |
+    (config.dontFragment ? TUN_DF : 0) |
+    (config.csum ? TUN_CSUM : 0) |
+    (config.outKeyPresent ? TUN_KEY : 0);
+  putBe16(flow, K_TUN_FLAGS, flags);
+  if (config.egressMark !== undefined) {
+    putBe32(flow, K_PKT_MARK, config.egressMark);
+    exact(wildcards, K_PKT_MARK, 4);
+  }
+}
+
+/** Sends the packet into a tunnel. Nothing of what the tunnel needs stays in the flow. */
+export function outputToTunnel(
+  x: Xlate,
+  port: BridgePort,
+  netdev: TunnelPort,
+  truncate: boolean,
+): void {
+  const { flow } = x;
+  const saved = flow.slice();
+  applyConfig(x, netdev.tunnel);
+  if (hasTunnel(x.received) && sameBytes(tunnelDestination(flow), tunnelDestination(x.received))) {
+    report(x, 'warn', 'Not tunneling to our own address');
+    x.dropReason = DROP_NO_PORT;
+  } else {
+    x.effects.tunnels.push({ netdev, received: false });
+    report(x, 'detail', 'output to native tunnel');
+    if (netdev.tunnel.mode === 'legacy_l3' && be32(flow, K_PACKET_TYPE) === 0) {
+      putBe32(flow, K_PACKET_TYPE, PACKET_TYPE_ETHERTYPE | be16(flow, K_ETH_TYPE));
+      flow.fill(0, K_VLAN0_TCI, K_VLAN0_TCI + 8);
+    }
+    commit(x);
+    push(x, port, netdev, truncate);
+  }
+  // pkt_mark stays, as in Open vSwitch.
+  saved.set(flow.subarray(K_PKT_MARK, K_PKT_MARK + 4), K_PKT_MARK);
+  flow.set(saved);
+}
+
+function sameBytes(a: Uint8Array, b: Uint8Array): boolean {
+  return a.every((byte, i) => byte === b[i]);
+}
+
+function push(x: Xlate, port: BridgePort, netdev: TunnelPort, truncate: boolean): void {
+  const { flow, bridge } = x;
+  const { tunnels } = x.in;
+  const underlay = tunnels?.underlay;
+  const destination = tunnelDestination(flow);
+  const wanted = tunnelSource(flow);
+  const route = underlay?.route(
+    destination,
+    be32(flow, K_PKT_MARK),
+    isUnset(wanted) ? undefined : wanted,
+  );
+  const out = route && tunnels?.bridge(route.device);
+  const local = out?.ports.get(OFPP_LOCAL);
+  if (route === undefined || out === undefined || local === undefined) {
+    report(x, 'warn', 'native tunnel routing failed');
+    x.dropReason = DROP_TUNNEL_NO_ROUTE;
+    return;
+  }
+  const next = formatAddress(route.nextHop);
+  report(x, 'detail', `tunneling to ${next} via ${route.device}`);
+  x.effects.bridges.add(out);
+  const sourceMac = local.desc.hwAddr;
+  const nextMac = underlay!.neighbour(route.device, route.nextHop);
+  if (nextMac === undefined) {
+    const protocol = isMapped(route.nextHop) ? 'ARP' : 'ND';
+    report(
+      x,
+      'detail',
+      `neighbor cache miss for ${next} on bridge ${route.device}, sending ${protocol} request`,
+    );
+    x.effects.solicits.push({ underlay: underlay!, route });
+    x.dropReason = DROP_TUNNEL_NO_NEIGHBOUR;
+    return;
+  }
+  const source = isUnset(wanted) ? route.source : wanted;
+  report(
+    x,
+    'detail',
+    `tunneling from ${macText(sourceMac)} ${formatAddress(source)} to ${macText(nextMac)} ${next}`,
+  );
+  const options = netdev.tunnel.type === 'geneve' ? composeOptions(flow, bridge.tlvs ?? []) : NONE;
+  if (options === undefined) {
+    report(x, 'warn', 'native tunnel header build failed');
+    x.dropReason = DROP_TUNNEL_OPTIONS;
+    return;
+  }
+  const isIpv6 = !isMapped(destination);
+  const header = buildHeader({
+    config: netdev.tunnel,
+    flow,
+    source,
+    destination,
+    isIpv6,
+    sourceMac,
+    nextMac,
+    options,
+  });
+  if (header === undefined || isMapped(source) === isIpv6) {
+    report(x, 'warn', 'native tunnel header build failed');
+    x.dropReason = DROP_TUNNEL_PROTOCOL;
+    return;
+  }
+  const start = x.program.length;
+  const base = x.base.slice();
+  const words = new Uint32Array(Math.ceil(header.length / 4));
+  new Uint8Array(words.buffer).set(header);
+  const type = isGreType(netdev.tunnel.type)
+    ? isIpv6
+      ? TUNNEL_IP6GRE
+      : TUNNEL_GRE
+    : TUNNEL_KINDS[netdev.tunnel.type]!.encapsulation!;
+  x.program.push(
+    ACT_TUNNEL_PUSH | ((5 + words.length) << 16),
+    netdev.port,
+    local.dpPort,
+    type | (header.length << 16),
+    tunnels!.sourcePorts,
+    ...words,
+  );
+  const before = x.program.length;
+  // The packet is the underlay's from here on. What its bridge looks at is what was just made: no part of the megaflow.
+  const wildcards = x.wildcards.slice();
+  asOuter(flow, header, source, destination, isIpv6, netdev.tunnel);
+  x.base.set(flow);
+  if (truncate) report(x, 'detail', 'truncated packet: statistics of the underlay count it whole');
+  enterBridge(x, out, local, undefined);
+  x.wildcards.set(wildcards);
+  x.base.set(base);
+  if (x.program.length === before) {
+    x.program.length = start;
+    return;
+  }
+  nest(x, start, ACT_CLONE, [0]);
+  x.patchClone = start;
+}
+
+const NONE = new Uint8Array(0);
+
+function macText(mac: Uint8Array): string {
+  return [...mac].map((byte) => byte.toString(16).padStart(2, '0')).join(':');
+}
+
+/** Makes the flow that of the packet with its outer headers. Metadata and registers are the next bridge's business. */
+function asOuter(
+  flow: Uint8Array,
+  header: Uint8Array,
+  source: Uint8Array,
+  destination: Uint8Array,
+  isIpv6: boolean,
+  config: TunnelConfig,
+): void {
+  flow.set(header.subarray(0, 12), K_ETH_DST);
+  flow.fill(0, K_VLAN0_TCI, K_VLAN0_TCI + 8);
+  putBe32(flow, K_PACKET_TYPE, 0);
+  putBe16(flow, K_ETH_TYPE, isIpv6 ? ETH_TYPE_IPV6 : ETH_TYPE_IP);
+  flow.fill(0, K_NW_SRC, K_NW_DST + 4);
+  flow.fill(0, K_IPV6_SRC, K_IPV6_LABEL + 4);
+  if (isIpv6) {
+    flow.set(source, K_IPV6_SRC);
+    flow.set(destination, K_IPV6_DST);
+  } else {
+    flow.set(source.subarray(12), K_NW_SRC);
+    flow.set(destination.subarray(12), K_NW_DST);
+  }
+  flow[K_NW_PROTO] = ipProtocolOf(config.type);
+  flow[K_NW_FRAG] = 0;
+  flow[K_NW_TOS] = flow[K_TUN_TOS]!;
+  flow[K_NW_TTL] = flow[K_TUN_TTL]!;
+  putBe16(flow, K_TP_SRC, 0);
+  putBe16(flow, K_TP_DST, config.dstPort);
+  putBe16(flow, K_TCP_FLAGS, 0);
+}
+
+/** A packet on its way to a device of the host: true if it is a tunnel's, and has been taken out of it. */
+export function terminateTunnel(x: Xlate, port: BridgePort): boolean {
+  const { tunnels } = x.in;
+  const underlay = tunnels?.underlay;
+  if (tunnels === undefined || underlay === undefined || tunnels.size === 0) return false;
+  const { flow, wildcards } = x;
+  const listener = tunnels.terminate(port.name, flow, wildcards);
+  if (listener === undefined) {
+    if (underlay.addressesOf(port.name).length > 0) snoop(x, port.name);
+    return false;
+  }
+  const { encapsulation, payloadType } = listener;
+  x.program.push(ACT_TUNNEL_POP | (4 << 16), listener.port, encapsulation, payloadType);
+  if (x.in.learn) underlay.heard(x.bridge.name, flow);
+  return true;
+}
+
+/** ARP and neighbour discovery that reach the host's port tell tunnels of their neighbours. */
+function snoop(x: Xlate, device: string): void {
+  const type = be16(x.flow, K_ETH_TYPE);
+  if (type !== 0x0806 && !(type === ETH_TYPE_IPV6 && x.flow[K_NW_PROTO] === 58)) return;
+  if (x.in.learn) x.in.tunnels?.underlay?.snoop(device, x.flow);
+  // Another neighbour's answer has to be seen, too.
+  x.wildcards[K_NW_PROTO] = 0xff;
+  if (type === 0x0806) {
+    exact(x.wildcards, K_NW_SRC, 8);
+    exact(x.wildcards, K_ETH_SRC, 6);
+  } else {
+    exact(x.wildcards, K_TP_SRC, 4);
+    if (be16(x.flow, K_TP_SRC) === 136) exact(x.wildcards, K_IPV6_SRC, 32);
+  }
+}

@@ -320,9 +320,10 @@ export class GuestWindows implements Windows {
       fresh.push(window);
     }
     this.pushPool(fresh);
-    // Where whole regions have left little, most of it has to be in use, or chunks would only come and go.
-    const low = Math.min(POOL_LOW, this.poolChunks.size >> 2);
-    const full = Math.min(POOL_FULL, this.poolChunks.size >> 1);
+    // Where whole regions have left little, much of it has to be in use, or chunks would only come and go; but workers
+    // that find none lose packets before this thread gets its turn.
+    const low = Math.min(POOL_LOW, Math.floor(this.poolChunks.size * 0.4));
+    const full = Math.min(POOL_FULL, Math.floor(this.poolChunks.size * 0.6));
     if (this.poolSize() < low) this.evict(full - this.poolSize());
   }
 

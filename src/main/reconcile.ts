@@ -76,6 +76,7 @@ export class Reconciler {
     const settings = settingsFrom(intent.otherConfig);
     await applySettings(datapath.engine, datapath, this.#settings, settings);
     this.#settings = settings;
+    context.vhostFeatures = intent.otherConfig['vhost-features'];
     const sockDir = intent.otherConfig['vhost-sock-dir'];
     // As with the real daemon the directory lies inside the run directory, and nowhere else.
     const inside = sockDir !== undefined && !sockDir.split('/').includes('..');

@@ -73,6 +73,8 @@ export interface NetdevContext {
   vhostSockDir: string;
   /** Owner and mode of server sockets made from now on (other_config:vhost-sock-owner, vhost-sock-perm). */
   vhostSockAccess?: { readonly owner?: string | undefined; readonly perm?: string | undefined };
+  /** Open_vSwitch.other_config:vhost-features: what guests are offered (src/wire/vhostuser/features.ts). */
+  vhostFeatures?: string | undefined;
   /** Left by a predecessor, by name of the interface: openers take theirs, and own its descriptors from then on. */
   inherited?: Map<string, Bequest>;
   log: {

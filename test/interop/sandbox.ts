@@ -208,3 +208,16 @@ export class Sandbox implements AsyncDisposable {
     await this.stop();
   }
 }
+
+/** A cable between two sandboxes: a network device of this name in both. */
+export function linkSandboxes(a: Sandbox, b: Sandbox, name: string): void {
+  const ends = ['type', 'veth', 'peer', 'name', name, 'netns', b.namespace!];
+  execFileSync('ip', ['link', 'add', name, 'netns', a.namespace!, ...ends]);
+  for (const box of [a, b]) {
+    execFileSync('ip', ['-n', box.namespace!, 'link', 'set', name, 'up']);
+    // The real switch sends unfinished checksums on.
+    execFileSync('ip', ['netns', 'exec', box.namespace!, 'ethtool', '-K', name, 'tx', 'off'], {
+      stdio: 'ignore',
+    });
+  }
+}

@@ -3,11 +3,11 @@
 // driver.
 
 import assert from 'node:assert/strict';
-import { connect } from 'node:net';
 import { join } from 'node:path';
 import { describe, it } from 'node:test';
 import type { Netdev } from '../../src/port/types.ts';
 import { has } from '../../src/wire/vhostuser/features.ts';
+import { qmp } from '../guest/qmp.ts';
 import { Vm, type VmOptions } from '../guest/vm.ts';
 import { createTestSwitch, type TestSwitch, until } from './vhostHarness.ts';
 
@@ -95,33 +95,6 @@ describe('QEMU guests', () => {
     });
   }
 });
-
-/** Gives commands to QEMU's monitor, one after the other, and returns the last answer. */
-function qmp(path: string, ...commands: readonly object[]): Promise<Record<string, unknown>> {
-  return new Promise((resolve, reject) => {
-    const socket = connect(path);
-    const queue: object[] = [{ execute: 'qmp_capabilities' }, ...commands];
-    let text = '';
-    socket.setEncoding('utf8');
-    socket.on('error', reject);
-    socket.on('data', (chunk: string) => {
-      text += chunk;
-      for (let end = text.indexOf('\n'); end >= 0; end = text.indexOf('\n')) {
-        const answer = JSON.parse(text.slice(0, end));
-        text = text.slice(end + 1);
-        if (answer.event !== undefined) continue;
-        const next = queue.shift();
-        if (answer.error !== undefined) reject(new Error(JSON.stringify(answer.error)));
-        else if (next !== undefined) {
-          socket.write(`${JSON.stringify(next)}\n`);
-          continue;
-        } else resolve(answer.return ?? {});
-        socket.destroy();
-        return;
-      }
-    });
-  });
-}
 
 describe('memory', () => {
   it('is plugged under a running guest', async () => {

@@ -13,7 +13,7 @@ import { closeFd } from '../../sys/fd.ts';
 import { SysError } from '../../sys/ffi.ts';
 import { type Watcher, watchFd } from '../../sys/poll.ts';
 import { unixAccept, unixConnect, unixListen } from '../../sys/unix.ts';
-import { maskFeatures } from '../../wire/vhostuser/features.ts';
+import { FEATURE_SETS, maskFeatures } from '../../wire/vhostuser/features.ts';
 import {
   type Bequest,
   type Netdev,
@@ -46,11 +46,17 @@ const MTU_MAX = 9702; // as a DPDK port of Open vSwitch
 const TX_RETRIES_DEFAULT = 8;
 const TX_RETRIES_MAX = 32;
 
-/** options:xvio-features-mask hides virtio features: a number of up to 64 bits, decimal or 0x… */
-function backendOptions(config: NetdevConfig): BackendOptions {
-  const mask = config.options['xvio-features-mask'];
-  if (mask === undefined || !/^(0x[0-9a-fA-F]{1,16}|\d{1,20})$/.test(mask)) return DEFAULT_OPTIONS;
-  return { ...DEFAULT_OPTIONS, features: maskFeatures(DEFAULT_OPTIONS.features, BigInt(mask)) };
+/**
+ * options:xvio-features (or for all ports other_config:vhost-features of the Open_vSwitch row) names the host whose
+ * features are offered (FEATURE_SETS); options:xvio-features-mask hides single ones: a number of up to 64 bits, decimal or
+ * 0x… Words that make no sense hide nothing.
+ */
+function backendOptions(config: NetdevConfig, context: NetdevContext): BackendOptions {
+  const set = FEATURE_SETS[config.options['xvio-features'] ?? context.vhostFeatures ?? 'all'] ?? 0n;
+  const text = config.options['xvio-features-mask'] ?? '0';
+  const mask = /^(0x[0-9a-fA-F]{1,16}|\d{1,20})$/.test(text) ? BigInt(text) : 0n;
+  if ((set | mask) === 0n) return DEFAULT_OPTIONS;
+  return { ...DEFAULT_OPTIONS, features: maskFeatures(DEFAULT_OPTIONS.features, set | mask) };
 }
 
 function randomMac(): string {
@@ -125,7 +131,7 @@ class VhostPort implements Netdev {
       (reason) => void this.#connection?.close(reason),
     );
     this.#path = path;
-    this.#options = backendOptions(config);
+    this.#options = backendOptions(config, context);
     this.#mac = config.mac ?? randomMac();
     this.#mtu = mtuOf(config);
     this.#txRetries = txRetriesOf(config);
@@ -307,7 +313,7 @@ class VhostPort implements Netdev {
   reconfigure(config: NetdevConfig): boolean {
     const path = this.#mode === 'client' ? (config.options['vhost-server-path'] ?? '') : this.#path;
     if (config.type !== this.type || path !== this.#path) return false;
-    if (backendOptions(config).features !== this.#options.features) return false;
+    if (backendOptions(config, this.#context).features !== this.#options.features) return false;
     const mtu = mtuOf(config);
     const mac = config.mac ?? this.#mac;
     const txRetries = txRetriesOf(config);

@@ -110,7 +110,9 @@ export function vhostStatus(
   if (state === undefined) return { mode, status: 'disconnected' };
   const status: Record<string, string> = { mode, status: 'connected', socket: path };
   const features = state.features ?? 0n;
-  status.features = `0x${features.toString(16).padStart(16, '0')}`;
+  const hex = (set: bigint) => `0x${set.toString(16).padStart(16, '0')}`;
+  status.features = hex(features);
+  status.features_offered = hex(state.options.features);
   if (state.mtu > 0 && has(features, VIRTIO_NET_F_MTU)) status.mtu = String(state.mtu);
   const numa = numaNode();
   if (numa !== undefined) status.numa = numa;

@@ -106,3 +106,21 @@ export function maskFeatures(offered: bigint, mask: bigint): bigint {
   }
   return left;
 }
+
+/**
+ * Features that other hosts do not offer, by name of the host: a guest that is to migrate there and back must not have
+ * taken them. What they lack was read in their sources; QEMU refuses a guest with more than the destination has.
+ */
+export const FEATURE_SETS: Readonly<Record<string, bigint>> = {
+  /** Everything. */
+  all: 0n,
+  /** Open vSwitch with DPDK, without userspace-tso-enable: no checksum offload, and with it no segmentation by us. */
+  'ovs-dpdk': bits(VIRTIO_NET_F_CSUM),
+  /** vhost-net of Linux behind a tap device on a bridge: no packed rings, not in order, no UFO. */
+  'vhost-net': bits(
+    VIRTIO_F_RING_PACKED,
+    VIRTIO_F_IN_ORDER,
+    VIRTIO_NET_F_GUEST_UFO,
+    VIRTIO_NET_F_HOST_UFO,
+  ),
+};

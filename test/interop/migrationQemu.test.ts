@@ -1,0 +1,258 @@
+// QEMU migrates a guest from one switch to another and back, under iperf3: a TCP connection that has to survive, and UDP
+// streams in both directions, counted at both ends. Also to Open vSwitch with DPDK and back.
+//
+//   peer ── switch A ══ cable ══ switch B        guest: QEMU at A, then at B, then at A …
+//
+// XVIO_ROUNDS: migrations for each case (default 2; an even number ends at home). Under software emulation on shared
+// processors: for function and for the order of magnitude; the blackout is printed beside QEMU's own downtime.
+
+import assert from 'node:assert/strict';
+import { type ChildProcess, execFileSync, spawn } from 'node:child_process';
+import { existsSync, mkdirSync, mkdtempSync, rmSync, symlinkSync } from 'node:fs';
+import { tmpdir } from 'node:os';
+import { join } from 'node:path';
+import { describe, it } from 'node:test';
+import { setTimeout as sleep } from 'node:timers/promises';
+import { type MigrationResult, migrate, migrateAndCancel, qmp } from '../guest/qmp.ts';
+import { Vm } from '../guest/vm.ts';
+import { linkSandboxes, Sandbox } from './sandbox.ts';
+
+const ROUNDS = Number(process.env.XVIO_ROUNDS ?? 2);
+const GUEST_MAC = '52:54:00:00:00:0a';
+const GUEST_IP = '10.9.0.1';
+const DPDK = '/usr/lib/openvswitch-switch-dpdk/ovs-vswitchd-dpdk';
+/** Datagrams of each UDP stream: 1 Mbit/s in pieces of 250 bytes. An emulated guest has not much more to spare. */
+const UDP_BYTES = 250;
+const UDP_RATE = 1_000_000;
+const UDP_PER_MS = UDP_RATE / 8 / UDP_BYTES / 1000;
+
+interface Iperf {
+  start?: { timestamp?: object };
+  end?: {
+    sum?: { packets: number; lost_packets: number };
+    sum_sent?: { packets: number; bytes: number };
+    sum_received?: { packets: number; lost_packets: number; bytes: number };
+    streams?: { udp?: { out_of_order: number; lost_packets: number; packets: number } }[];
+  };
+  error?: string;
+}
+
+/** iperf3 in the namespace of the peer; resolves with its report. */
+function iperf(namespace: string, ...args: string[]): Promise<Iperf> {
+  const child: ChildProcess = spawn(
+    'ip',
+    ['netns', 'exec', namespace, 'iperf3', '-c', GUEST_IP, '-J', ...args],
+    { stdio: ['ignore', 'pipe', 'inherit'] },
+  );
+  let text = '';
+  child.stdout!.setEncoding('utf8').on('data', (chunk: string) => {
+    text += chunk;
+  });
+  return new Promise((resolve, reject) => {
+    child.once('error', reject);
+    child.once('exit', () => {
+      try {
+        resolve(JSON.parse(text) as Iperf);
+      } catch {
+        reject(new Error(`iperf3: ${text}`));
+      }
+    });
+  });
+}
+
+/** One place where the guest can be. */
+interface Place {
+  box: Sandbox;
+  name: string;
+}
+
+/** Open vSwitch with DPDK as its tools know it, without huge pages. */
+async function dpdkSandbox(): Promise<Sandbox> {
+  const directory = mkdtempSync(join(tmpdir(), 'xvio-dpdk-'));
+  mkdirSync(directory, { recursive: true });
+  // pidfile and control socket are named after the program
+  const binary = join(directory, 'ovs-vswitchd');
+  symlinkSync(DPDK, binary);
+  const extra = `"--no-huge -m 256 --in-memory --no-pci --no-telemetry --file-prefix=m${process.pid}"`;
+  try {
+    return await Sandbox.start({
+      binary,
+      configure: (box) =>
+        box.must(
+          ...(['ovs-vsctl', '--no-wait', 'set', 'Open_vSwitch', '.'] as const),
+          'other_config:dpdk-init=true',
+          `other_config:dpdk-extra=${extra}`,
+        ),
+    });
+  } finally {
+    setTimeout(() => rmSync(directory, { recursive: true, force: true }), 60_000).unref();
+  }
+}
+
+interface Case {
+  device?: string;
+  queues?: number;
+  /** The other place is Open vSwitch with DPDK. */
+  dpdk?: boolean;
+  /** Options of the port at xvio. */
+  options?: readonly string[];
+  cancel?: boolean;
+}
+
+async function run(c: Case, report: (text: string) => void): Promise<void> {
+  await using home = await Sandbox.start();
+  await using away = c.dpdk ? await dpdkSandbox() : await Sandbox.start();
+  const peer = home.addNamespace('p');
+  linkSandboxes(home, away, 'cable');
+  execFileSync('ip', [
+    'link',
+    'add',
+    'eth0',
+    'netns',
+    peer,
+    'type',
+    'veth',
+    'peer',
+    'name',
+    'peer',
+    'netns',
+    home.namespace!,
+  ]);
+  execFileSync('ip', ['-n', home.namespace!, 'link', 'set', 'peer', 'up']);
+  execFileSync('ip', ['-n', peer, 'addr', 'add', '10.9.0.9/24', 'dev', 'eth0']);
+  execFileSync('ip', ['-n', peer, 'link', 'set', 'eth0', 'up']);
+  execFileSync('ip', ['netns', 'exec', peer, 'ethtool', '-K', 'eth0', 'tx', 'off'], {
+    stdio: 'ignore',
+  });
+  for (const box of [home, away]) {
+    box.vsctl('add-br', 'br0', '--', 'set', 'bridge', 'br0', 'datapath_type=netdev');
+    box.vsctl('add-port', 'br0', 'cable');
+    const xvio = box === home || !c.dpdk;
+    box.vsctl(
+      ...['add-port', 'br0', 'vm', '--', 'set', 'interface', 'vm', 'type=dpdkvhostuserclient'],
+      `options:vhost-server-path=${box.path('vm.sock')}`,
+      ...(xvio ? (c.options ?? []) : []),
+    );
+  }
+  home.vsctl('add-port', 'br0', 'peer');
+
+  const places: Place[] = [
+    { box: home, name: 'home' },
+    { box: away, name: 'away' },
+  ];
+  let sequence = 0;
+  const boot = async ({ box, name }: Place, incoming?: string) => {
+    const id = `${name}${++sequence}`;
+    const monitor = box.path(`${id}.qmp`);
+    const vm = await Vm.start({
+      name: id,
+      dir: box.dir,
+      socket: box.path('vm.sock'),
+      mac: GUEST_MAC,
+      ip: `${GUEST_IP}/24`,
+      memoryMiB: 128,
+      cpus: c.queues ?? 1,
+      queues: c.queues ?? 1,
+      ...(c.device ? { device: c.device } : {}),
+      extra: [
+        ...['-qmp', `unix:${monitor},server=on,wait=off`],
+        ...(incoming ? ['-incoming', incoming] : []),
+      ],
+    });
+    return { vm, monitor };
+  };
+  const linkUp = (box: Sandbox) =>
+    box.vsctl('get', 'interface', 'vm', 'link_state').trim() === 'up';
+
+  let here = await boot(places[0]!);
+  try {
+    await here.vm.ready();
+    await home.until(() => linkUp(home), 30_000, 'link');
+    if (c.queues) await here.vm.must(`ethtool -L eth0 combined ${c.queues}`);
+    await here.vm.must('ping -c 2 -W 5 10.9.0.9');
+    if (c.cancel) {
+      await migrateAndCancel(here.monitor, 'exec:cat > /dev/null');
+      await here.vm.must('ping -c 2 -W 5 10.9.0.9');
+      report('cancelled once');
+    }
+    for (const port of [5201, 5202, 5203]) {
+      await here.vm.must(`iperf3 -s -1 -D -p ${port} > /dev/null 2>&1`);
+    }
+    await sleep(500);
+    const seconds = 6 + ROUNDS * (c.dpdk ? 10 : 8);
+    const endMs = performance.now() + seconds * 1000;
+    const time = ['-t', `${seconds}`, '--connect-timeout', '10000'];
+    const udp = ['-u', '-b', `${UDP_RATE}`, '-l', `${UDP_BYTES}`];
+    const reports = Promise.all([
+      iperf(peer, '-p', '5201', ...time, '-b', '5M'),
+      iperf(peer, '-p', '5202', ...time, ...udp),
+      iperf(peer, '-p', '5203', ...time, ...udp, '-R'),
+    ]);
+    reports.catch(() => {});
+    await sleep(1500);
+    const results: MigrationResult[] = [];
+    for (let round = 1; round <= ROUNDS; round++) {
+      const to = places[round % 2]!;
+      const uri = `unix:${to.box.path('incoming')}`;
+      rmSync(to.box.path('incoming'), { force: true });
+      const there = await boot(to, uri);
+      // QEMU listens once its switch has connected.
+      await to.box.until(() => existsSync(to.box.path('incoming')), 20_000, 'QEMU');
+      results.push(await migrate(here.monitor, uri));
+      await to.box.until(() => linkUp(to.box), 20_000, 'link at the destination');
+      assert.ok(here.vm.running, 'the source died');
+      await qmp(here.monitor, { execute: 'quit' }).catch(() => {});
+      await here.vm.stop();
+      here = there;
+      await sleep(500);
+    }
+    assert.ok(performance.now() < endMs, 'the streams ended before the migrations');
+    const [tcp, to, from] = await reports;
+    for (const one of [tcp, to, from]) assert.equal(one.error, undefined);
+    assert.ok(tcp.end!.sum_received!.bytes > 1e6, 'TCP went on');
+    const downtimes = results.map(({ downtimeMs }) => downtimeMs);
+    report(
+      `QEMU: downtime ${downtimes.join(', ')} ms; total ${results.map((r) => r.totalMs).join(', ')} ms`,
+    );
+    for (const [name, stream] of [
+      ['to the guest', to],
+      ['from the guest', from],
+    ] as const) {
+      const { packets, lost_packets: lost } = stream.end!.sum!;
+      const outOfOrder = stream.end!.streams![0]!.udp!.out_of_order;
+      const blackoutMs = lost / UDP_PER_MS / ROUNDS;
+      report(
+        `${name}: ${packets} datagrams, ${lost} lost = ${blackoutMs.toFixed(0)} ms for each migration, ` +
+          `${outOfOrder} out of order or twice`,
+      );
+      assert.equal(outOfOrder, 0);
+      assert.ok(lost < packets / 2, `${lost} of ${packets} lost`);
+    }
+    // What reached the guest's port and found its ring full: the emulated guest was slow, not the switch.
+    const full = (box: Sandbox): number => {
+      const statistics = box.vsctl('get', 'interface', 'vm', 'statistics');
+      return Number(/xvio_drop_tx_ring_full=(\d+)/.exec(statistics)?.[1] ?? 0);
+    };
+    await sleep(6000); // the interval of statistics
+    report(`ring of the guest full: ${full(home)} at home, ${full(away)} away`);
+    await here.vm.must('ping -c 2 -W 5 10.9.0.9');
+    const { box } = places[ROUNDS % 2]!;
+    const state = box.vsctl('get', 'interface', 'vm', 'status', 'error');
+    report(state.trim().replaceAll('\n', ' '));
+    // Where frames to the guest go at home: to its port there, or into the cable.
+    const port = home.vsctl('get', 'interface', ROUNDS % 2 === 0 ? 'vm' : 'cable', 'ofport').trim();
+    assert.match(home.appctl('fdb/show', 'br0'), new RegExp(`^ *${port} +0 +${GUEST_MAC}`, 'm'));
+  } finally {
+    await here.vm.stop();
+  }
+}
+
+describe('a guest migrates from one switch to another and back', () => {
+  it('split rings; a migration that was cancelled before', (t) =>
+    run({ cancel: true }, (text) => t.diagnostic(text)));
+  it('packed rings, two queue pairs', (t) =>
+    run({ device: 'packed=on', queues: 2 }, (text) => t.diagnostic(text)));
+  it('to Open vSwitch with DPDK and back', { skip: !existsSync(DPDK) && 'no OVS-DPDK' }, (t) =>
+    run({ dpdk: true, options: ['options:xvio-features=ovs-dpdk'] }, (text) => t.diagnostic(text)),
+  );
+});

@@ -6,9 +6,12 @@
 //
 // The daemon says "ready" on file descriptor 3 when its first configuration is in the database; the stages before it
 // pass that on, and the parent exits with status 0 only then (or with the daemon's status if it dies before).
+//
+// Before that, it names the files in memory that shall survive it ("keep A B"): the monitor opens them, too, and gives
+// them to the next daemon after a crash (src/main/handover/keepsake.ts), as the descriptors behind READY_FD.
 
 import { type ChildProcess, spawn } from 'node:child_process';
-import { closeSync, openSync, writeSync } from 'node:fs';
+import { closeSync, constants, openSync, writeSync } from 'node:fs';
 import type { Readable } from 'node:stream';
 import { duplicateFd } from '../sys/fd.ts';
 
@@ -27,7 +30,8 @@ const CRASHES = new Set<NodeJS.Signals | null>([
   'SIGXCPU',
   'SIGXFSZ',
 ]);
-const RESTART_AFTER_MS = 1000;
+/** As the real monitor: at once, but not again within this time. */
+const RESTART_INTERVAL_MS = 10_000;
 
 /** The stage in which this process runs. */
 export function currentStage(detach: boolean, monitor: boolean): Stage {
@@ -37,18 +41,38 @@ export function currentStage(detach: boolean, monitor: boolean): Stage {
   return monitor ? 'monitor' : 'daemon';
 }
 
-function spawnStage(stage: Stage, detached: boolean): ChildProcess {
+function spawnStage(stage: Stage, detached: boolean, kept: readonly number[] = []): ChildProcess {
+  const env = { ...process.env, XVIO_STAGE: stage, XVIO_NOTIFY: '1', XVIO_KEPT: `${kept.length}` };
   return spawn(process.execPath, [...process.execArgv, ...process.argv.slice(1)], {
-    env: { ...process.env, XVIO_STAGE: stage, XVIO_NOTIFY: '1' },
+    env,
     detached,
-    stdio: ['ignore', 'inherit', 'inherit', 'pipe'],
+    stdio: ['ignore', 'inherit', 'inherit', 'pipe', ...kept],
   });
+}
+
+/** Descriptors that a predecessor of this daemon wanted to survive it. The caller's. */
+export function keptFds(): number[] {
+  const count = Number(process.env.XVIO_KEPT ?? 0);
+  delete process.env.XVIO_KEPT;
+  return Array.from({ length: count }, (_, i) => READY_FD + 1 + i);
+}
+
+/** Asks the monitor, if there is one, to keep files for the time after a crash. To be called before notifyReady(). */
+export function keep(fds: readonly number[]): void {
+  if (process.env.XVIO_NOTIFY !== '1' || process.env.XVIO_STAGE !== 'daemon') return;
+  try {
+    writeSync(READY_FD, `keep ${fds.join(' ')}\n`);
+  } catch {
+    // The stage before us is gone.
+  }
 }
 
 /** Parent of --detach: returns only by exiting. */
 export function runParent(monitor: boolean): void {
   const child = spawnStage(monitor ? 'monitor' : 'daemon', true);
-  (child.stdio[READY_FD] as Readable).once('data', () => process.exit(0));
+  (child.stdio[READY_FD] as Readable).on('data', (chunk: Buffer) => {
+    if (chunk.includes('ready')) process.exit(0);
+  });
   child.once('exit', (code) => process.exit(code === null || code === 0 ? 1 : code));
   child.once('error', (error) => {
     process.stderr.write(`ovs-vswitchd: fork failed (${error.message})\n`);
@@ -76,10 +100,20 @@ export function runMonitor(log: (text: string) => void, detached: boolean): void
   let ready = !detached;
   let child: ChildProcess;
   let stopping = false;
+  let kept: number[] = [];
+  let restartedMs = Number.NEGATIVE_INFINITY;
   const start = (): void => {
-    child = spawnStage('daemon', false);
+    child = spawnStage('daemon', false, kept);
     process.title = `ovs-vswitchd: monitoring pid ${child.pid} (healthy)`;
-    (child.stdio[READY_FD] as Readable).once('data', () => {
+    (child.stdio[READY_FD] as Readable).on('data', (chunk: Buffer) => {
+      const text = chunk.toString();
+      const asked = /^keep (.*)$/m.exec(text);
+      if (asked) {
+        const before = kept;
+        kept = openOf(child.pid!, asked[1]!.split(' ').map(Number));
+        for (const fd of before) closeSync(fd);
+      }
+      if (!text.includes('ready')) return;
       if (!ready) notifyReady();
       ready = true;
     });
@@ -88,7 +122,9 @@ export function runMonitor(log: (text: string) => void, detached: boolean): void
         process.exit(code ?? (stopping ? 0 : 1));
       }
       log(`pid ${child.pid} died, killed (${signal}), restarting`);
-      setTimeout(start, RESTART_AFTER_MS);
+      const delayMs = Math.max(0, restartedMs + RESTART_INTERVAL_MS - performance.now());
+      restartedMs = performance.now() + delayMs;
+      setTimeout(start, delayMs);
     });
   };
   for (const signal of ['SIGTERM', 'SIGINT', 'SIGHUP'] as const) {
@@ -98,4 +134,16 @@ export function runMonitor(log: (text: string) => void, detached: boolean): void
     });
   }
   start();
+}
+
+/** Opens files that another process has open. */
+function openOf(pid: number, fds: readonly number[]): number[] {
+  const opened: number[] = [];
+  try {
+    for (const fd of fds) opened.push(openSync(`/proc/${pid}/fd/${fd}`, constants.O_RDWR));
+    return opened;
+  } catch {
+    for (const fd of opened) closeSync(fd);
+    return []; // it has died already
+  }
 }

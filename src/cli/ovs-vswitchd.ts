@@ -1,5 +1,7 @@
 // Entry of bin/ovs-vswitchd: command line, stages of a daemon, pid file, log, control socket; then the switch itself.
 
+import { enableCompileCache, flushCompileCache } from 'node:module';
+import { join } from 'node:path';
 import { chdir } from 'node:process';
 import { baseCommands } from '../control/appctl/base.ts';
 import { CommandTable, listenUnixctl, type UnixctlServer } from '../control/appctl/server.ts';
@@ -10,7 +12,7 @@ import { syslogSender } from '../observe/syslog.ts';
 import { Vlog } from '../observe/vlog.ts';
 import { lockAllMemory } from '../sys/process.ts';
 import { becomeUser, lookupUser } from '../sys/user.ts';
-import { currentStage, notifyReady, runMonitor, runParent } from './daemonize.ts';
+import { currentStage, keep, keptFds, notifyReady, runMonitor, runParent } from './daemonize.ts';
 import { LOG_MODULES } from './logModules.ts';
 import { parseOptions, UsageError, type VswitchdOptions } from './options.ts';
 import { inDir, pathsFrom } from './paths.ts';
@@ -19,6 +21,8 @@ import { serviceManager } from './serviceManager.ts';
 import { usage } from './usage.ts';
 
 const PROGRAM = 'ovs-vswitchd';
+/** After the start, when there is time for it. */
+const CACHE_DELAY_MS = 2000;
 const OVS_VERSION = '3.1.0';
 /** First line as ovs-ctl and ovs-appctl parse it; the release of Open vSwitch whose behaviour xvio has. */
 const VERSION = `${PROGRAM} (Open vSwitch) ${OVS_VERSION}`;
@@ -152,6 +156,8 @@ async function runDaemon(options: VswitchdOptions, vlog: Vlog): Promise<void> {
 
   /** The files of a running daemon are ours. */
   const claimed = Promise.withResolvers<void>();
+  // Most of a start is compiling the program: the next one, after a crash perhaps, finds it compiled.
+  enableCompileCache(join(import.meta.dirname, '../../build/compile-cache'));
   // Loaded only now: -V and --help, which scripts call often, need none of it.
   const { startVswitchd } = await import('../main/vswitchd.ts');
   vswitchd = await startVswitchd({
@@ -169,6 +175,8 @@ async function runDaemon(options: VswitchdOptions, vlog: Vlog): Promise<void> {
       caCert: options.caCert,
     },
     takeOver: options.takeOver,
+    kept: keptFds(),
+    ...(options.monitor ? { keep } : {}),
     onHandedOver: () => void end(false).finally(() => process.exit(0)),
     onConfigured: () => {
       if (options.detach) vlog.silenceConsole();
@@ -177,6 +185,7 @@ async function runDaemon(options: VswitchdOptions, vlog: Vlog): Promise<void> {
         notifyReady();
         manager.ready();
       });
+      setTimeout(flushCompileCache, CACHE_DELAY_MS).unref();
     },
   });
   if (options.takeOver) {

@@ -10,6 +10,7 @@ import {
   CN_FLAGS,
   CN_LABEL,
   CN_LIVE,
+  CN_LOCK,
   CN_MARK,
   CN_META,
   CN_PARENT_PORTS,
@@ -31,6 +32,8 @@ import {
   CT_CONTROL,
   CT_CONTROL_PLANE,
   CT_DEFAULT_LIMIT,
+  CT_LOCK_COUNT,
+  CT_LOCKS,
   CT_MAX,
   CT_POLICIES,
   CT_POLICY_MAX,
@@ -44,6 +47,7 @@ import {
   CTC_HIGH,
   CTC_LIBERAL,
   CTC_LIMIT,
+  CTC_POOL_LOCK,
   CTC_SEED,
   CTC_SEED_WORDS,
   CTK_COUNT,
@@ -64,6 +68,7 @@ import {
 } from '../../contract/ct.ts';
 import {
   FG_ENABLED,
+  FG_LOCK,
   FG_MAX,
   FG_MIN_V4,
   FG_MIN_V6,
@@ -129,6 +134,16 @@ export class ConntrackTable implements Conntrack {
       max: FRAGMENTS_DEFAULT_MAX,
     });
     dataPlane.ctAttach(CT_CONTROL_PLANE);
+  }
+
+  /** The table is that of a daemon that has crashed: whatever its threads held is free. Before any worker uses it. */
+  unlockAll(): void {
+    const { mem } = this;
+    mem.u8.fill(0, CT_LOCKS, CT_LOCKS + CT_LOCK_COUNT * 4);
+    mem.store(CT_CONTROL + CTC_POOL_LOCK, 0);
+    mem.store(FRAGMENTS_BASE + FG_LOCK, 0);
+    const high = mem.load(CT_CONTROL + CTC_HIGH);
+    for (let n = 0; n < high; n++) mem.store(connectionAddress(n) + CN_LOCK, 0);
   }
 
   // ---- the sweep

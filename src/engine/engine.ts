@@ -160,11 +160,12 @@ export class DataPlaneEngine implements Engine {
 
   /**
    * Takes up the table of connections of a predecessor that uses it no more (its settings come along). To be called
-   * before any queue is attached.
+   * before any queue is attached. `crashed`: the predecessor may have held locks when it died.
    */
-  adoptConntrack(fd: number): void {
+  adoptConntrack(fd: number, crashed = false): void {
     this.conntrack.stop();
     mapFixed(this.mem.base + BigInt(CT_BASE), fd, 0, CT_SIZE);
+    if (crashed) this.conntrack.unlockAll();
     this.conntrack.start();
   }
 

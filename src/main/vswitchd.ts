@@ -25,8 +25,9 @@ import { type DummyClock, installDummyClock } from './dummyClock.ts';
 import { dummyCommands } from './dummyCommands.ts';
 import { Donor } from './handover/donor.ts';
 import { Heir } from './handover/heir.ts';
-import { handOverPath } from './handover/messages.ts';
-import { donorHooks, type Household, succeed } from './handover/succession.ts';
+import { Journal, readJournal } from './handover/keepsake.ts';
+import { conntrackLayout, handOverPath, type State } from './handover/messages.ts';
+import { donorHooks, type Household, revisionOf, stateOf, succeed } from './handover/succession.ts';
 import type { SwitchIntent } from './intent.ts';
 import { intentFrom } from './intentFrom.ts';
 import { Reconciler } from './reconcile.ts';
@@ -52,6 +53,10 @@ export interface VswitchdOptions {
   takeOver?: boolean;
   /** A successor has taken over: the process has to end. */
   onHandedOver?: () => void;
+  /** Asks whoever starts this daemon to keep these files for the next one, should this one crash. */
+  keep?: (fds: readonly number[]) => void;
+  /** What the predecessor, which has crashed, asked to be kept. */
+  kept?: readonly number[];
 }
 
 export interface Vswitchd {
@@ -89,10 +94,18 @@ class Daemon implements Vswitchd {
   #awaitsLock = false;
   #donor: Donor | undefined;
   #intentWanted: ((intent: SwitchIntent) => void)[] = [];
-  readonly #conntrackFd = memfdCreate('xvio-conntrack', CT_SIZE);
+  #conntrackFd = memfdCreate('xvio-conntrack', CT_SIZE);
+  readonly #journalFd: number;
+  #journal: Journal | undefined;
+  /** OpenFlow state of a predecessor that has crashed, until it is restored. */
+  #salvaged: State | undefined;
 
   constructor(options: VswitchdOptions, heir?: Heir) {
     this.#options = options;
+    const [keptConntrack, keptJournal] = options.kept ?? [];
+    this.#journalFd = keptJournal ?? memfdCreate('xvio-journal', 0, false);
+    const salvaged = keptJournal === undefined ? undefined : readJournal(keptJournal);
+    this.#salvaged = salvaged;
     const { vlog, coverage, paths } = options;
     // Before anything else asks for the time.
     this.#clock = options.dummies === undefined ? undefined : installDummyClock();
@@ -114,8 +127,14 @@ class Daemon implements Vswitchd {
       log: (level, text) => engineLog[level](text),
       conntrackFd: this.#conntrackFd,
       ...(heir ? { originNs: heir.state.originNs } : {}),
+      ...(salvaged ? { originNs: salvaged.originNs } : {}),
     });
     this.engine = engine;
+    if (salvaged?.conntrackLayout === conntrackLayout() && keptConntrack !== undefined) {
+      engine.adoptConntrack(keptConntrack, true);
+      closeFd(this.#conntrackFd);
+      this.#conntrackFd = keptConntrack;
+    }
     this.datapath = new Datapath({
       engine,
       ...(this.#dummies ? { name: 'dummy@ovs-dummy' } : {}),
@@ -210,10 +229,19 @@ class Daemon implements Vswitchd {
 
   #household(): Household {
     const { vlog, onHandedOver } = this.#options;
+    const conntrackFd = () => this.#conntrackFd;
+    const setConntrackFd = (fd: number) => {
+      this.#conntrackFd = fd;
+    };
     return {
       engine: this.engine,
       reconciler: this.reconciler,
-      conntrackFd: this.#conntrackFd,
+      get conntrackFd() {
+        return conntrackFd();
+      },
+      set conntrackFd(fd: number) {
+        setConntrackFd(fd);
+      },
       log: vlog.module('daemon'),
       intent: () =>
         new Promise((resolve) => {
@@ -244,6 +272,18 @@ class Daemon implements Vswitchd {
     if (intent === undefined) return;
     this.#ctZones.apply(ctZonesFrom(snapshot));
     for (const resolve of this.#intentWanted.splice(0)) resolve(intent);
+  }
+
+  /** From now on a crash costs neither flows nor connections, if somebody keeps the files. */
+  #keepJournal(): void {
+    if (this.#options.keep === undefined) return;
+    const household = this.#household();
+    this.#journal = new Journal(
+      this.#journalFd,
+      () => revisionOf(this.reconciler),
+      () => stateOf(household),
+    );
+    this.#options.keep([this.#conntrackFd, this.#journalFd]);
   }
 
   /** A successor may take over from now on. */
@@ -303,6 +343,11 @@ class Daemon implements Vswitchd {
     this.#options.coverage.hit('bridge_reconfigure');
     this.#ctZones.apply(ctZonesFrom(snapshot));
     this.#publisher.settingsChanged();
+    if (this.#salvaged && !intent.restoring) {
+      this.#options.vlog.module('daemon').info('restoring flows and connections after a crash');
+      await this.reconciler.prepare(intent, this.#salvaged.bridges);
+    }
+    this.#salvaged = undefined;
     for (const name of intent.ignoredBridges) {
       this.#options.vlog.module('bridge').warn(`ignoring bridge with invalid name '${name}'`);
     }
@@ -335,6 +380,7 @@ class Daemon implements Vswitchd {
     if (written && !this.#configured) {
       this.#configured = true;
       this.#awaitSuccessor();
+      this.#keepJournal();
       this.#options.onConfigured?.();
     }
   }
@@ -374,6 +420,7 @@ class Daemon implements Vswitchd {
     if (this.#closed) return;
     this.#closed = true;
     this.#donor?.[Symbol.dispose]();
+    this.#journal?.[Symbol.dispose]();
     await this.#working;
     this.#publisher.close();
     this.#client.close();
@@ -383,6 +430,7 @@ class Daemon implements Vswitchd {
     this.#underlay[Symbol.dispose]();
     await this.engine.close();
     closeFd(this.#conntrackFd);
+    closeFd(this.#journalFd);
     this.#clock?.uninstall();
   }
 }

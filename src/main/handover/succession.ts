@@ -16,7 +16,8 @@ import { applyLedger, type Ledger, saveBridge, takeLedger } from './savedBridge.
 export interface Household {
   readonly engine: DataPlaneEngine;
   readonly reconciler: Reconciler;
-  readonly conntrackFd: number;
+  /** File of the table of connections; replaced by a predecessor's. */
+  conntrackFd: number;
   /** What the database asks for; resolves when it has been read. */
   intent(): Promise<SwitchIntent>;
   /** Resolves when no reconfiguration is under way, and lets none begin. */
@@ -29,7 +30,7 @@ export interface Household {
 }
 
 /** Changes whenever the OpenFlow state of a bridge does. */
-function revisionOf(reconciler: Reconciler): string {
+export function revisionOf(reconciler: Reconciler): string {
   return JSON.stringify(
     [...reconciler.bridges].map(([name, { bridge, connmgr }]) => [
       name,
@@ -40,7 +41,7 @@ function revisionOf(reconciler: Reconciler): string {
   );
 }
 
-function stateOf({ engine, reconciler }: Household): State {
+export function stateOf({ engine, reconciler }: Household): State {
   return {
     format: FORMAT,
     revision: revisionOf(reconciler),
@@ -107,7 +108,8 @@ export async function succeed(household: Household, heir: Heir): Promise<void> {
     const startMs = performance.now();
     if (goods.conntrackFd >= 0) {
       engine.adoptConntrack(goods.conntrackFd);
-      closeFd(goods.conntrackFd);
+      closeFd(household.conntrackFd);
+      household.conntrackFd = goods.conntrackFd;
     } else log.warn('hand-over: connections are laid out differently: they are picked up anew');
     await install(household, heir.state, goods.devices, heir.ledger(), prepared);
     log.info(

@@ -1,0 +1,157 @@
+// The daemon dies under traffic and comes back: under --monitor after a crash, with flows and connections as they were;
+// started anew after SIGKILL, with what its controller gives it. Nothing is delivered twice, nothing of what guests had
+// queued is lost; how long packets waited is printed.
+
+import assert from 'node:assert/strict';
+import { describe, it } from 'node:test';
+import { setTimeout as sleep } from 'node:timers/promises';
+import * as L from '../../src/guest/driver/layout.ts';
+import { Guest, guestFeatures } from '../../src/guest/guest.ts';
+import { GuestThread } from '../../src/guest/thread.ts';
+import { Sandbox } from './sandbox.ts';
+import { until } from './vhostHarness.ts';
+
+const PER_MS = 5;
+/** On a quiet machine half a second. */
+const BLOCKED_MAX_MS = Number(process.env.XVIO_CRASH_MAX_MS ?? 8000);
+
+const mac = (host: number) => `02:00:00:00:00:0${host}`;
+const traffic = (from: number, to: number) => ({
+  send: true,
+  sourceMac: mac(from),
+  destinationMac: mac(to),
+  sourceIp: `10.0.0.${from}`,
+  destinationIp: `10.0.0.${to}`,
+  flows: 10,
+  perMs: PER_MS,
+});
+
+interface Scene {
+  box: Sandbox;
+  guests: Guest[];
+  threads: GuestThread[];
+}
+
+/** Two guests that send to each other, split and packed rings. */
+async function withTraffic(
+  args: readonly string[],
+  use: (scene: Scene) => Promise<void>,
+): Promise<void> {
+  await using box = await Sandbox.start({ args });
+  box.vsctl('add-br', 'br0', '--', 'set', 'bridge', 'br0', 'datapath_type=netdev');
+  const guests = ['a', 'b'].map((name) => {
+    box.vsctl(
+      ...['add-port', 'br0', name, '--', 'set', 'interface', name, 'type=dpdkvhostuserclient'],
+      `options:vhost-server-path=${box.path(`${name}.sock`)}`,
+    );
+    return new Guest({
+      path: box.path(`${name}.sock`),
+      mode: 'server',
+      queueSize: 4096,
+      memoryBytes: 96 << 20,
+      features: guestFeatures({ packed: name === 'b' }),
+    });
+  });
+  const threads: GuestThread[] = [];
+  try {
+    for (const guest of guests) guest.open();
+    await Promise.all(guests.map((guest) => guest.connected()));
+    for (const guest of guests) {
+      threads.push(new GuestThread(guest));
+      const posted = () => guest.view.getUint32(guest.ringRecord(0) + L.GR_NEXT, true);
+      await until(() => posted() > 0, 'receive buffers');
+    }
+    await use({ box, guests, threads });
+  } finally {
+    for (const thread of threads) await thread.close();
+    for (const guest of guests) guest.close();
+  }
+}
+
+async function start({ threads }: Scene): Promise<void> {
+  threads[0]!.setTraffic(0, traffic(1, 2));
+  threads[1]!.setTraffic(0, traffic(2, 1));
+  await until(() => threads.every((thread) => thread.counters(0).marked > 2000), 'traffic');
+}
+
+/** Longest time that a packet waited since the last call, of both directions. */
+function worstMs({ guests, threads }: Scene): number {
+  const ms = Math.max(...threads.map((thread) => thread.counters(0).latencyMaxMs));
+  for (const guest of guests) guest.view.setFloat64(L.GUEST_CONTROL + L.GT_RTT_MAX, 0, true);
+  return ms;
+}
+
+/** After the traffic: nothing twice, and what is missing. */
+async function settle({ threads }: Scene, report: (text: string) => void): Promise<void> {
+  const [a, b] = threads as [GuestThread, GuestThread];
+  for (const thread of threads) thread.stopSending(0);
+  for (const thread of threads) {
+    await until(() => thread.counters(0).taken === thread.counters(0).sent, 'the rest');
+  }
+  await sleep(300);
+  const lost = [
+    a.counters(0).sent - b.counters(0).marked,
+    b.counters(0).sent - a.counters(0).marked,
+  ];
+  const twice = [a.counters(0).twice, b.counters(0).twice];
+  report(`lost ${lost.join(' and ')}, twice ${twice.join(' and ')}`);
+  assert.deepEqual(twice, [0, 0], 'delivered twice');
+  for (const packets of lost) {
+    assert.ok(packets / PER_MS < BLOCKED_MAX_MS, `${packets} packets are missing`);
+  }
+}
+
+describe('a daemon that dies', () => {
+  it('under --monitor comes back with flows, groups and connections', (t) =>
+    withTraffic(['--monitor'], async (scene) => {
+      const { box, threads } = scene;
+      box.ofctl('-O', 'OpenFlow15', 'add-group', 'br0', 'group_id=7,type=all,bucket=output:a');
+      box.ofctl('add-flow', 'br0', 'priority=50,udp,cookie=0x77,actions=ct(commit,zone=9,table=1)');
+      box.ofctl('add-flow', 'br0', 'table=1,priority=5,actions=NORMAL');
+      await start(scene);
+      const flows = () =>
+        box
+          .ofctl('--no-stats', 'dump-flows', 'br0')
+          .split('\n')
+          .filter((line) => !line.includes('NXST'))
+          .sort();
+      const before = flows();
+      // A connection that nobody speaks for in the meantime: only what survived can know it.
+      const connections = () => box.appctl('dpctl/dump-conntrack', 'zone=9').split('\n').length;
+      assert.ok(connections() >= 20, `${connections()} connections`);
+      threads[0]!.stopSending(0);
+      threads[1]!.stopSending(0);
+      await sleep(1500); // the journal is written now and then
+      const known = connections();
+
+      const pid = box.daemonPid;
+      process.kill(pid, 'SIGSEGV');
+      await box.until(() => box.daemonPid !== pid, 30000, 'restart');
+      await Promise.all(scene.guests.map((guest) => guest.connected(2, 20_000)));
+      await box.until(() => box.run('ovs-ofctl', 'show', 'br0').status === 0, 20000, 'bridge');
+      assert.deepEqual(flows(), before);
+      assert.match(box.ofctl('-O', 'OpenFlow15', 'dump-groups', 'br0'), /group_id=7/);
+      assert.ok(connections() >= known - 2, `${connections()} of ${known} connections`);
+      await start(scene);
+      await settle(scene, (text) => t.diagnostic(text));
+    }));
+
+  it('by SIGKILL and is started again: guests go on where they were', (t) =>
+    withTraffic([], async (scene) => {
+      const { box, guests } = scene;
+      await start(scene);
+      worstMs(scene);
+      await sleep(500);
+      t.diagnostic(`without: ${worstMs(scene).toFixed(1)} ms`);
+      for (let round = 0; round < 3; round++) {
+        await box.stopDaemon('SIGKILL');
+        await box.startDaemon();
+        await Promise.all(guests.map((guest) => guest.connected(round + 2)));
+        await sleep(1000);
+        const ms = worstMs(scene);
+        t.diagnostic(`a packet waited ${ms.toFixed(0)} ms`);
+        assert.ok(ms < BLOCKED_MAX_MS);
+      }
+      await settle(scene, (text) => t.diagnostic(text));
+    }));
+});

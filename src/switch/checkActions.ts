@@ -315,6 +315,8 @@ function checkConjunctions(actions: readonly Action[]): void {
   }
 }
 
+const scratch = new Uint8Array(FLOW_SIZE);
+
 /**
  * Throws OfError if the bridge cannot execute the actions of a flow with this match in this table. `version`: the
  * protocol of the request (OpenFlow 1.1 and later insist on matches that fit the actions); absent: lenient as 1.0.
@@ -330,6 +332,9 @@ export function checkActions(
     checkConjunctions(actions);
     return;
   }
-  const c: Check = { key: match.key.slice(), mask: match.mask, table, version, has };
+  if (actions.length === 0) return;
+  // One record for all checks, which never overlap: large tables are loaded flow by flow.
+  scratch.set(match.key);
+  const c: Check = { key: scratch, mask: match.mask, table, version, has };
   for (const action of actions) checkOne(c, action);
 }

@@ -15,20 +15,41 @@ import type { TlvMapping } from './messages.ts';
 import type { Match, Subfield } from './types.ts';
 import { OfError } from './types.ts';
 
+/** Up to 32 bits of a slot: numbers are much cheaper than bigints, and most fields are small. */
+function partGet(record: Uint8Array, offset: number, size: number): number {
+  let value = 0;
+  for (let i = 0; i < size; i++) value = (value << 8) | record[offset + i]!;
+  return value >>> 0;
+}
+
+function partPut(record: Uint8Array, offset: number, size: number, value: number): void {
+  for (let i = size - 1; i >= 0; i--) {
+    record[offset + i] = value;
+    value >>>= 8;
+  }
+}
+
 function slotGet(record: Uint8Array, offset: number, size: number): bigint {
-  let value = 0n;
-  for (let i = 0; i < size; i++) value = (value << 8n) | BigInt(record[offset + i]!);
+  const head = size & 3;
+  let value = BigInt(partGet(record, offset, head === 0 && size > 0 ? 4 : head));
+  for (let i = head === 0 ? 4 : head; i < size; i += 4) {
+    value = (value << 32n) | BigInt(partGet(record, offset + i, 4));
+  }
   return value;
 }
 
 function slotPut(record: Uint8Array, offset: number, size: number, value: bigint): void {
-  for (let i = size - 1; i >= 0; i--) {
-    record[offset + i] = Number(value & 0xffn);
-    value >>= 8n;
+  let end = size;
+  for (; end > 4; end -= 4) {
+    partPut(record, offset + end - 4, 4, Number(value & 0xffffffffn));
+    value >>= 32n;
   }
+  partPut(record, offset, end, Number(value & 0xffffffffn));
 }
 
-const ones = (bits: number): bigint => (1n << BigInt(bits)) - 1n;
+const ONES: readonly bigint[] = Array.from({ length: 129 }, (_, bits) => (1n << BigInt(bits)) - 1n);
+/** `bits` one-bits; fields of more than 128 bits are options of tunnels. */
+const ones = (bits: number): bigint => ONES[bits] ?? (1n << BigInt(bits)) - 1n;
 
 /** OpenFlow 1.0 port number (16 bits) as 32-bit number: 0xff00 and above are the reserved ports. */
 export function port10To11(port: number): number {
@@ -156,9 +177,24 @@ export function coverSubfield(wildcards: Uint8Array, s: Subfield, f = fieldByNam
 
 // ---- matches
 
+const SLAB_RECORDS = 64;
+let slab = new ArrayBuffer(0);
+let slabUsed = 0;
+
+/** A zeroed record. Many share one buffer: buffers of their own would cost more than what is in them. */
+function newRecord(bytes: number): Uint8Array {
+  if (slabUsed + bytes > slab.byteLength) {
+    slab = new ArrayBuffer(SLAB_RECORDS * bytes);
+    slabUsed = 0;
+  }
+  const record = new Uint8Array(slab, slabUsed, bytes);
+  slabUsed += (bytes + 7) & ~7;
+  return record;
+}
+
 /** Match on nothing: every packet. */
 export function emptyMatch(flowSize: number): { key: Uint8Array; mask: Uint8Array } {
-  return { key: new Uint8Array(flowSize), mask: new Uint8Array(flowSize) };
+  return { key: newRecord(flowSize), mask: newRecord(flowSize) };
 }
 
 /**

@@ -139,6 +139,7 @@ class Daemon implements Vswitchd {
       engine,
       ...(this.#dummies ? { name: 'dummy@ovs-dummy' } : {}),
       log: vlog.module('ofproto_dpif_upcall'),
+      flowLog: engineLog,
     });
     const underlay = openUnderlay({
       datapath: this.datapath,

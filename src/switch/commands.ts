@@ -7,6 +7,7 @@ import { ctCommandTable } from './ctCommands.ts';
 import type { Datapath, DatapathBridge } from './datapath.ts';
 import { checkDatapath, dpctlOptions } from './dpctl.ts';
 import { be32 } from './flow.ts';
+import { ufidText } from './flowLog.ts';
 import { STATIC_AGE } from './macLearning.ts';
 import { macText } from './odpFields.ts';
 import { formatOdpActions, formatOdpFlow, formatOdpStats, type OdpNames } from './odpText.ts';
@@ -213,16 +214,11 @@ function dumpFlows(
   return text;
 }
 
-function ufid(id: number): string {
-  const hex = id.toString(16).padStart(8, '0');
-  return `ufid:${hex}-0000-0000-0000-${'0'.repeat(12)}`;
-}
-
 function dpctlDumpFlows(datapath: Datapath, args: readonly string[]): string {
   const { verbose, names, rest } = dpctlOptions(args);
   const unknown = rest.filter((arg) => !/^(filter|type|pmd)=/.test(arg));
   checkDatapath(unknown[0]);
-  const text = dumpFlows(datapath, { verbose, names }, (id) => `${ufid(id)}, `);
+  const text = dumpFlows(datapath, { verbose, names }, (id) => `${ufidText(id)}, `);
   return text === '' ? '' : `flow-dump from the main thread:\n${text}`;
 }
 
@@ -231,7 +227,7 @@ function dpifDumpFlows(datapath: Datapath, args: readonly string[]): string {
   const options = args.slice(0, -1);
   const verbose = options.includes('-m');
   const names = options.includes('--names') || (verbose && !options.includes('--no-names'));
-  return dumpFlows(datapath, { verbose, names, bridge }, (id) => `${ufid(id)} `);
+  return dumpFlows(datapath, { verbose, names, bridge }, (id) => `${ufidText(id)} `);
 }
 
 function upcallShow(datapath: Datapath): string {

@@ -33,6 +33,7 @@ import { MeterRecords } from '../engine/meters.ts';
 import type { Engine, Upcall } from '../engine/types.ts';
 import type { PacketIn } from '../wire/openflow/types.ts';
 import { be16, be32, newRecord, putBe32 } from './flow.ts';
+import { type FlowLog, logFlowAdded } from './flowLog.ts';
 import { type KeyPair, KeyPool } from './keyPool.ts';
 import { credit, creditStats, hashKey, type Megaflow, MegaflowTable, meets } from './megaflow.ts';
 import { addConntrackMetadata, PacketIns, wholeFrame } from './packetIns.ts';
@@ -81,6 +82,8 @@ export interface DatapathOptions {
   /** As dpctl/dump-dps shows it. */
   name?: string;
   log?: DatapathLog;
+  /** Hears of each megaflow that is installed. */
+  flowLog?: FlowLog;
   /** Upcalls of a port that are handled at once in one turn of the event loop. */
   upcallBudget?: number;
 }
@@ -105,6 +108,7 @@ export class Datapath {
   /** A mask, for the revalidator. */
   readonly scratchMask = new Uint8Array(KEY_SIZE);
   readonly #log: DatapathLog | undefined;
+  readonly #flowLog: FlowLog | undefined;
   readonly #bridges = new Map<string, DatapathBridge>();
   readonly #ports = new Map<number, { bridge: DatapathBridge; port: BridgePort }>();
   readonly #byName = new Map<string, { bridge: DatapathBridge; port: BridgePort }>();
@@ -124,6 +128,7 @@ export class Datapath {
     this.meters = new MeterRecords(options.engine.memory);
     this.name = options.name ?? 'netdev@ovs-netdev';
     this.#log = options.log;
+    this.#flowLog = options.flowLog;
     // As in Open vSwitch, where packet-ins are frozen states, too.
     const numbers = { last: 0 };
     this.packetIns = new PacketIns(() => this.engine.nowMs(), numbers);
@@ -360,6 +365,7 @@ export class Datapath {
       next: undefined,
     };
     this.megaflows.add(flow);
+    if (this.#flowLog?.isDbg()) logFlowAdded(this.#flowLog, this, flow);
     if (this.#recent.unshift(flow) > RECENT_FLOWS) this.#recent.pop();
     this.revalidator.wake();
     return true;

@@ -93,3 +93,45 @@ export function firewallFlows(groups: readonly SecurityGroup[], net = 1): string
     ...groups.flatMap((group) => [...egress(group, net), ...ingress(group, net)]),
   ];
 }
+
+/** A port without a security group: a router's. */
+export function passThrough(host: Host, net = 1): string[] {
+  const set = `load:${host.port}->NXM_NX_REG5[],load:${net}->NXM_NX_REG6[]`;
+  return [`table=60,priority=100,in_port=${host.port},actions=${set},resubmit(,94)`];
+}
+
+/**
+ * Rules for a remote group: any of the addresses with any of the services may come in. A + S flows instead of A × S; id
+ * is the first of two conjunctions, for established and for new connections.
+ */
+export function conjunctionFlows(
+  host: Host,
+  id: number,
+  remote: readonly string[],
+  services: readonly string[],
+  net = 1,
+): string[] {
+  const flows: string[] = [];
+  const out = `output:${host.port}`;
+  const of = { 4: 'ip', 6: 'ipv6' } as const;
+  for (const family of [4, 6] as const) {
+    const states = [
+      { id: id + family, state: '+est-rel-rpl', actions: out },
+      { id: id + family + 1, state: '+new-est', actions: `ct(commit,${ZONE}),${out}` },
+    ];
+    for (const { id, state, actions } of states) {
+      const head = `table=82,priority=71,ct_state=${state}`;
+      for (const address of remote) {
+        if (address.includes(':') !== (family === 6)) continue;
+        const source = family === 6 ? `ipv6,ipv6_src=${address}` : `ip,nw_src=${address}`;
+        flows.push(`${head},${source},reg6=${net},actions=conjunction(${id},1/2)`);
+      }
+      for (const service of services) {
+        if (/^\w*6/.test(service) !== (family === 6)) continue;
+        flows.push(`${head},${service},reg5=${host.port},actions=conjunction(${id},2/2)`);
+      }
+      flows.push(`${head},conj_id=${id},${of[family]},reg5=${host.port},actions=${actions}`);
+    }
+  }
+  return flows;
+}

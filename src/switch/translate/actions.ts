@@ -214,7 +214,8 @@ export function translateTable(
   x.rule = rule;
   x.cookie = rule.cookie;
   runActions(x, rule.actions);
-  if (options.ownActionSet && x.error === undefined && x.paused === undefined) executeActionSet(x);
+  if (options.ownActionSet && x.error === undefined && x.freezing === undefined)
+    executeActionSet(x);
   x.inBucket = inBucket;
   x.depth -= deepens;
   x.rule = saved.rule;
@@ -538,7 +539,7 @@ export function runActions(x: Xlate, actions: readonly Action[]): void {
   for (let i = 0; i < actions.length; i++) {
     if (x.error !== undefined) break;
     if (x.exit) {
-      if (x.paused !== undefined) keepForLater(x, actions.slice(i));
+      if (x.freezing !== undefined) keepForLater(x, actions.slice(i));
       break;
     }
     const action = actions[i]!;
@@ -548,5 +549,10 @@ export function runActions(x: Xlate, actions: readonly Action[]): void {
       return;
     }
     if (runAction(x, action)) return;
+    // What waits for a hash is done again with it.
+    if (x.freezing?.for === 'hash' && x.frozenActions.length === 0) {
+      keepForLater(x, actions.slice(i));
+      break;
+    }
   }
 }

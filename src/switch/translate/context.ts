@@ -20,6 +20,11 @@ import type {
 export const MAX_DEPTH = 64;
 export const MAX_RESUBMITS = 64 * 64;
 
+/** What a pipeline waits for: a controller, or a hash of the data plane. */
+export type Freezing =
+  | { for: 'controller'; action: Action & { type: 'controller' } }
+  | { for: 'hash'; algorithm: number; basis: number };
+
 export interface Xlate {
   readonly in: XlateIn;
   readonly effects: Effects;
@@ -46,8 +51,8 @@ export interface Xlate {
   /** Values of stack_push, the oldest first. */
   stack: Uint8Array[];
   inActionSet: boolean;
-  /** controller(pause) has been met: the packet, or this copy of it, goes no further now (freeze.ts). */
-  paused: (Action & { type: 'controller' }) | undefined;
+  /** Why the packet, or this copy of it, goes no further now (freeze.ts). */
+  freezing: Freezing | undefined;
   /** What is to be run when it comes back. */
   frozenActions: Action[];
   /** The actions are those of a group's bucket. */
@@ -124,7 +129,7 @@ export function newXlate(input: XlateIn, scratch: XlateScratch): Xlate {
     actionSet: [],
     stack: [],
     inActionSet: false,
-    paused: undefined,
+    freezing: undefined,
     frozenActions: [],
     inBucket: false,
     patchClone: -1,

@@ -1,17 +1,19 @@
-// controller(pause): the pipeline stops, the packet goes to a controller, and NXT_RESUME starts the pipeline behind the
-// action again (ovs-actions(7), "controller"; resume.ts).
+// Pipelines that stop in the middle of actions. controller(pause): the packet goes to a controller, and NXT_RESUME starts
+// the pipeline behind the action again (ovs-actions(7), "controller"; resume.ts). A group that chooses by the data plane's
+// hash: the packet is recirculated, and comes back to the action.
 //
-// A pause deep inside of resubmits ends all action lists on the way out, each of which leaves here what it had still to
+// A stop deep inside of resubmits ends all action lists on the way out, each of which leaves here what it had still to
 // do: the rest runs in one list when the packet comes back. Where translation handles a copy of the packet (clone, a
 // bucket, a bridge behind a patch port, a branch of check_pkt_larger) the way out ends: only the copy waits.
 
-import { ACT_USERSPACE, UPCALL_CONTROLLER } from '../../../contract/action.ts';
+import { ACT_HASH, ACT_USERSPACE, UPCALL_CONTROLLER } from '../../../contract/action.ts';
 import { DROP_CONTROLLER_RATE } from '../../../contract/drop.ts';
 import type { Action } from '../../wire/openflow/types.ts';
 import { OFPP_IN_PORT } from '../../wire/openflow/types.ts';
 import { freezeMetadata } from '../recirc.ts';
 import { executeActionSet } from './actions.ts';
 import { commit } from './commit.ts';
+import { recirculate } from './conntrack.ts';
 import { report, type Xlate } from './context.ts';
 import { REASONS, snapshot } from './output.ts';
 
@@ -28,7 +30,13 @@ const NAMING: ReadonlySet<Action['type']> = new Set([
 
 /** The action controller(pause). */
 export function pause(x: Xlate, action: Action & { type: 'controller' }): void {
-  x.paused = action;
+  x.freezing = { for: 'controller', action };
+  x.exit = true;
+}
+
+/** A group needs the data plane's hash of the packet. */
+export function awaitHash(x: Xlate, algorithm: number, basis: number): void {
+  x.freezing = { for: 'hash', algorithm, basis };
   x.exit = true;
 }
 
@@ -75,14 +83,24 @@ function bytesOf(value: bigint): Uint8Array {
 
 /** The end of the way for a packet, or a copy of it: its action set, or the controller that it waits for. */
 export function finish(x: Xlate): void {
-  if (x.error === undefined && x.paused === undefined) executeActionSet(x);
-  finishPause(x);
+  if (x.error === undefined && x.freezing === undefined) executeActionSet(x);
+  finishFreezing(x);
 }
 
 /** The same for a bucket, which has no action set of its own. */
-export function finishPause(x: Xlate): void {
-  if (x.error === undefined && x.paused !== undefined) sendPaused(x, x.paused);
-  else x.paused = undefined;
+export function finishFreezing(x: Xlate): void {
+  const { freezing } = x;
+  if (x.error !== undefined || freezing === undefined) x.freezing = undefined;
+  else if (freezing.for === 'controller') sendPaused(x, freezing.action);
+  else recirculateForHash(x, freezing.algorithm, freezing.basis);
+}
+
+function recirculateForHash(x: Xlate, algorithm: number, basis: number): void {
+  commit(x);
+  x.program.push(ACT_HASH | (3 << 16), algorithm, basis);
+  recirculate(x, 0, x.frozenActions);
+  x.freezing = undefined;
+  x.frozenActions = [];
 }
 
 function sendPaused(x: Xlate, action: Action & { type: 'controller' }): void {
@@ -110,7 +128,7 @@ function sendPaused(x: Xlate, action: Action & { type: 'controller' }): void {
       mirrors: x.mirrors,
     },
   });
-  x.paused = undefined;
+  x.freezing = undefined;
   x.frozenActions = [];
   if (id === 0) {
     report(x, 'error', 'Failed to allocate recirculation id');

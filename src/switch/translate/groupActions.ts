@@ -4,7 +4,6 @@
 // A select group that chooses by the data plane's hash needs it computed first:  hash(alg(basis)), recirc(id). What
 // comes back is looked up by the masked hash alone, so that connections share megaflows.
 
-import { ACT_HASH } from '../../../contract/action.ts';
 import { DROP_NO_PORT } from '../../../contract/drop.ts';
 import { K_DP_HASH } from '../../../contract/key.ts';
 import { getFieldBytes } from '../../wire/openflow/fieldAccess.ts';
@@ -23,11 +22,9 @@ import {
 } from '../flowHash.ts';
 import type { Group, GroupBucket } from '../groups.ts';
 import { mayResubmit, runActions } from './actions.ts';
-import { commit } from './commit.ts';
-import { recirculate } from './conntrack.ts';
 import { actionSetOrder, portOf, report, type Xlate } from './context.ts';
 import { coverMasked, prerequisiteMet } from './fieldOps.ts';
-import { finishPause } from './freeze.ts';
+import { awaitHash, finishFreezing } from './freeze.ts';
 
 const OFPG_ANY = 0xffffffff;
 const OFPPS_LIVE = 4;
@@ -105,7 +102,7 @@ function pickByFields(x: Xlate, group: Group, selection: GroupSelection): GroupB
   return bestLiveBucket(x, group, basis);
 }
 
-/** Undefined with x.program recirculating, or with no bucket alive: `forked` tells. */
+/** Undefined with the pipeline waiting for the hash, or with no bucket alive: `forked` tells. */
 function pickByDpHash(
   x: Xlate,
   group: Group,
@@ -113,13 +110,7 @@ function pickByDpHash(
 ): GroupBucket | 'forked' | undefined {
   const hash = be32(x.flow, K_DP_HASH);
   if (hash === 0) {
-    commit(x);
-    x.program.push(ACT_HASH | (3 << 16), selector.algorithm, selector.basis);
-    // The buckets are an action set of their own: what the pipeline has collected stays with the packet here.
-    const { actionSet } = x;
-    x.actionSet = [];
-    recirculate(x, x.table, [{ type: 'group', group: group.id }]);
-    x.actionSet = actionSet;
+    awaitHash(x, selector.algorithm, selector.basis);
     return 'forked';
   }
   const mask = selector.buckets.length - 1;
@@ -153,7 +144,7 @@ function runBucket(x: Xlate, bucket: GroupBucket): void {
   x.depth++;
   runActions(x, actionSetOrder(bucket.actions));
   x.depth--;
-  finishPause(x);
+  finishFreezing(x);
   x.flow.set(saved);
   x.exit = false;
   x.trace = trace;

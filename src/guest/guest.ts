@@ -257,6 +257,11 @@ export class Guest {
     return memoryBase(this.memory);
   }
 
+  /** Lays the rings out for these features, empty. */
+  prepare(features: bigint): void {
+    this.#layOut(features);
+  }
+
   /** This guest has been migrated to here: the memory is filled, and the rings go on at these indices. */
   arrive(features: bigint, bases: ReadonlyMap<number, number>): void {
     this.features = features;

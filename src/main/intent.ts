@@ -14,6 +14,8 @@ export interface InterfaceIntent {
   options: Readonly<Record<string, string>>;
   otherConfig: Readonly<Record<string, string>>;
   mac: string | undefined;
+  /** external_ids:attached-mac: the guest's own address, as orchestrators tell it. */
+  attachedMac: string | undefined;
   mtuRequest: number | undefined;
   bfd: Readonly<Record<string, string>>;
   cfmMpid: number | undefined;

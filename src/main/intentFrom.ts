@@ -55,6 +55,7 @@ function interfaceIntent(row: InterfaceRow): InterfaceIntent {
     options: row.options,
     otherConfig: row.other_config,
     mac: unicastMac(row.mac),
+    attachedMac: unicastMac(row.external_ids['attached-mac']),
     mtuRequest: row.mtu_request,
     bfd: row.bfd,
     cfmMpid: row.cfm_mpid,

@@ -217,6 +217,7 @@ export class BridgePorts {
     if (iface.mtuRequest !== undefined) config.mtuRequest = iface.mtuRequest;
     const mac = iface.mac ?? (local ? this.mac : undefined);
     if (mac !== undefined) config.mac = mac;
+    if (iface.attachedMac !== undefined) config.attachedMac = iface.attachedMac;
     return config;
   }
 

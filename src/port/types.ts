@@ -16,6 +16,8 @@ export interface NetdevConfig {
   mtuRequest?: number;
   /** Interface.mac: Ethernet address to set, if the device can. */
   mac?: string;
+  /** The guest's Ethernet address, if the orchestrator has told it (external_ids:attached-mac). */
+  attachedMac?: string;
 }
 
 export interface NetdevStatus {

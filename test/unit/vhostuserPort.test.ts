@@ -9,9 +9,10 @@ import { after, describe, it } from 'node:test';
 import { QUEUE_PACKED, QUEUE_SPLIT, queueAddress } from '../../contract/port.ts';
 import * as VQ from '../../contract/virtqueue.ts';
 import type { Engine, Injection, QueueSpec } from '../../src/engine/types.ts';
+import * as L from '../../src/guest/driver/layout.ts';
 import { Frontend } from '../../src/guest/frontend.ts';
 import { Guest, guestFeatures } from '../../src/guest/guest.ts';
-import type { Netdev, NetdevContext } from '../../src/port/types.ts';
+import type { Netdev, NetdevConfig, NetdevContext } from '../../src/port/types.ts';
 import { inspectFd } from '../../src/port/vhostuser/connection.ts';
 import { limitedLog } from '../../src/port/vhostuser/limitedLog.ts';
 import { openVhostUser, openVhostUserClient } from '../../src/port/vhostuser/port.ts';
@@ -122,11 +123,15 @@ function openFds(): number {
 async function withServerPort(
   name: string,
   use: (port: Netdev, path: string, fake: Fake, lines: string[]) => Promise<void>,
+  more: Partial<NetdevConfig> = {},
 ): Promise<void> {
   const fake = fakeEngine();
   const lines: string[] = [];
   const before = openFds();
-  const port = await openVhostUser(config(name, 'dpdkvhostuser'), contextOf(fake, lines));
+  const port = await openVhostUser(
+    { ...config(name, 'dpdkvhostuser'), ...more },
+    contextOf(fake, lines),
+  );
   try {
     await use(port, join(directory, name), fake, lines);
   } finally {
@@ -163,6 +168,7 @@ describe('ports of both modes', () => {
           mode: 'server',
           status: 'connected',
           socket: path,
+          features_offered: '0x0000000d7c60ffcb',
           features: `0x${guest.features.toString(16).padStart(16, '0')}`,
           mtu: '9000',
           numa: '0',
@@ -287,6 +293,49 @@ describe('ports of both modes', () => {
       );
       guest.close();
     });
+  });
+});
+
+describe('a guest that comes from another host', () => {
+  it('is announced by the address that the orchestrator has told, a fresh one is not', async () => {
+    for (const packed of [false, true]) {
+      const name = `arrives${packed}`;
+      const features = guestFeatures({ packed });
+      const config = { attachedMac: '02:00:00:0a:0b:0c' };
+      await withServerPort(
+        name,
+        async (_port, path, fake) => {
+          const fresh = new Guest({ path, mode: 'client', features });
+          fresh.open();
+          await fresh.connected();
+          await new Promise((resolve) => setTimeout(resolve, 100));
+          assert.equal(fake.injected.length, 0);
+          fresh.close();
+          const arrived = new Guest({ path, mode: 'client', features });
+          // Indices of rings that have been used: four packets received, one sent.
+          const word = (index: number) =>
+            packed ? (index | 0x8000 | ((index | 0x8000) << 16)) >>> 0 : index;
+          arrived.prepare(features);
+          if (!packed) {
+            for (const [ring, index] of [4, 1].entries()) {
+              const used = arrived.view.getUint32(arrived.ringRecord(ring) + L.GR_USED, true);
+              arrived.view.setUint16(used + 2, index, true);
+            }
+          }
+          arrived.arrive(features, new Map([4, 1].map((index, ring) => [ring, word(index)])));
+          arrived.open();
+          await arrived.connected();
+          await new Promise((resolve) => setTimeout(resolve, 800));
+          assert.equal(fake.injected.length, 4);
+          for (const { frame, inPort } of fake.injected) {
+            assert.equal(inPort, 7);
+            assert.equal(Buffer.from(frame).toString('hex', 6, 14), '0200000a0b0c8035');
+          }
+          arrived.close();
+        },
+        config,
+      );
+    }
   });
 });
 

@@ -86,6 +86,7 @@ export const TABLES = {
     cfm_remote_opstate: 'string?',
     duplex: 'string?',
     error: 'string?',
+    external_ids: 'string=>string',
     ifindex: 'integer?',
     ingress_policing_burst: 'integer',
     ingress_policing_kpkts_burst: 'integer',

@@ -35,11 +35,16 @@ import {
   DEFAULT_OPTIONS,
   heldFds,
   isEnabled,
+  isPacked,
 } from './state.ts';
 import { vhostStatistics, vhostStatus } from './stats.ts';
 
 const RETRY_MIN_MS = 100;
 const RETRY_MAX_MS = 1000;
+/** Where a packed ring begins: index 0, wrap counter 1. */
+const FRESH_PACKED = 0x8000;
+/** As QEMU announces: more than once, since what has to hear it may not be there yet. */
+const ANNOUNCE_AT_MS = [0, 50, 200, 550];
 const DEFAULT_MTU = 1500;
 const MTU_MIN = 68;
 const MTU_MAX = 9702; // as a DPDK port of Open vSwitch
@@ -106,6 +111,7 @@ class VhostPort implements Netdev {
   #path: string;
   #options: BackendOptions;
   #mac: string;
+  #attachedMac: string | undefined;
   #mtu: number;
   #txRetries: number;
   #adminUp = true;
@@ -133,6 +139,7 @@ class VhostPort implements Netdev {
     this.#path = path;
     this.#options = backendOptions(config, context);
     this.#mac = config.mac ?? randomMac();
+    this.#attachedMac = config.attachedMac;
     this.#mtu = mtuOf(config);
     this.#txRetries = txRetriesOf(config);
     context.engine.setPort(port, {
@@ -233,18 +240,41 @@ class VhostPort implements Netdev {
     this.#info('new vhost user connection');
     const connection = new Connection(fd, this.#device, this.#options, {
       changed: (before, after) => this.#changed(before, after),
-      rarp: (mac) => {
-        const frame = rarpFrame(mac);
-        if (!this.#context.engine.inject({ inPort: this.port, frame })) {
-          this.#context.log.warn(`${this.name}: announcement (RARP) lost, inject ring full`);
-        }
-      },
+      rarp: (mac) => this.#announce(mac),
       closed: (fault) => this.#disconnected(fault),
       debug: (text) => this.#context.log.dbg(`${this.name}: ${text}`),
       failed: (text) => this.#context.log.err(`${this.name}: taking the guest away: ${text}`),
     });
     this.#connection = connection;
     return connection;
+  }
+
+  /** Lets the bridge, and whoever learns from it, see a frame of the guest. */
+  #announce(mac: Uint8Array): void {
+    const frame = rarpFrame(mac);
+    if (!this.#context.engine.inject({ inPort: this.port, frame })) {
+      this.#context.log.warn(`${this.name}: announcement (RARP) lost, inject ring full`);
+    }
+  }
+
+  /**
+   * A guest whose rings go on somewhere in the middle has come from another host, or its switch was restarted. One that
+   * has taken GUEST_ANNOUNCE says so itself, but not by RARP, for which OVN waits (activation-strategy=rarp), and only
+   * when it gets to it: so it is said here, if the orchestrator has told the address.
+   */
+  #announceArrival(state: BackendState): void {
+    const mac = this.#attachedMac;
+    const fresh = isPacked(state) ? FRESH_PACKED : 0;
+    if (mac === undefined || (state.rings[0]!.base & 0xffff) === fresh) return;
+    this.#info(`the guest goes on here: announcing ${mac}`);
+    const bytes = Buffer.from(mac.replaceAll(':', ''), 'hex');
+    const connection = this.#connection;
+    for (const delayMs of ANNOUNCE_AT_MS) {
+      const timer = setTimeout(() => {
+        if (this.#linkUp && this.#connection === connection) this.#announce(bytes);
+      }, delayMs);
+      timer.unref();
+    }
   }
 
   #changed(before: BackendState, after: BackendState): void {
@@ -254,6 +284,7 @@ class VhostPort implements Netdev {
       this.#error = undefined;
       this.#retryMs = RETRY_MIN_MS;
     }
+    if (up && !this.#linkUp) this.#announceArrival(after);
     if (!this.#setLink(up) && this.#linkUp && before.rings !== after.rings) this.onChange?.();
   }
 
@@ -314,6 +345,7 @@ class VhostPort implements Netdev {
     const path = this.#mode === 'client' ? (config.options['vhost-server-path'] ?? '') : this.#path;
     if (config.type !== this.type || path !== this.#path) return false;
     if (backendOptions(config, this.#context).features !== this.#options.features) return false;
+    this.#attachedMac = config.attachedMac;
     const mtu = mtuOf(config);
     const mac = config.mac ?? this.#mac;
     const txRetries = txRetriesOf(config);

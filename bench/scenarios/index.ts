@@ -14,10 +14,12 @@ import { relay } from './relay.ts';
 import { rules } from './rules.ts';
 import { imix, size1500, size9000 } from './sizes.ts';
 import { tcp } from './tcp.ts';
+import { testpmd } from './testpmd.ts';
 import { upcall } from './upcall.ts';
 
 export const SCENARIOS: readonly Scenario[] = [
   relay,
+  testpmd,
   port,
   l2,
   rules,

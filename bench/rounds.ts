@@ -64,7 +64,7 @@ export async function enlist(peer: Peer, setup: Setup, options: Options): Promis
   const testbed = await peer.start(setup);
   let generator: Generator | undefined;
   try {
-    generator = new Generator(testbed.sockets, options, setup.mtu);
+    generator = new Generator(testbed.sockets, options, setup.mtu, setup.offloads);
     await generator.start();
     await testbed.ready();
     return { testbed, generator, threads: testbed.threads() };

@@ -22,7 +22,11 @@ export interface Setup {
   /** vhost-user ports. */
   ports: number;
   mtu?: number;
+  /** Guests with checksum and segmentation offload, and buffers for such frames. */
+  offloads?: boolean;
   switchCore: number;
+  /** Cores of several forwarding threads, instead of switchCore alone. */
+  switchCores?: readonly number[];
   generatorCore: number;
 }
 

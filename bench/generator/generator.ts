@@ -17,6 +17,7 @@ const BUFFER_BYTES = 2240;
 /** As drivers have it: the frame begins at a cache line, the virtio-net header stands before it. */
 const BUFFER_SKEW_BYTES = 52;
 const JUMBO_BUFFER_BYTES = 9216 + 64;
+const GSO_BUFFER_BYTES = (64 << 10) + 192;
 
 const SPREADS = {
   port: L.SPREAD_PORT,
@@ -38,6 +39,8 @@ export interface Stream {
    */
   spread?: keyof typeof SPREADS;
   imix?: boolean;
+  /** Frames are TCP, too long for the wire, with segments of so many bytes. */
+  gsoBytes?: number;
   /** 0 = as many as the ring takes. */
   perSecond?: number;
   batch?: number;
@@ -67,9 +70,13 @@ export class Generator implements AsyncDisposable {
   readonly #core: number;
 
   /** Guests listen at `sockets` from now on. */
-  constructor(sockets: readonly string[], options: Options, mtu = 1500) {
+  constructor(sockets: readonly string[], options: Options, mtu = 1500, offloads = false) {
     this.#core = options.generatorCore;
-    const bufferBytes = mtu > 1500 ? JUMBO_BUFFER_BYTES : BUFFER_BYTES;
+    const bufferBytes = offloads
+      ? GSO_BUFFER_BYTES
+      : mtu > 1500
+        ? JUMBO_BUFFER_BYTES
+        : BUFFER_BYTES;
     const ring = options.queueSize * (bufferBytes + 64) + (64 << 10);
     this.guests = sockets.map(
       (path) =>
@@ -80,7 +87,7 @@ export class Generator implements AsyncDisposable {
           bufferBytes,
           bufferSkewBytes: BUFFER_SKEW_BYTES,
           memoryBytes: Math.ceil((2 * ring + (2 << 20)) / (2 << 20)) * (2 << 20),
-          features: guestFeatures({ packed: options.packed, inOrder: options.inOrder }),
+          features: guestFeatures({ packed: options.packed, inOrder: options.inOrder, offloads }),
         }),
     );
     for (const guest of this.guests) guest.open();
@@ -105,7 +112,11 @@ export class Generator implements AsyncDisposable {
   }
 
   setStreams(streams: readonly Stream[]): void {
-    for (const guest of this.guests) guest.view.setUint32(L.GUEST_CONTROL + L.GT_MODE, 0, true);
+    for (const { view } of this.guests) {
+      view.setUint32(L.GUEST_CONTROL + L.GT_MODE, 0, true);
+      // Whoever receives looks for the mark where the senders put it.
+      view.setUint32(L.GUEST_CONTROL + L.GT_GSO_SIZE, streams[0]?.gsoBytes ?? 0, true);
+    }
     for (const stream of streams) {
       const { view, bytes } = this.guests[stream.from]!;
       const at = L.GUEST_CONTROL;
@@ -120,12 +131,15 @@ export class Generator implements AsyncDisposable {
         },
         frameBytes,
       );
-      template[34] = 4; // UDP source port 1024, if there is one flow
+      template[34] = 4; // source port 1024, if there is one flow
+      if (stream.gsoBytes) makeTcp(template);
       bytes.set(template, at + L.GT_TEMPLATE);
+      if (stream.gsoBytes) bytes.set(TCP_REST, at + L.GT_TEMPLATE + L.PAYLOAD);
       view.setUint32(at + L.GT_FRAME_LEN, frameBytes, true);
       view.setUint32(at + L.GT_FLOWS, stream.flows ?? 1, true);
       view.setUint32(at + L.GT_SPREAD, SPREADS[stream.spread ?? 'port'], true);
       view.setUint32(at + L.GT_IMIX, stream.imix ? 1 : 0, true);
+      view.setUint32(at + L.GT_GSO_SIZE, stream.gsoBytes ?? 0, true);
       view.setFloat64(at + L.GT_PER_MS, (stream.perSecond ?? 0) / 1000, true);
       view.setFloat64(at + L.GT_CREDIT, 0, true);
       view.setUint32(at + L.GT_MODE, L.TRAFFIC_SEND, true);
@@ -179,6 +193,19 @@ export class Generator implements AsyncDisposable {
     }
     for (const guest of this.guests) guest.close();
   }
+}
+
+/** The rest of a TCP header behind source, destination and sequence number: 20 bytes, ACK, a window. */
+const TCP_REST = Uint8Array.of(0, 0, 0, 0, 0x50, 0x10, 0xff, 0xff, 0, 0, 0, 0);
+
+/** Makes TCP of a template for UDP: protocol, IPv4 checksum. The TCP checksum is left to the offload. */
+function makeTcp(template: Uint8Array): void {
+  const view = new DataView(template.buffer);
+  const udp = view.getUint8(23);
+  view.setUint8(23, 6);
+  const sum = (~view.getUint16(24) & 0xffff) + 6 - udp;
+  view.setUint16(24, ~((sum & 0xffff) + (sum >> 16)) & 0xffff);
+  view.setUint32(38, 1);
 }
 
 /** Upper end, in microseconds, of the bucket in which the given share of the packets lies. */

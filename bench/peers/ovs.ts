@@ -20,6 +20,11 @@ export interface OvsOptions {
   relay?: (box: Sandbox, ports: readonly string[]) => void;
 }
 
+/** pmd-cpu-mask of the cores that forward. */
+export function coreMask({ switchCore, switchCores = [switchCore] }: Setup): string {
+  return switchCores.reduce((mask, core) => mask | (1n << BigInt(core)), 0n).toString(16);
+}
+
 export async function startOvs(options: OvsOptions, setup: Setup): Promise<OvsTestbed> {
   const box = await Sandbox.start(options.sandbox);
   try {

@@ -6,7 +6,7 @@ import path from 'node:path';
 import { ensureHugepages } from '../hugepages.ts';
 import { tscHz } from '../machine.ts';
 import type { Peer, Setup, Testbed } from '../types.ts';
-import { startOvs } from './ovs.ts';
+import { coreMask, startOvs } from './ovs.ts';
 
 const BINARY = '/usr/lib/openvswitch-switch-dpdk/ovs-vswitchd-dpdk';
 const MEGABYTES = 512;
@@ -43,9 +43,10 @@ export const ovsDpdk: Peer = {
               'Open_vSwitch',
               '.',
               set('dpdk-init', 'true'),
-              set('pmd-cpu-mask', (1 << setup.switchCore).toString(16)),
+              set('pmd-cpu-mask', coreMask(setup)),
               set('dpdk-lcore-mask', (1 << setup.generatorCore).toString(16)),
               set('dpdk-socket-mem', String(MEGABYTES)),
+              ...(setup.offloads ? [set('userspace-tso-enable', 'true')] : []),
               set(
                 'dpdk-extra',
                 `"--in-memory --no-pci --no-telemetry --file-prefix=b${process.pid}"`,

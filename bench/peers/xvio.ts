@@ -2,7 +2,7 @@
 
 import path from 'node:path';
 import type { Peer, Setup, Testbed, Wiring } from '../types.ts';
-import { type OvsOptions, startOvs } from './ovs.ts';
+import { coreMask, type OvsOptions, startOvs } from './ovs.ts';
 
 const OPTIONS = (setup: Setup): OvsOptions => ({
   name: 'xvio',
@@ -14,7 +14,7 @@ const OPTIONS = (setup: Setup): OvsOptions => ({
         'set',
         'Open_vSwitch',
         '.',
-        `other_config:pmd-cpu-mask=${(1 << setup.switchCore).toString(16)}`,
+        `other_config:pmd-cpu-mask=${coreMask(setup)}`,
       ),
   },
   threadName: /^xvio-pmd/,

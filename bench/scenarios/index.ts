@@ -16,6 +16,7 @@ import { imix, size1500, size9000 } from './sizes.ts';
 import { tcp } from './tcp.ts';
 import { testpmd } from './testpmd.ts';
 import { upcall } from './upcall.ts';
+import { workers } from './workers.ts';
 
 export const SCENARIOS: readonly Scenario[] = [
   relay,
@@ -34,5 +35,6 @@ export const SCENARIOS: readonly Scenario[] = [
   flowmod,
   explosion,
   ports,
+  workers,
   memory,
 ];

@@ -7,6 +7,7 @@ import { Sandbox } from '../../test/interop/sandbox.ts';
 import { createLinuxBridge, linuxBridgeMissing } from '../peers/linuxBridge.ts';
 import { ovsUserspaceMissing, startOvsUserspace } from '../peers/ovsUserspace.ts';
 import type { Measurement, Options, Scenario, Series } from '../types.ts';
+import { guestSegments } from './guestSegments.ts';
 
 interface Contender {
   name: string;
@@ -114,6 +115,10 @@ async function prepare(contender: Contender): Promise<Field> {
 }
 
 async function run(options: Options): Promise<Measurement[]> {
+  return [await betweenNamespaces(options), await guestSegments(options)];
+}
+
+async function betweenNamespaces(options: Options): Promise<Measurement> {
   const fields: Field[] = [];
   const notes: string[] = [];
   try {
@@ -145,7 +150,7 @@ async function run(options: Options): Promise<Measurement[]> {
     }
     const measurement = { scenario: 'tcp', variant: 'veth ports, 1 connection, no pinning' };
     const baseline = 'ovs-userspace-tso';
-    return [{ ...measurement, unit: 'bit/s', higherIsBetter: true, baseline, series, notes }];
+    return { ...measurement, unit: 'bit/s', higherIsBetter: true, baseline, series, notes };
   } finally {
     for (const field of fields) {
       process.kill(field.pid, 'SIGCONT');
@@ -156,6 +161,6 @@ async function run(options: Options): Promise<Measurement[]> {
 
 export const tcp: Scenario = {
   name: 'tcp',
-  title: 'iperf3 between network namespaces through veth ports',
+  title: 'iperf3 between network namespaces; TCP segments of 64 KiB from guest to guest',
   run,
 };

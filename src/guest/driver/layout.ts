@@ -62,6 +62,7 @@ export const GT_BATCH = 160; // u32 frames per burst, at most 256
 export const GT_SPREAD = 164; // u32 how flows differ: SPREAD_*
 export const GT_IMIX = 168; // u32 1 = sizes of IMIX in turn instead of GT_FRAME_LEN
 export const GT_TWICE = 176; // f64 frames whose sequence number had come before
+export const GT_GSO_SIZE = 172; // u32 not 0 = frames are TCP, to be cut into segments of so many bytes by whoever must
 /** Template of the frame: Ethernet, IPv4, UDP; then the mark. */
 export const GT_TEMPLATE = 256;
 
@@ -85,5 +86,7 @@ export const SEEN_WINDOW = 65536;
 
 // UDP payload of a generated frame, at offset 42: u32 mark, u32 sequence number, f64 time in milliseconds.
 export const PAYLOAD = 42;
+/** TCP's header is so much longer than UDP's: the payload begins later. */
+export const TCP_MORE = 12;
 export const MARK = 0x6f697678; // "xvio"
 export const FRAME_MIN = 60;

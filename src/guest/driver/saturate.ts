@@ -21,6 +21,7 @@ import {
   GT_EXPECTED,
   GT_FLOWS,
   GT_FRAME_LEN,
+  GT_GSO_SIZE,
   GT_IMIX,
   GT_LAST,
   GT_LOST,
@@ -50,6 +51,7 @@ import {
   SPREAD_BITS,
   SPREAD_CONNECTION,
   SPREAD_PORT,
+  TCP_MORE,
   SPREAD_REPLY,
   TRAFFIC_SEND,
 } from './layout.ts';
@@ -112,16 +114,34 @@ export function prepare(pair: u32): bool {
   const header = load<u32>(tx, GR_HEADER);
   const next = load<u32>(tx, GR_NEXT);
   const split = load<u32>(tx, GR_PACKED) === 0;
+  const payload = payloadOf(traffic);
   for (let i: u32 = 0; i < size; i++) {
     const buffer = bufferAt(tx, next + i);
     memory.fill(buffer, 0, header);
-    memory.copy(buffer + header, traffic + GT_TEMPLATE, PAYLOAD);
-    store<u32>(buffer + header, MARK, PAYLOAD);
+    memory.copy(buffer + header, traffic + GT_TEMPLATE, payload);
+    store<u32>(buffer + header + payload, MARK);
+    const segment = load<u32>(traffic, GT_GSO_SIZE);
+    if (segment !== 0) writeOffload(buffer, segment);
     const length = lengthOf(traffic, (next + i) & (size - 1));
     setLength(buffer + header, load<u32>(traffic, GT_FRAME_LEN), length);
     if (split) fill(tx, next + i, header + length, false);
   }
   return true;
+}
+
+/** Where mark, sequence number and time stand in the frames. */
+function payloadOf(traffic: u32): u32 {
+  return load<u32>(traffic, GT_GSO_SIZE) === 0 ? PAYLOAD : PAYLOAD + TCP_MORE;
+}
+
+/** virtio-net header of a TCP segment over IPv4 that is longer than the wire allows (virtio 1.2, 5.1.6). */
+function writeOffload(at: u32, segment: u32): void {
+  store<u8>(at, 1); // NEEDS_CSUM
+  store<u8>(at, 1, 1); // GSO_TCPV4
+  store<u16>(at, 54, 2);
+  store<u16>(at, <u16>segment, 4);
+  store<u16>(at, 34, 6);
+  store<u16>(at, 16, 8);
 }
 
 /** Length of the frame in buffer `slot`. IMIX: seven frames of 64 bytes (with FCS), four of 570, one of 1518. */
@@ -169,11 +189,12 @@ export function receive(pair: u32, nowMs: f64): u32 {
   const histogram = GUEST_HISTOGRAMS + pair * HISTOGRAM_BYTES;
   const buffers = load<u32>(rx, GR_BUFFERS);
   const bufferSize = load<u32>(rx, GR_BUFFER_SIZE);
+  const payload = header + payloadOf(traffic);
   const mask = load<u32>(rx, GR_SIZE) - 1;
   // All lines set out at once; one after the other they would take ten times as long.
   let touched: u32 = 0;
   for (let i: u32 = 0; i < n; i++) {
-    touched ^= load<u32>(buffers + ((first + i) & mask) * bufferSize + header, PAYLOAD);
+    touched ^= load<u32>(buffers + ((first + i) & mask) * bufferSize + payload);
   }
   store<u32>(GUEST_RINGS + TOUCHED, touched);
   let expected = load<u32>(traffic, GT_EXPECTED);
@@ -191,7 +212,7 @@ export function receive(pair: u32, nowMs: f64): u32 {
       continue;
     }
     const buffer = buffers + ((first + i) & mask) * bufferSize;
-    const frame = buffer + header;
+    const mark = buffer + payload;
     frames++;
     bytes -= header;
     // A frame that goes on in further buffers fills this one; else its header is not looked at: a line less.
@@ -199,15 +220,15 @@ export function receive(pair: u32, nowMs: f64): u32 {
       const count = <u32>load<u16>(buffer, 10);
       if (count > 1) more = count - 1;
     }
-    if (load<u32>(frame, PAYLOAD) !== <u32>MARK) continue;
+    if (load<u32>(mark) !== <u32>MARK) continue;
     ours++;
-    const sequence = load<u32>(frame, PAYLOAD + 4);
+    const sequence = load<u32>(mark, 4);
     const jump = <i32>(sequence - expected);
     if (jump >= 0) {
       if (jump > 0) add(traffic + GT_LOST, jump);
       expected = sequence + 1;
     } else add(traffic + GT_REORDERED, 1);
-    const age = nowMs - load<f64>(frame, PAYLOAD + 8);
+    const age = nowMs - load<f64>(mark, 8);
     ages += age;
     oldest = max(oldest, age);
     const bucket = histogram + bucketOf(age) * 4;
@@ -268,6 +289,7 @@ export function send(pair: u32, nowMs: f64): u32 {
   const buffers = load<u32>(tx, GR_BUFFERS) + header;
   const bufferSize = load<u32>(tx, GR_BUFFER_SIZE);
   const mask = load<u32>(tx, GR_SIZE) - 1;
+  const payload = payloadOf(traffic);
   let sequence = load<u32>(traffic, GT_SEQUENCE);
   let flow = sequence % flows;
   // The answer to a single flow is another frame, too.
@@ -276,8 +298,8 @@ export function send(pair: u32, nowMs: f64): u32 {
     const frame = buffers + ((next + i) & mask) * bufferSize;
     if (vary) setFlow(frame, traffic, flow);
     if (++flow === flows) flow = 0;
-    store<u32>(frame, sequence++, PAYLOAD + 4);
-    store<f64>(frame, nowMs, PAYLOAD + 8);
+    store<u32>(frame + payload, sequence++, 4);
+    store<f64>(frame + payload, nowMs, 8);
     if (!split) {
       fill(tx, next + i, header + lengthOf(traffic, (next + i) & mask), false);
     }

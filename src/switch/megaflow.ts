@@ -169,6 +169,7 @@ export function credit(
     if (bundle.ports.length > 0) bridge.macs.update(mac, 0, vlan, bundle, gratuitousArp, usedMs);
   }
   for (const protocols of effects.protocols) protocols.accountRx();
+  for (const entry of effects.bonds) entry.txBytes += bytes;
   for (const { flows, mod, limit } of effects.learns) {
     try {
       flows.learn(mod, limit);

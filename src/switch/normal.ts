@@ -173,7 +173,7 @@ export function includesVlan(x: Xlate, bundle: Bundle, tags: Tags): boolean {
   }
 }
 
-/** The member of a bond that carries its traffic: the first that is up. A bundle of one port is always usable. */
+/** Of a bundle without bond: the first member that is up. A bundle of one port is always usable. */
 export function activeMember(bundle: Bundle): BridgePort | undefined {
   if (bundle.ports.length <= 1) return bundle.ports[0];
   return bundle.ports.find((port) => (port.desc.state & 1) === 0 && (port.desc.config & 1) === 0);
@@ -188,7 +188,9 @@ export function outputToBundle(x: Xlate, bundle: Bundle, tags: Tags): void {
   if (bundle.vlanMode === 'dot1q-tunnel' && bundle.cvlans !== undefined) {
     or16(wildcards, K_VLAN1_TCI, 0xffff);
   }
-  const port = activeMember(bundle);
+  const chosen = bundle.bond?.choose(flow, wildcards, tags[0].vid);
+  const port = bundle.bond === undefined ? activeMember(bundle) : chosen?.port;
+  if (chosen?.entry !== undefined) x.effects.bonds.push(chosen.entry);
   if (port === undefined) {
     x.dropReason = DROP_NO_PORT;
     return;
@@ -240,13 +242,21 @@ function isAdmissible(x: Xlate, port: BridgePort, vlan: number): boolean {
     x.dropReason = DROP_RESERVED_MAC;
     return false;
   }
-  if (port.bundle.ports.length > 1) {
-    // Active-backup: what comes in on a backup member has come (or will come) in on the active one too.
+  const { bond } = port.bundle;
+  const verdict = bond?.admits(port, (flow[K_ETH_DST]! & 1) !== 0);
+  if (verdict === 'drop') {
+    report(x, 'detail', 'bonding refused admissibility, dropping');
+    x.dropReason = DROP_VLAN_FILTER;
+    return false;
+  }
+  if (verdict === 'drop-if-moved' || (bond === undefined && port.bundle.ports.length > 1)) {
+    // What comes in on one member has come (or will come) in on another, too.
     const moved = bridge.macs.lookup(flow, K_ETH_SRC, vlan);
     x.effects.macQuestions.push({ macs: bridge.macs, key: macKey(flow, K_ETH_SRC, vlan) });
     const loops = moved !== undefined && moved.bundle !== port.bundle && !isGratuitousArp(x);
-    if (activeMember(port.bundle) !== port || loops) {
-      report(x, 'detail', 'bonding refused admissibility, dropping');
+    if (loops || (bond === undefined && activeMember(port.bundle) !== port)) {
+      const why = 'SLB bond thinks this packet looped back, dropping';
+      report(x, 'detail', bond ? why : 'bonding refused admissibility, dropping');
       x.dropReason = DROP_VLAN_FILTER;
       return false;
     }

@@ -45,6 +45,26 @@ export interface ProtocolPort {
   accountRx(): void;
 }
 
+/** Several protocols on one port; the first that claims a packet gets it. */
+export function combineProtocols(parts: readonly ProtocolPort[]): ProtocolPort | undefined {
+  if (parts.length <= 1) return parts[0];
+  return {
+    claims: (flow, mask) => {
+      for (const part of parts) {
+        const reason = part.claims(flow, mask);
+        if (reason !== 0) return reason;
+      }
+      return 0;
+    },
+    receive: (reason, flow, packet) => {
+      for (const part of parts) part.receive(reason, flow, packet);
+    },
+    accountRx: () => {
+      for (const part of parts) part.accountRx();
+    },
+  };
+}
+
 /** True: the packet has come in for the port itself, and goes no further. */
 export function processSpecial(x: Xlate, port: BridgePort | undefined): boolean {
   const { protocols } = port ?? {};

@@ -11,6 +11,7 @@ import type {
   PacketIn,
   PortDesc,
 } from '../wire/openflow/types.ts';
+import type { Bond } from './bond/bond.ts';
 import type { GroupTable } from './groups.ts';
 import type { MeterTable } from './meters.ts';
 import type { ProtocolPort } from './protocolPort.ts';
@@ -91,6 +92,8 @@ export interface Bundle {
   /** Port.other_config:priority-tags. */
   priorityTags: 'no' | 'always' | 'if-nonzero';
   qinqEthertype: number;
+  /** How the interfaces act as one; undefined for a single interface. */
+  bond?: Bond | undefined;
 }
 
 /** One interface of a bridge as an OpenFlow port. */

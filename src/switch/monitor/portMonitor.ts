@@ -172,7 +172,7 @@ export class PortMonitor implements ProtocolPort {
     if (reason === SLOW_CFM) {
       const source = hex2(flow.subarray(K_ETH_SRC, K_ETH_SRC + 6));
       this.cfm?.step({ type: 'message', payload: packet.subarray(l3), source }, nowMs);
-    } else if (this.bfd !== undefined) {
+    } else if (reason === SLOW_BFD && this.bfd !== undefined) {
       const payload = udpPayload(packet, l3);
       if (payload === undefined) return;
       this.bfd.step({ type: 'message', payload, ttl: flow[K_NW_TTL]! }, nowMs);
@@ -267,7 +267,7 @@ export class PortMonitor implements ProtocolPort {
 }
 
 /** Behind Ethernet and VLAN headers. */
-function payloadOffset(packet: Uint8Array): number {
+export function payloadOffset(packet: Uint8Array): number {
   let at = 12;
   while (at + 4 <= packet.length) {
     const type = be16(packet, at);

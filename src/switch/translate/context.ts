@@ -106,6 +106,7 @@ export function newXlate(input: XlateIn, scratch: XlateScratch): Xlate {
       bridges: new Set([input.bridge]),
       macQuestions: [],
       protocols: [],
+      bonds: [],
       packetIns: [],
       recircs: [],
       mirrors: [],

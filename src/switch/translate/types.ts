@@ -4,6 +4,7 @@
 import type { TunnelPort } from '../../port/tunnel.ts';
 import type { TlvMapping } from '../../wire/openflow/messages.ts';
 import type { Action, FlowMod, PacketInReason, Subfield } from '../../wire/openflow/types.ts';
+import type { BondEntry } from '../bond/bond.ts';
 import type { Group, GroupBucket, GroupTable } from '../groups.ts';
 import type { MacTable } from '../macLearning.ts';
 import type { MeterTable } from '../meters.ts';
@@ -141,6 +142,8 @@ export interface Effects {
   tunnels: { netdev: TunnelPort; received: boolean }[];
   /** Neighbours that a tunnel waits for: asked again while packets come. */
   solicits: { underlay: Underlay; route: TunnelRoute }[];
+  /** Buckets of bonds that chose the output. */
+  bonds: BondEntry[];
   /** Ports whose protocols want to know of traffic. */
   protocols: ProtocolPort[];
   bridges: Set<XlateBridge>;

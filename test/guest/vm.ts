@@ -138,6 +138,12 @@ export class Vm implements AsyncDisposable {
     await this.run('true');
   }
 
+  /** After a reset: resolves when the guest has booted again. */
+  async booted(timeoutMs = 120000): Promise<void> {
+    this.#text = '';
+    await this.ready(timeoutMs);
+  }
+
   /** Runs a shell command in the guest; one at a time. */
   async run(command: string, timeoutMs = 60000): Promise<CommandResult> {
     const id = ++this.#sequence;

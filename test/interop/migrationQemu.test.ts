@@ -109,7 +109,7 @@ async function dpdkSandbox(): Promise<Sandbox> {
   // pidfile and control socket are named after the program
   const binary = join(directory, 'ovs-vswitchd');
   symlinkSync(DPDK, binary);
-  const extra = `"--no-huge -m 256 --no-pci --no-telemetry --file-prefix=m${process.pid}"`;
+  const extra = `"--no-huge --legacy-mem -m 512 --no-pci --no-telemetry --file-prefix=m${process.pid}"`;
   try {
     return await Sandbox.start({
       binary,

@@ -25,6 +25,7 @@ export const PEERS: Readonly<Record<string, string>> = {
   'python3-pyftpdlib': '/usr/lib/python3/dist-packages/pyftpdlib/__init__.py',
   python3: '/usr/bin/python3',
   socat: '/usr/bin/socat',
+  traceroute: '/usr/bin/traceroute.db',
   cpio: '/usr/bin/cpio',
   openssl: '/usr/bin/openssl',
   kmod: '/usr/bin/kmod',

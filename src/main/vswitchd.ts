@@ -305,6 +305,9 @@ class Daemon implements Vswitchd {
       const name = DROP_NAMES[reason];
       if (reason > 0 && name !== undefined) yield [`drop_${name}`, count];
     }
+    for (const [name, count] of Object.entries(this.engine.conntrack.counters())) {
+      yield [`ct_${name}`, count];
+    }
   }
 
   #lockChanged(state: 'held' | 'contended'): void {

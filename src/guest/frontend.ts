@@ -98,9 +98,10 @@ export class Frontend {
     request: number,
     payload: Uint8Array = EMPTY,
     fds: readonly number[] = [],
+    flags = 0,
   ): Promise<Answered> {
     const answer = this.#expect(request);
-    this.sendRaw(C.encodeMessage(request, 0, payload), fds);
+    this.sendRaw(C.encodeMessage(request, flags, payload), fds);
     return answer;
   }
 

@@ -1,0 +1,11 @@
+// One OVN over Geneve whose gateway runs xvio, the other hypervisor the real ovs-vswitchd: they interoperate.
+
+import { testAcross } from './ovnTunnel.ts';
+
+testAcross({
+  encap: 'geneve',
+  hosts: [
+    { name: 'hv1', daemon: 'xvio' },
+    { name: 'hv2', daemon: 'real' },
+  ],
+});

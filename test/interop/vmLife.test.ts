@@ -104,6 +104,14 @@ describe('the life of a virtual machine', () => {
       await qmp(box.path('vm.qmp'), { execute: 'device_del', arguments: { id: 'card1' } });
       await vm.must('for i in $(seq 300); do [ -d /sys/class/net/eth1 ] || break; sleep 0.1; done');
       await box.until(() => !linkUp('second'), 20_000, 'end of the link');
+      // The guest has let go; QEMU takes the card away a moment later.
+      const cards = async (): Promise<string> => {
+        const path = '/machine/peripheral';
+        return JSON.stringify(
+          await qmp(box.path('vm.qmp'), { execute: 'qom-list', arguments: { path } }),
+        );
+      };
+      await box.until(async () => !(await cards()).includes('card1'), 20_000, 'end of the card');
       // Its socket goes with it.
       await qmp(box.path('vm.qmp'), { execute: 'netdev_del', arguments: { id: 'net1' } });
       await ping(vm);

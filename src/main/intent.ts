@@ -3,6 +3,7 @@
 
 import type { ControllerConfig } from '../control/openflow/service.ts';
 import type { SslConfig } from '../control/openflow/vconn.ts';
+import type { BondRow } from '../switch/bond/settings.ts';
 import type { FlowTableRow } from '../switch/flowMods.ts';
 import type { VlanMode } from '../switch/types.ts';
 
@@ -34,6 +35,8 @@ export interface PortIntent {
   protected: boolean;
   priorityTags: 'no' | 'always' | 'if-nonzero';
   qinqEthertype: number;
+  /** Bonding and LACP. */
+  bond: BondRow;
   interfaces: readonly InterfaceIntent[];
 }
 

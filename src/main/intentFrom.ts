@@ -87,6 +87,15 @@ function portIntent(snapshot: Snapshot, row: PortRow): PortIntent {
     priorityTags:
       tags === 'always' ? 'always' : tags === 'true' || tags === 'if-nonzero' ? 'if-nonzero' : 'no',
     qinqEthertype: ethertype === '802.1q' ? 0x8100 : 0x88a8,
+    bond: {
+      name: row.name,
+      bondMode: row.bond_mode,
+      lacp: row.lacp,
+      upDelayMs: row.bond_updelay,
+      downDelayMs: row.bond_downdelay,
+      activeMac: row.bond_active_slave,
+      otherConfig: row.other_config,
+    },
     interfaces: snapshot
       .rows('Interface', row.interfaces)
       .map(interfaceIntent)

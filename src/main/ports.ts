@@ -2,19 +2,17 @@
 // that cannot be opened stays known with its error, and is tried again when devices appear or the intent changes.
 
 import type { Connmgr } from '../control/openflow/connmgr.ts';
+import type { WantedRow } from '../control/ovsdb/columns.ts';
 import type { Netdev, NetdevConfig, NetdevContext } from '../port/types.ts';
 import { NetdevError } from '../port/types.ts';
-import { bfdConfigFrom } from '../protocol/bfdConfig.ts';
-import { cfmConfigFrom } from '../protocol/cfm.ts';
 import type { SwitchBridge } from '../switch/bridge.ts';
-import type { Monitors } from '../switch/monitor/monitors.ts';
-import type { PortMonitor } from '../switch/monitor/portMonitor.ts';
 import type { BridgePort, Bundle } from '../switch/types.ts';
 import { OFPP_LOCAL } from '../wire/openflow/types.ts';
 import { bridgeMac, macToDatapathId } from './bridgeMac.ts';
 import { effectiveType, openDevice } from './devices.ts';
 import type { Dummies } from './dummies.ts';
 import type { BridgeIntent, InterfaceIntent, PortIntent } from './intent.ts';
+import { PortProtocols, type ProtocolModules } from './portProtocols.ts';
 
 const DEFAULT_MTU = 1500;
 const INTERNAL_TYPES: readonly string[] = ['internal', 'dummy-internal'];
@@ -33,8 +31,6 @@ export interface InterfaceUnit {
   portName: string;
   netdev: Netdev | undefined;
   port: BridgePort | undefined;
-  /** BFD and CFM, while the port has either. */
-  monitor: PortMonitor | undefined;
   error: string | undefined;
 }
 
@@ -42,7 +38,7 @@ export interface BridgePortsOptions {
   bridge: SwitchBridge;
   connmgr: Connmgr;
   context: NetdevContext;
-  monitors: Monitors;
+  protocols: ProtocolModules;
   /** With --enable-dummy. */
   dummies?: Dummies | undefined;
   /** Log of module bridge. */
@@ -68,8 +64,15 @@ export class BridgePorts {
   /** Internal ports whose MTU follows the others'. */
   #follow: NetdevConfig[] = [];
 
+  readonly protocols: PortProtocols;
+  /** Row uuid of ports, by name. */
+  #portRows = new Map<string, string>();
+
   constructor(options: BridgePortsOptions) {
     this.#options = options;
+    const { bridge, connmgr, protocols, onChange, log } = options;
+    const warn = (text: string): void => log.warn(text);
+    this.protocols = new PortProtocols({ ...protocols, bridge, connmgr, onChange, warn });
   }
 
   #announcedId: bigint | undefined;
@@ -106,6 +109,7 @@ export class BridgePorts {
       .filter(({ type }) => INTERNAL_TYPES.includes(type));
     this.#applyMtu();
     this.#dropEmptyBundles(intent);
+    this.#applyBonds(intent);
     this.#applyRelays(wanted);
     this.#options.connmgr.portsChanged();
     this.#announceId();
@@ -196,8 +200,25 @@ export class BridgePorts {
     const names = new Set(intent.ports.map((port) => port.name));
     for (const [name, bundle] of this.#bundles) {
       if (names.has(name)) continue;
+      this.protocols.dropBundle(name, bundle);
       this.#options.bridge.removeBundle(bundle);
       this.#bundles.delete(name);
+    }
+  }
+
+  #applyBonds(intent: BridgeIntent): void {
+    this.#portRows = new Map(intent.ports.map(({ name, uuid }) => [name, uuid]));
+    for (const port of intent.ports) {
+      const bundle = this.#bundles.get(port.name);
+      if (bundle) this.protocols.applyBundle(port, bundle, this.mac);
+    }
+  }
+
+  /** Port.bond_active_slave of the bonds, by row. */
+  *portColumns(): Generator<[uuid: string, row: WantedRow<'Port'>]> {
+    for (const [name, uuid] of this.#portRows) {
+      const mac = this.protocols.activeMac(name);
+      if (mac !== undefined) yield [uuid, { bond_active_slave: mac }];
     }
   }
 
@@ -231,7 +252,7 @@ export class BridgePorts {
     if (unit?.netdev) {
       unit.uuid = iface.uuid;
       if (await this.#reconfigure(unit, config, iface)) {
-        this.#applyMonitor(unit, iface);
+        this.protocols.applyInterface(unit.port!, iface);
         return;
       }
       await this.#remove(unit);
@@ -244,52 +265,12 @@ export class BridgePorts {
       portName: port.name,
       netdev: undefined,
       port: undefined,
-      monitor: undefined,
       error: undefined,
     };
     unit.uuid = iface.uuid;
     this.units.set(unit.name, unit);
     await this.#open(unit, config, iface);
-    this.#applyMonitor(unit, iface);
-  }
-
-  #applyMonitor(unit: InterfaceUnit, iface: InterfaceIntent): void {
-    const { bridge, monitors } = this.#options;
-    const { port } = unit;
-    const bfd = bfdConfigFrom(iface.bfd);
-    const cfm = cfmConfigFrom(iface.cfmMpid, iface.otherConfig, iface.options);
-    if (port === undefined) return;
-    if (bfd === undefined && cfm === undefined) {
-      this.#removeMonitor(unit);
-      return;
-    }
-    if (unit.monitor === undefined) {
-      const onChange = (): void => this.#livenessChanged(unit);
-      unit.monitor = monitors.add({ bridge, port, onChange });
-      port.protocols = unit.monitor;
-      bridge.flowsChanged();
-    }
-    unit.monitor.configure(bfd, cfm);
-  }
-
-  #removeMonitor(unit: InterfaceUnit): void {
-    if (unit.monitor === undefined) return;
-    this.#options.monitors.remove(unit.monitor);
-    unit.monitor = undefined;
-    if (unit.port === undefined) return;
-    unit.port.protocols = undefined;
-    this.#options.bridge.flowsChanged();
-    this.#livenessChanged(unit);
-  }
-
-  /** BFD or CFM of a port has something new to say. */
-  #livenessChanged(unit: InterfaceUnit): void {
-    const { bridge, connmgr, onChange } = this.#options;
-    if (unit.port !== undefined) {
-      unit.port.mayEnable = unit.monitor?.alive ?? true;
-      if (bridge.refreshPort(unit.port)) connmgr.portsChanged();
-    }
-    onChange();
+    if (unit.port) this.protocols.applyInterface(unit.port, iface);
   }
 
   /** True if the open device could take the new settings. */
@@ -317,7 +298,7 @@ export class BridgePorts {
   }
 
   async #open(unit: InterfaceUnit, config: NetdevConfig, iface: InterfaceIntent): Promise<void> {
-    const { bridge, connmgr, context } = this.#options;
+    const { bridge, context } = this.#options;
     if (isReservedName(iface.name)) {
       this.#options.log.warn(`could not create interface ${iface.name}, name is reserved`);
       unit.error = undefined;
@@ -352,7 +333,7 @@ export class BridgePorts {
       `bridge ${bridge.name}: added interface ${unit.name} on port ${unit.port.ofport & 0xffff}`,
     );
     netdev.onChange = () => {
-      if (unit.port && bridge.refreshPort(unit.port)) connmgr.portsChanged();
+      if (unit.port) this.protocols.portChanged(unit.port);
       if (!INTERNAL_TYPES.includes(unit.type)) this.#applyMtu();
       this.#options.onChange();
     };
@@ -363,8 +344,8 @@ export class BridgePorts {
     this.units.delete(unit.name);
     const { netdev, port } = unit;
     if (netdev) netdev.onChange = undefined;
-    if (unit.monitor) this.#options.monitors.remove(unit.monitor);
     if (port) {
+      this.protocols.forget(port);
       bridge.removePort(port);
       this.#options.log.info(
         `bridge ${bridge.name}: deleted interface ${unit.name} on port ${port.ofport & 0xffff}`,
@@ -383,6 +364,7 @@ export class BridgePorts {
 
   /** Closes all; `keep`: kernel devices of ours stay, as after the real daemon's exit. */
   async close(keep: boolean): Promise<void> {
+    this.protocols.close();
     for (const unit of [...this.units.values()]) await this.#remove(unit, keep);
     for (const bundle of this.#bundles.values()) this.#options.bridge.removeBundle(bundle);
     this.#bundles.clear();

@@ -18,13 +18,13 @@ import { SwitchBridge } from '../switch/bridge.ts';
 import { checkActions, checkBucketActions } from '../switch/checkActions.ts';
 import { DEFAULT_PREFIXES } from '../switch/classifier.ts';
 import type { Datapath } from '../switch/datapath.ts';
-import type { Monitors } from '../switch/monitor/monitors.ts';
 import type { Rule } from '../switch/types.ts';
 import type { Dummies } from './dummies.ts';
 import { restoreBridge, type SavedBridge } from './handover/savedBridge.ts';
 import type { BridgeIntent, SwitchIntent } from './intent.ts';
 import { applyMirrors, mirrorColumns } from './mirrors.ts';
 import { monitorColumns } from './monitorColumns.ts';
+import type { ProtocolModules } from './portProtocols.ts';
 import { BridgePorts } from './ports.ts';
 import { applySettings, type DataPlaneSettings, parseAffinity, settingsFrom } from './settings.ts';
 
@@ -45,7 +45,7 @@ export interface ReconcilerOptions {
   datapath: Datapath;
   runDir: string;
   context: NetdevContext;
-  monitors: Monitors;
+  protocols: ProtocolModules;
   /** With --enable-dummy. */
   dummies?: Dummies | undefined;
   /** Log of module bridge. */
@@ -193,7 +193,7 @@ export class Reconciler {
   }
 
   #addBridge(intent: BridgeIntent): BridgeUnit {
-    const { datapath, runDir, connmgrLog, rconnLog, context, monitors, dummies, log, onStatus } =
+    const { datapath, runDir, connmgrLog, rconnLog, context, protocols, dummies, log, onStatus } =
       this.#options;
     const bridge = new SwitchBridge({
       name: intent.name,
@@ -214,7 +214,7 @@ export class Reconciler {
       bridge,
       connmgr,
       context,
-      monitors,
+      protocols,
       dummies,
       log,
       onChange: onStatus,
@@ -278,25 +278,40 @@ export class Reconciler {
             ? {
                 ...interfaceOpened(port.ofport),
                 ...interfaceStatus(netdev.status()),
-                ...monitorColumns(unit.monitor),
+                ...monitorColumns(
+                  ports.protocols.monitorOf(port),
+                  ports.protocols.lacpCurrent(port),
+                ),
               }
             : interfaceFailed(error),
         );
       }
     }
-    return { Bridge: bridges, Interface: interfaces, Controller: this.#controllerColumns() };
+    return {
+      Bridge: bridges,
+      Port: this.#portColumns(),
+      Interface: interfaces,
+      Controller: this.#controllerColumns(),
+    };
+  }
+
+  #portColumns(): ReadonlyMap<string, WantedRow<'Port'>> {
+    return new Map([...this.bridges.values()].flatMap(({ ports }) => [...ports.portColumns()]));
   }
 
   /** What changes without a reconfiguration. */
   statusColumns(): Wanted {
     const interfaces = new Map<string, WantedRow<'Interface'>>();
     for (const { ports } of this.bridges.values()) {
-      for (const { uuid, netdev, monitor } of ports.units.values()) {
+      for (const { uuid, netdev, port } of ports.units.values()) {
         if (!netdev) continue;
-        interfaces.set(uuid, { ...interfaceStatus(netdev.status()), ...monitorColumns(monitor) });
+        interfaces.set(uuid, {
+          ...interfaceStatus(netdev.status()),
+          ...monitorColumns(ports.protocols.monitorOf(port), ports.protocols.lacpCurrent(port)),
+        });
       }
     }
-    return { Interface: interfaces };
+    return { Port: this.#portColumns(), Interface: interfaces };
   }
 
   /** Per interval; the controllers' status goes with it, since it counts seconds. */

@@ -12,6 +12,7 @@ import { createEngine, type DataPlaneEngine } from '../engine/engine.ts';
 import type { Coverage } from '../observe/coverage.ts';
 import type { Vlog } from '../observe/vlog.ts';
 import { useLinkMonitor } from '../port/kernelLink.ts';
+import { Bonds } from '../switch/bond/bonds.ts';
 import { Datapath } from '../switch/datapath.ts';
 import { Monitors } from '../switch/monitor/monitors.ts';
 import { closeFd } from '../sys/fd.ts';
@@ -150,9 +151,15 @@ class Daemon implements Vswitchd {
     this.#underlay = underlay;
     options.commands.add(...underlay.commands);
     const monitors = new Monitors({ bfd: vlog.module('bfd'), cfm: vlog.module('cfm') });
-    options.commands.add(...monitors.commands());
+    const bondLog = vlog.module('bond');
+    const lacpLog = vlog.module('lacp');
+    const bonds = new Bonds({
+      bond: (text) => bondLog.info(text),
+      lacp: (text) => lacpLog.warn(text),
+    });
+    options.commands.add(...monitors.commands(), ...bonds.commands());
     this.reconciler = new Reconciler({
-      monitors,
+      protocols: { monitors, bonds },
       datapath: this.datapath,
       runDir: paths.rundir,
       context: {

@@ -77,7 +77,7 @@ export class BundleHost {
       bundle.bond ??= new Bond(bond, log.bond);
       bundle.bond.configure(bond, nowMs);
     }
-    for (const port of [...this.#carriers.keys()]) if (!members.has(port)) this.#forget(port);
+    for (const port of [...this.#carriers.keys()]) if (!members.has(port)) this.forget(port);
     for (const [port, settings] of members) {
       this.#carriers.set(port, this.#carriers.get(port) ?? port.netdev.status().linkUp);
       this.lacp?.register(port, settings, nowMs);
@@ -86,7 +86,8 @@ export class BundleHost {
     this.run();
   }
 
-  #forget(port: BridgePort): void {
+  /** The port goes. */
+  forget(port: BridgePort): void {
     this.#carriers.delete(port);
     this.lacp?.unregister(port);
     this.bond?.unregister(port);

@@ -5,7 +5,7 @@ import type { WantedRow } from '../control/ovsdb/columns.ts';
 import type { Snapshot } from '../control/ovsdb/replica.ts';
 
 const CAPABILITIES: Readonly<Record<string, string>> = {
-  add_mpls: 'false',
+  add_mpls: 'true',
   check_pkt_len: 'true',
   clone: 'true',
   ct_clear: 'true',
@@ -24,12 +24,12 @@ const CAPABILITIES: Readonly<Record<string, string>> = {
   lb_output_action: 'false',
   masked_set_action: 'true',
   max_hash_alg: '1',
-  max_mpls_depth: '0',
+  max_mpls_depth: '3',
   max_vlan_headers: '2',
   nd_ext: 'true',
   recirc: 'true',
   sample_nesting: '0',
-  tnl_push_pop: 'false',
+  tnl_push_pop: 'true',
   trunc: 'true',
   ufid: 'true',
 };

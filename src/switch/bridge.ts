@@ -13,6 +13,7 @@ import {
 } from '../../contract/key.ts';
 import type { Netdev } from '../port/types.ts';
 import type { CtFlushMatch } from '../wire/openflow/ctFlush.ts';
+import type { TlvMapping } from '../wire/openflow/messages.ts';
 import {
   type Action,
   type Match,
@@ -132,6 +133,7 @@ export class SwitchBridge implements DatapathBridge {
   readonly noPacketInRule: Rule;
   readonly dropFragmentsRule: Rule;
   onPacketIn: ((packet: PacketIn, controllerId: number) => void) | undefined;
+  tlvMappings: (() => readonly TlvMapping[]) | undefined;
   /** OFPC_FRAG_*: 0 normal, 1 drop, 3 nx-match. Call flowsChanged() after writing. */
   fragHandling = 0;
   /** Written by the OpenFlow front-end. Call flowsChanged() after writing. */
@@ -168,6 +170,10 @@ export class SwitchBridge implements DatapathBridge {
     hidden.insert(this.noPacketInRule);
     hidden.insert(this.dropFragmentsRule);
     this.datapath.addBridge(this);
+  }
+
+  get tlvs(): readonly TlvMapping[] {
+    return this.tlvMappings?.() ?? [];
   }
 
   // ---- ports

@@ -3,6 +3,7 @@
 
 import {
   FLOW_SIZE,
+  K_ETH_TYPE,
   K_NW_PROTO,
   K_VLAN0_TCI,
   K_VLAN0_TPID,
@@ -11,7 +12,7 @@ import {
 } from '../../contract/key.ts';
 import { coverSubfield, setSubfield } from '../wire/openflow/fieldAccess.ts';
 import { type Field, findField } from '../wire/openflow/fields.ts';
-import { prereqOk } from '../wire/openflow/prereq.ts';
+import { isMpls, prereqOk } from '../wire/openflow/prereq.ts';
 import {
   type Action,
   type Match,
@@ -34,9 +35,7 @@ import { be16, IPPROTO_TCP, isIp, putBe16 } from './flow.ts';
 const MAX_PORTS = 0xff00;
 const N_TABLES = 255;
 /** Fields that no datapath action of ours can write (yet). */
-const NOT_WRITABLE = /^(mpls_|ct_|nd_reserved|nd_options_type|tun_metadata)/;
-/** Standard actions of OpenFlow, as opposed to those of Nicira, that are not there yet. */
-const STANDARD: readonly string[] = ['push_mpls', 'pop_mpls', 'dec_mpls_ttl'];
+const NOT_WRITABLE = /^(mpls_bos|ct_|nd_reserved|nd_options_type)/;
 
 const RESERVED = [
   OFPP_IN_PORT,
@@ -194,11 +193,8 @@ function checkOne(c: Check, action: Action): void {
       checkSet(c, action);
       return;
     case 'move': {
-      const src = checkSubfield(c, action.src);
+      checkSubfield(c, action.src);
       const dst = checkSubfield(c, action.dst);
-      if (NOT_WRITABLE.test(src.name) && src.prereq === 'mpls') {
-        fail('OFPBAC_BAD_SET_TYPE', `reading ${src.name} is not supported`);
-      }
       checkWritable(dst);
       return;
     }
@@ -214,6 +210,18 @@ function checkOne(c: Check, action: Action): void {
       return;
     case 'dec_ttl':
       if (!isIp(c.key)) inconsistent(c, action);
+      return;
+    case 'push_mpls':
+      // What is below is opaque from here on.
+      putBe16(c.key, K_ETH_TYPE, action.ethertype);
+      c.key[K_NW_PROTO] = 0;
+      return;
+    case 'pop_mpls':
+      if (!isMpls(be16(c.key, K_ETH_TYPE))) inconsistent(c, action);
+      putBe16(c.key, K_ETH_TYPE, action.ethertype);
+      return;
+    case 'dec_mpls_ttl':
+      if (!isMpls(be16(c.key, K_ETH_TYPE))) inconsistent(c, action);
       return;
     case 'goto_table':
       if ((c.table !== 0xff && action.table <= c.table) || action.table >= N_TABLES) {
@@ -275,10 +283,7 @@ function checkOne(c: Check, action: Action): void {
     case 'write_metadata':
       return;
     default:
-      fail(
-        STANDARD.includes(action.type) ? 'OFPBAC_BAD_TYPE' : 'OFPBAC_BAD_VENDOR_TYPE',
-        `action ${action.type} is not supported`,
-      );
+      fail('OFPBAC_BAD_VENDOR_TYPE', `action ${action.type} is not supported`);
   }
 }
 

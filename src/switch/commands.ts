@@ -1,12 +1,11 @@
 // unixctl commands about the switch (ovs-vswitchd(8)): one table, registered by the composition root.
 
-import { K_IN_PORT } from '../../contract/key.ts';
+import { tunnelArguments } from '../port/tunnelConfig.ts';
 import type { SwitchBridge } from './bridge.ts';
 import { CommandFailure, type SwitchCommand } from './commandTypes.ts';
 import { ctCommandTable } from './ctCommands.ts';
 import type { Datapath, DatapathBridge } from './datapath.ts';
 import { checkDatapath, dpctlOptions } from './dpctl.ts';
-import { be32 } from './flow.ts';
 import { ufidText } from './flowLog.ts';
 import { STATIC_AGE } from './macLearning.ts';
 import { macText } from './odpFields.ts';
@@ -15,7 +14,9 @@ import { showRxqs, showWorkers } from './pmdText.ts';
 import { parseMac } from './textAddress.ts';
 import { parseTraceArguments, TraceError, trace } from './trace.ts';
 import { portText } from './translate/output.ts';
+import { tunnelOf } from './tunnel/ports.ts';
 import type { BridgePort, Bundle } from './types.ts';
+import { formatAddress } from './underlay/address.ts';
 
 function bridgeNamed(datapath: Datapath, name: string | undefined): SwitchBridge {
   const bridge = name === undefined ? undefined : datapath.bridges.get(name);
@@ -117,12 +118,33 @@ function sortedByName<T extends { name: string }>(list: Iterable<T>): T[] {
   return [...list].sort((a, b) => (a.name < b.name ? -1 : a.name > b.name ? 1 : 0));
 }
 
+/** Range of the UDP source ports of tunnels. */
+function egressPortRange(datapath: Datapath, args: readonly string[]): string {
+  const { tunnels } = datapath;
+  if (args.length < 2) {
+    return `Tunnel UDP source port range: ${tunnels.sourcePortMin}-${tunnels.sourcePortMax}\n`;
+  }
+  const [a, b] = args.map((text) => Number.parseInt(text, 10) || 0) as [number, number];
+  if (a <= 0 || a > 0xffff) return 'Invalid min.';
+  if (b <= 0 || b > 0xffff) return 'Invalid max.';
+  tunnels.sourcePortMin = Math.min(a, b);
+  tunnels.sourcePortMax = Math.max(a, b);
+  for (const bridge of datapath.bridges.values()) datapath.revalidator.changed(bridge);
+  return 'OK';
+}
+
 /** "(type: key=value, …)" as devices describe themselves. */
 function deviceText(port: BridgePort): string {
   // Internal ports are taps to a userspace datapath.
   const types: Readonly<Record<string, string>> = { '': 'system', internal: 'tap' };
   const type = types[port.netdev.type] ?? port.netdev.type;
-  const config: [string, string][] = port.peer === undefined ? [] : [['peer', port.peer]];
+  const tunnel = tunnelOf(port);
+  const config: [string, string][] =
+    tunnel !== undefined
+      ? tunnelArguments(tunnel.tunnel)
+      : port.peer === undefined
+        ? []
+        : [['peer', port.peer]];
   const text = config.map(([key, value]) => ` ${key}=${value}`).join(',');
   return text === '' ? `(${type})` : `(${type}:${text})`;
 }
@@ -151,11 +173,22 @@ function dpctlShow(datapath: Datapath, statistics: boolean): string {
     `  flows: ${datapath.megaflows.size}\n` +
     `  masks: hit:${probes} total:${datapath.engine.maskCount()} hit/pkt:${perPacket}\n` +
     `  cache: hit:${cacheHits} hit-rate:${rate}%\n`;
-  const ports = [...datapath.ports].sort(([a], [b]) => a - b);
-  for (const [number, { port }] of ports) {
+  const ports = [...datapath.ports].map(([number, { port }]) => {
     const type = port.netdev.type;
-    text += `  port ${number}: ${port.name}${type === '' || type === 'system' ? '' : ` ${deviceText(port)}`}\n`;
-    if (statistics) text += statisticsText(port);
+    const kind = type === '' || type === 'system' ? '' : ` ${deviceText(port)}`;
+    return { number, name: port.name, kind, statistics: statisticsText(port) };
+  });
+  for (const { device, port, type } of datapath.tunnels.listeners) {
+    ports.push({
+      number: port,
+      name: device,
+      kind: ` (${type}: packet_type=ptap)`,
+      statistics: '',
+    });
+  }
+  for (const port of ports.sort((a, b) => a.number - b.number)) {
+    text += `  port ${port.number}: ${port.name}${port.kind}\n`;
+    if (statistics) text += port.statistics;
   }
   return text;
 }
@@ -198,11 +231,11 @@ function dumpFlows(
 ): string {
   const names: OdpNames = {
     packetIn: (id) => datapath.packetIns.get(id),
-    ...(options.names ? { portName: (port) => datapath.ports.get(port)?.port.name } : {}),
+    ...(options.names ? { portName: (port) => datapath.portName(port) } : {}),
   };
   let text = '';
   for (const flow of datapath.megaflows) {
-    const owner = datapath.ports.get(be32(flow.key, K_IN_PORT))?.bridge;
+    const owner = datapath.ownerOf(flow.key);
     if (options.bridge !== undefined && owner !== options.bridge) continue;
     const stats = datapath.engine.flowStats(flow.id);
     text +=
@@ -246,7 +279,7 @@ function upcallShow(datapath: Datapath): string {
 /** What the datapath can do; the titles and their order are Open vSwitch's. */
 const FEATURES: readonly [string, string][] = [
   ['Masked set action', 'Yes'],
-  ['Tunnel push pop', 'No'],
+  ['Tunnel push pop', 'Yes'],
   ['Ufid', 'Yes'],
   ['Truncate action', 'Yes'],
   ['Clone action', 'No'],
@@ -259,9 +292,9 @@ const FEATURES: readonly [string, string][] = [
   ['Explicit Drop action', 'Yes'],
   ['Optimized Balance TCP mode', 'No'],
   ['Conntrack all-zero IP SNAT', 'Yes'],
-  ['MPLS Label add', 'No'],
+  ['MPLS Label add', 'Yes'],
   ['Max VLAN headers', '2'],
-  ['Max MPLS depth', '0'],
+  ['Max MPLS depth', '3'],
   ['Recirc', 'Yes'],
   ['CT state', 'Yes'],
   ['CT zone', 'Yes'],
@@ -320,6 +353,13 @@ export function switchCommandTable(datapath: Datapath): SwitchCommand[] {
       MANY,
       (args) => ofprotoTrace(datapath, args),
     ),
+    command('ofproto/list-tunnels', '', 0, 0, () => datapath.tunnels.showTunnels(formatAddress)),
+    command('tnl/ports/show', '-v', 0, 1, ([option]) =>
+      option?.toLowerCase() === '-v'
+        ? datapath.tunnels.showTermination(formatAddress)
+        : datapath.tunnels.showListeners(),
+    ),
+    command('tnl/egress_port_range', 'min max', 0, 2, (args) => egressPortRange(datapath, args)),
     command('dpif/dump-dps', '', 0, 0, () =>
       [...datapath.bridges.keys()]
         .sort()

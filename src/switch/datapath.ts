@@ -136,7 +136,7 @@ export class Datapath {
     this.revalidator = new Revalidator(this);
     this.tunnels = new TunnelPorts(
       () => this.#underlay,
-      (name) => this.#bridges.get(name),
+      () => this.#bridges,
     );
     this.upcalls = new UpcallQueue((upcall) => this.#handleUpcall(upcall), options.upcallBudget);
   }
@@ -150,6 +150,18 @@ export class Datapath {
   /** Ports of the datapath, by number. */
   get ports(): ReadonlyMap<number, { bridge: DatapathBridge; port: BridgePort }> {
     return this.#ports;
+  }
+
+  /** Name of a datapath port; several tunnels may share one. */
+  portName(port: number): string | undefined {
+    const name = this.#ports.get(port)?.port.name;
+    return name ?? this.tunnels.listeners.find((listener) => listener.port === port)?.device;
+  }
+
+  /** The bridge whose port a packet with this key has come in by. */
+  ownerOf(key: Uint8Array): DatapathBridge | undefined {
+    const at = this.#ports.get(be32(key, K_IN_PORT));
+    return at?.bridge ?? (hasTunnel(key) ? this.tunnels.find(key)?.bridge : undefined);
   }
 
   addBridge(bridge: DatapathBridge): void {

@@ -9,6 +9,7 @@ import {
   K_DP_HASH,
   K_ETH_TYPE,
   K_IN_PORT,
+  K_PACKET_TYPE,
   K_PKT_MARK,
   K_PRIORITY,
   K_RECIRC_ID,
@@ -18,9 +19,10 @@ import {
   KEY_SIZE,
   VLAN_PRESENT,
 } from '../../contract/key.ts';
-import { be16, isVlanType, putBe16, putBe32 } from './flow.ts';
+import { be16, be32, isVlanType, putBe16, putBe32 } from './flow.ts';
 import { parseCtField } from './odpCt.ts';
 import { formatBytes, ODP_GROUPS, type OdpField, TCP_FLAG_NAMES } from './odpFields.ts';
+import { parseMpls, parseTunnel } from './odpTunnel.ts';
 import { parseIpv4, parseIpv6, parseMac } from './textAddress.ts';
 
 /** Fields that are one 32-bit number. */
@@ -32,7 +34,7 @@ const NUMBERS: ReadonlyMap<string, number> = new Map([
   ['ct_mark', K_CT_MARK],
 ]);
 /** Accepted when wildcarded or zero: nothing of the kind exists yet. */
-const IGNORED = ['packet_type', 'ufid'];
+const IGNORED = ['ufid'];
 
 function fail(text: string): never {
   throw new SyntaxError(`syntax error at ${text}`);
@@ -167,6 +169,13 @@ function parseParts(
       } else {
         putBe16(key, K_ETH_TYPE, type);
       }
+    } else if (name === 'tunnel') {
+      parseTunnel(key, splitTop(body));
+    } else if (name === 'mpls') {
+      parseMpls(key, splitTop(body));
+    } else if (name === 'packet_type') {
+      const [, ns, id] = /^ns=(\w+),id=(\w+)$/.exec(body.replace(/\/\w+/g, '')) ?? [];
+      if (Number(ns) === 1) putBe32(key, K_PACKET_TYPE, (1 << 16) | number(id ?? '', 0xffff));
     } else if (name === 'vlan') {
       parseVlan(key, depth, body);
     } else if (name === 'encap') {
@@ -188,6 +197,7 @@ export function parseOdpFlow(
 ): Uint8Array {
   const key = new Uint8Array(KEY_SIZE);
   parseParts(key, text, 0, portByName);
+  if (be32(key, K_PACKET_TYPE) !== 0) putBe16(key, K_ETH_TYPE, be16(key, K_PACKET_TYPE + 2));
   if (be16(key, K_ETH_TYPE) === 0) putBe16(key, K_ETH_TYPE, ETH_TYPE_NONE);
   return key;
 }

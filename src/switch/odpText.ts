@@ -12,7 +12,11 @@ import {
   ACT_HASH,
   ACT_METER,
   ACT_OUTPUT,
+  ACT_POP_ETH,
+  ACT_POP_MPLS,
   ACT_POP_VLAN,
+  ACT_PUSH_ETH,
+  ACT_PUSH_MPLS,
   ACT_PUSH_VLAN,
   ACT_RECIRC,
   ACT_SET_ARP,
@@ -20,10 +24,13 @@ import {
   ACT_SET_IPV4,
   ACT_SET_IPV6,
   ACT_SET_META,
+  ACT_SET_MPLS,
   ACT_SET_ND,
   ACT_SET_TP,
   ACT_SET_VLAN,
   ACT_TRUNC,
+  ACT_TUNNEL_POP,
+  ACT_TUNNEL_PUSH,
   ACT_USERSPACE,
   CLONE_SAMPLE,
   HASH_L4,
@@ -52,6 +59,7 @@ import {
   VLAN_PRESENT,
 } from '../../contract/key.ts';
 import type { FlowStats } from '../engine/types.ts';
+import { isMpls } from '../wire/openflow/prereq.ts';
 import {
   be16,
   be32,
@@ -88,6 +96,8 @@ import {
   type OdpGroup,
   TCP_FLAG_NAMES,
 } from './odpFields.ts';
+import { mplsKeyParts, pushMplsText, setMplsText, tunnelKeyParts } from './odpTunnel.ts';
+import { tunnelPushText } from './odpTunnelPush.ts';
 import { slowNames } from './protocolPort.ts';
 import type { PacketInSpec } from './translate/types.ts';
 
@@ -253,6 +263,8 @@ function networkParts(key: Uint8Array, mask: Uint8Array, verbose: boolean): stri
     }
   } else if (type === ETH_TYPE_ARP || type === ETH_TYPE_RARP) {
     parts.push(groupText(ODP_ARP, key, mask, verbose));
+  } else if (isMpls(type)) {
+    parts.push(...mplsKeyParts(key, mask, verbose));
   }
   return parts.filter((part) => part !== undefined);
 }
@@ -299,6 +311,11 @@ function ctTupleParts(key: Uint8Array, mask: Uint8Array, verbose: boolean): stri
   return text === undefined ? [] : [text];
 }
 
+function packetTypeText(type: number): string {
+  const id = type & 0xffff;
+  return `packet_type(ns=${type >>> 16},id=${id === 0 ? '0' : `0x${id.toString(16)}`})`;
+}
+
 /** A datapath flow's key and mask. `verbose` prints wildcarded fields too (dpctl/dump-flows -m). */
 export function formatOdpFlow(
   key: Uint8Array,
@@ -310,14 +327,16 @@ export function formatOdpFlow(
   const type = be32(mask, K_PACKET_TYPE);
   const parts = [
     ...numberPart('skb_priority', key, mask, K_PRIORITY, verbose),
+    ...tunnelKeyParts(key, mask, verbose),
     ...numberPart('skb_mark', key, mask, K_PKT_MARK, verbose),
     ...ctKeyParts(key, mask, verbose),
     ...ctTupleParts(key, mask, verbose),
     ...numberPart('recirc_id', key, mask, K_RECIRC_ID, verbose),
     ...numberPart('dp_hash', key, mask, K_DP_HASH, verbose),
     `in_port(${names.portName?.(port) ?? port})`,
-    ...(verbose || type !== 0 ? ['packet_type(ns=0,id=0)'] : []),
+    ...(verbose || type !== 0 ? [packetTypeText(be32(key, K_PACKET_TYPE))] : []),
   ];
+  if (be32(key, K_PACKET_TYPE) !== 0) return [...parts, ...typeParts(key, mask, verbose)].join(',');
   const eth = groupText(ODP_ETH, key, mask, verbose);
   if (eth !== undefined) parts.push(eth);
   else if (type === 0) parts.push('eth()');
@@ -420,6 +439,22 @@ function actionText(op: number, operands: Uint32Array, key: Uint8Array, names: O
     }
     case ACT_POP_VLAN:
       return 'pop_vlan';
+    case ACT_TUNNEL_PUSH:
+      return tunnelPushText(operands, (port) => names.portName?.(port) ?? String(port));
+    case ACT_TUNNEL_POP:
+      return `tnl_pop(${names.portName?.(first) ?? first})`;
+    case ACT_PUSH_MPLS:
+      return pushMplsText(operands);
+    case ACT_POP_MPLS:
+      return `pop_mpls(eth_type=0x${first.toString(16)})`;
+    case ACT_SET_MPLS:
+      return setMplsText(operands);
+    case ACT_PUSH_ETH: {
+      const bytes = new Uint8Array(operands.slice().buffer);
+      return `push_eth(src=${macText(bytes.subarray(6, 12))},dst=${macText(bytes.subarray(0, 6))})`;
+    }
+    case ACT_POP_ETH:
+      return 'pop_eth';
     case ACT_SET_VLAN:
       return `set(vlan(${vlanText((first & 0xffff) | VLAN_PRESENT, first >>> 16, false)}))`;
     case ACT_SET_META:

@@ -29,6 +29,8 @@ import {
   K_ETH_TYPE,
   K_IN_PORT,
   K_IPV6_SRC,
+  K_MPLS_COUNT,
+  K_MPLS_LSE,
   K_ND_TARGET,
   K_NW_FRAG,
   K_NW_PROTO,
@@ -43,13 +45,18 @@ import {
   K_TP_DST,
   K_TP_SRC,
   K_TUN_DST,
+  K_TUN_FLAGS,
+  K_TUN_GBP_ID,
   K_TUN_ID,
+  K_TUN_IPV6_SRC,
+  K_TUN_SRC,
   K_VLAN0_TCI,
   K_VLAN1_TCI,
   KEY_SIZE,
+  TUN_KEY,
 } from '../../contract/key.ts';
 import { formatActions } from '../wire/openflow/actionText.ts';
-import { getFieldBytes, getSubfield } from '../wire/openflow/fieldAccess.ts';
+import { getFieldBytes, getSubfield, resolveField } from '../wire/openflow/fieldAccess.ts';
 import { fieldByName } from '../wire/openflow/fields.ts';
 import {
   formatField,
@@ -59,6 +66,8 @@ import {
 } from '../wire/openflow/fieldText.ts';
 import { parseExactFlow } from '../wire/openflow/matchParse.ts';
 import { formatMatch } from '../wire/openflow/matchText.ts';
+import type { TlvMapping } from '../wire/openflow/messages.ts';
+import { isMpls } from '../wire/openflow/prereq.ts';
 import { type Action, OFPP_UNSET } from '../wire/openflow/types.ts';
 import { composeFrame, countingPayload } from './composeFrame.ts';
 import type { Datapath, DatapathBridge, LocatedFlow } from './datapath.ts';
@@ -87,6 +96,7 @@ import { parseNextState, RECIRC_TRACES_MAX, recircHeading } from './traceRecirc.
 import { conntrackValid } from './translate/ctFields.ts';
 import { translate } from './translate/translate.ts';
 import type { Effects, FrozenState, RecircTrace, TraceNode, XlateText } from './translate/types.ts';
+import { hasTunnel } from './tunnel/record.ts';
 
 /** A request that cannot be traced; the text is what ovs-appctl shows. */
 export class TraceError extends Error {}
@@ -123,8 +133,14 @@ function packetMask(flow: Uint8Array): Uint8Array {
     flow[K_CT_NW_PROTO] !== 0 && conntrackValid(flow, new Uint8Array(FLOW_SIZE));
   if (originalTuple) cover(K_CT_TP_SRC, 5);
   if (!isZero(flow, F_METADATA, 8)) cover(F_METADATA, 8);
-  if (!isZero(flow, K_TUN_ID, 8)) cover(K_TUN_ID, 8);
-  if (be32(flow, K_TUN_DST) !== 0) cover(K_TUN_ID, 16);
+  const tunFlags = be16(flow, K_TUN_FLAGS);
+  if (!isZero(flow, K_TUN_ID, 8) || (tunFlags & TUN_KEY) !== 0) cover(K_TUN_ID, 8);
+  if (hasTunnel(flow)) {
+    if (be32(flow, K_TUN_DST) !== 0) cover(K_TUN_SRC, 8);
+    else cover(K_TUN_IPV6_SRC, 32);
+    cover(K_TUN_FLAGS, 4); // TOS and TTL, too
+    cover(K_TUN_GBP_ID, 3);
+  }
   cover(K_PACKET_TYPE, 4);
   cover(K_ETH_DST, 14);
   cover(K_VLAN0_TCI, 2);
@@ -148,6 +164,7 @@ function packetMask(flow: Uint8Array): Uint8Array {
       cover(K_ND_TARGET, 16);
     }
   } else {
+    if (isMpls(type)) cover(K_MPLS_LSE, 4 * be16(flow, K_MPLS_COUNT));
     return mask;
   }
   mask[K_NW_FRAG] = 3;
@@ -182,13 +199,13 @@ function hexText(value: bigint): string {
 }
 
 /** Texts inside the trace: actions, matches, fields. */
-function xlateText(ports: PortMap | undefined): XlateText {
-  const options = ports === undefined ? {} : { ports };
+function xlateText(ports: PortMap | undefined, tlvs: readonly TlvMapping[]): XlateText {
+  const options = ports === undefined ? { tlvs } : { ports, tlvs };
   return {
     actions: (actions: readonly Action[]) => formatActions(actions, options),
     match: (rule) => formatMatch(rule.match, options),
     subfield: (s, flow) => {
-      const f = fieldByName(s.field);
+      const f = resolveField(fieldByName(s.field), tlvs);
       const whole = s.offset === 0 && s.bits >= f.bits;
       const value = whole
         ? formatField(f, getFieldBytes(flow, f))
@@ -300,7 +317,7 @@ function traceOne(
     recircTraces,
     learn: packet !== undefined,
     trace: nodes,
-    text: xlateText(ports),
+    text: xlateText(ports, bridge.tlvs ?? []),
   });
   const lines = [`Flow: ${flowText(initial, ports)}`];
   printNodes(nodes, 0, lines);
@@ -310,7 +327,7 @@ function traceOne(
   const actions = formatOdpActions(out.program, key, {
     packetIn: (id) => datapath.packetIns.get(id),
     dontSend: packet === undefined,
-    ...(request.names ? { portName: (port) => datapath.ports.get(port)?.port.name } : {}),
+    ...(request.names ? { portName: (port) => datapath.portName(port) } : {}),
   });
   let text = `${lines.join('\n')}\nDatapath actions: ${actions}`;
   if (out.error !== undefined) {
@@ -451,7 +468,11 @@ function parseFlow(datapath: Datapath, args: readonly string[], text: string): L
   }
   const located = datapath.flowOf(key);
   if (located === undefined) {
-    throw new TraceError(`no OpenFlow port for datapath port ${be32(key, K_IN_PORT)}`);
+    throw new TraceError(
+      hasTunnel(key)
+        ? 'no OpenFlow tunnel port for this packet'
+        : `no OpenFlow port for datapath port ${be32(key, K_IN_PORT)}`,
+    );
   }
   return located;
 }

@@ -3,6 +3,7 @@
 
 import type { Netdev } from '../port/types.ts';
 import type { CtFlushMatch } from '../wire/openflow/ctFlush.ts';
+import type { TlvMapping } from '../wire/openflow/messages.ts';
 import type {
   Action,
   FlowMod,
@@ -166,6 +167,8 @@ export interface Bridge {
   resume?(packet: PacketIn): void;
   /** Where packet-ins of this bridge go: set by the OpenFlow front-end. */
   onPacketIn: ((packet: PacketIn, controllerId: number) => void) | undefined;
+  /** Which Geneve options tun_metadata0 … 63 are. Set by the OpenFlow front-end. */
+  tlvMappings?: (() => readonly TlvMapping[]) | undefined;
   /** OFPC_FRAG_*: 0 normal, 1 drop, 3 nx-match. Absent = 0. Set by the OpenFlow front-end, which then calls flowsChanged(). */
   fragHandling?: number;
   /** Some controller wants packets that match no flow (OpenFlow 1.0 … 1.2). Set by the OpenFlow front-end. */

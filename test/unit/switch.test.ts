@@ -313,7 +313,7 @@ test('packet-out', async () => {
     assert.throws(() => out(inPort, actions), { code });
   refuse(0xff40, 'output:1', 'OFPBRC_BAD_PORT');
   refuse(1, 'group:1', 'OFPBAC_BAD_OUT_GROUP');
-  refuse(1, 'dec_mpls_ttl', 'OFPBAC_BAD_TYPE');
+  refuse(1, 'push_vlan:0x8100,push_vlan:0x8100,push_vlan:0x8100', 'OFPBAC_BAD_TAG');
   bridge.packetOut(1, undefined, parseActions('output:2'), new Uint8Array(3));
   rig.run();
   went(rig, bridge);

@@ -246,7 +246,7 @@ test('actions that do not fit are refused with the right error', () => {
   assert.equal(check('goto_table:4', '', 3), 'ok');
   assert.equal(check('meter:1,output:1', ''), 'OFPMMFC_INVALID_METER');
   assert.equal(check('group:1', ''), 'OFPBAC_BAD_OUT_GROUP');
-  assert.equal(check('push_mpls:0x8847', ''), 'OFPBAC_BAD_TYPE');
+  assert.equal(check('push_mpls:0x8847,dec_mpls_ttl,pop_mpls:0x800', ''), 'ok');
   assert.equal(
     check([{ type: 'delete_field', field: 'tun_metadata0' }], ''),
     'OFPBAC_BAD_VENDOR_TYPE',

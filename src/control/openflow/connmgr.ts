@@ -99,6 +99,7 @@ export class Connmgr implements OfSwitch {
     this.tables = new FlowTables(bridge, checkActions === undefined ? {} : { checkActions });
     this.checkActions = checkActions ?? (() => {});
     this.checkBucket = options.checkBucket ?? (() => {});
+    bridge.tlvMappings = () => this.tlvTable.mappings;
     bridge.tableMissConfig = (table) => this.tables.config[table].missConfig;
     this.tables.onEvents = (events) => this.#announcer.flowsChanged(events);
     this.desc = switchDesc(undefined, undefined);

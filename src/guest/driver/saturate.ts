@@ -51,8 +51,8 @@ import {
   SPREAD_BITS,
   SPREAD_CONNECTION,
   SPREAD_PORT,
-  TCP_MORE,
   SPREAD_REPLY,
+  TCP_MORE,
   TRAFFIC_SEND,
 } from './layout.ts';
 import {

@@ -57,9 +57,10 @@ import {
   prerequisiteMet,
   readSubfield,
 } from './fieldOps.ts';
-import { keepForLater, pause } from './freeze.ts';
+import { awaitParse, keepForLater, pause } from './freeze.ts';
 import { translateGroup } from './groupActions.ts';
 import { learn } from './learn.ts';
+import { decrementMplsTtl, popMpls, pushMpls, wantsParsed } from './mpls.ts';
 import {
   bundle,
   checkPktLarger,
@@ -195,6 +196,12 @@ export function translateTable(
   honorMiss: boolean,
   options: TableOptions = NO_OPTIONS,
 ): void {
+  if (x.wasMpls) {
+    // Another bridge, whose tables want to see what is below the label stack.
+    awaitParse(x);
+    keepForLater(x, [{ type: 'resubmit', inPort: OFPP_IN_PORT, table }]);
+    return;
+  }
   if (!mayResubmit(x)) return;
   if (options.withCt && !hasOriginalTuple(x)) {
     report(x, 'error', 'resubmit(ct) with non-tracked or non-IP packet!');
@@ -318,7 +325,7 @@ function setField(x: Xlate, action: Action & { type: 'set_field' | 'load' }): vo
     setTransportPort(x, K_TP_DST, action.value);
     return;
   }
-  const write = fieldWriteOf(action);
+  const write = fieldWriteOf(action, x.bridge.tlvs);
   if (!prerequisiteMet(write.field, x.flow, x.wildcards)) {
     if (action.type === 'load' || action.legacy === undefined) {
       report(x, 'warn', `unmet prerequisites for ${write.field.name}, set_field ignored`);
@@ -413,7 +420,7 @@ function runAction(x: Xlate, action: Action): boolean {
       );
       return false;
     case 'output_reg': {
-      const port = readSubfield(action.source, x.flow, x.wildcards);
+      const port = readSubfield(action.source, x.flow, x.wildcards, x.bridge.tlvs);
       if (port > 0xffffn) {
         report(x, 'warn', `output port ${port} is out of range`);
       } else {
@@ -442,7 +449,7 @@ function runAction(x: Xlate, action: Action): boolean {
       setField(x, action);
       return false;
     case 'move':
-      moveSubfield(action.src, action.dst, x.flow, x.wildcards);
+      moveSubfield(action.src, action.dst, x.flow, x.wildcards, x.bridge.tlvs);
       if (x.trace !== undefined) reportSubfield(x, action.dst);
       return false;
     case 'set_vlan_vid':
@@ -459,6 +466,14 @@ function runAction(x: Xlate, action: Action): boolean {
       return false;
     case 'dec_ttl':
       return decrementTtl(x, action.controllerIds);
+    case 'push_mpls':
+      pushMpls(x, action.ethertype);
+      return false;
+    case 'pop_mpls':
+      popMpls(x, action.ethertype);
+      return false;
+    case 'dec_mpls_ttl':
+      return decrementMplsTtl(x);
     case 'resubmit':
       resubmit(x, action);
       return false;
@@ -544,6 +559,11 @@ export function runActions(x: Xlate, actions: readonly Action[]): void {
     }
     const action = actions[i]!;
     if (x.trace !== undefined) report(x, 'action', x.in.text!.actions([action]));
+    if (wantsParsed(x, action)) {
+      awaitParse(x);
+      keepForLater(x, actions.slice(i));
+      return;
+    }
     if (action.type === 'check_pkt_larger') {
       checkPktLarger(x, action, actions.slice(i + 1));
       return;

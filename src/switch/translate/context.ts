@@ -23,7 +23,8 @@ export const MAX_RESUBMITS = 64 * 64;
 /** What a pipeline waits for: a controller, or a hash of the data plane. */
 export type Freezing =
   | { for: 'controller'; action: Action & { type: 'controller' } }
-  | { for: 'hash'; algorithm: number; basis: number };
+  | { for: 'hash'; algorithm: number; basis: number }
+  | { for: 'parse' };
 
 export interface Xlate {
   readonly in: XlateIn;
@@ -53,6 +54,8 @@ export interface Xlate {
   inActionSet: boolean;
   /** Why the packet, or this copy of it, goes no further now (freeze.ts). */
   freezing: Freezing | undefined;
+  /** A label stack has been popped: what was below is unknown until the packet is parsed again. */
+  wasMpls: boolean;
   /** What is to be run when it comes back. */
   frozenActions: Action[];
   /** The actions are those of a group's bucket. */
@@ -131,6 +134,7 @@ export function newXlate(input: XlateIn, scratch: XlateScratch): Xlate {
     stack: [],
     inActionSet: false,
     freezing: undefined,
+    wasMpls: false,
     frozenActions: [],
     inBucket: false,
     patchClone: -1,
@@ -169,8 +173,11 @@ export function actionSetOrder(set: readonly Action[]): Action[] {
   };
   const ordered = [
     ...last('strip_vlan'),
+    ...last('pop_mpls'),
+    ...last('push_mpls'),
     ...last('push_vlan'),
     ...last('dec_ttl'),
+    ...last('dec_mpls_ttl'),
     ...set.filter((a) =>
       ['load', 'move', 'set_field', 'set_vlan_vid', 'set_vlan_pcp'].includes(a.type),
     ),

@@ -8,9 +8,11 @@ import {
   fromBytes,
   getSubfield,
   port10To11,
+  resolveField,
   setSubfield,
 } from '../../wire/openflow/fieldAccess.ts';
 import { type Field, fieldByName } from '../../wire/openflow/fields.ts';
+import type { TlvMapping } from '../../wire/openflow/messages.ts';
 import type { Action, Subfield } from '../../wire/openflow/types.ts';
 import {
   be16,
@@ -31,6 +33,7 @@ import {
   ND_SOLICIT,
   neighborDiscoveryType,
 } from '../flow.ts';
+import { setPresent } from '../tunnel/metadata.ts';
 import { conntrackValid } from './ctFields.ts';
 
 /** Has the packet the header that the field lives in? Notes what was looked at. */
@@ -68,8 +71,10 @@ export function prerequisiteMet(f: Field, flow: Uint8Array, wildcards: Uint8Arra
       return neighborDiscoveryType(flow, wildcards) === ND_ADVERT;
     case 'ct':
       return conntrackValid(flow, wildcards);
+    case 'mpls':
+      return type === 0x8847 || type === 0x8848;
     default:
-      return false; // MPLS: no such packets yet
+      return false;
   }
 }
 
@@ -88,6 +93,12 @@ export interface FieldWrite {
   readonly offset: number;
   readonly value: Uint8Array;
   readonly mask: Uint8Array;
+}
+
+/** The field; tun_metadataN as the bridge's table has it. */
+export function resolved(name: string, tlvs: readonly TlvMapping[]): Field {
+  const f = fieldByName(name);
+  return f.tlvIndex === undefined ? f : resolveField(f, tlvs);
 }
 
 const compiled = new WeakMap<Action, FieldWrite>();
@@ -128,14 +139,17 @@ function compile(f: Field, value: bigint, mask: bigint): FieldWrite {
 }
 
 /** The write that a set_field or load action does. */
-export function fieldWriteOf(action: Action & { type: 'set_field' | 'load' }): FieldWrite {
+export function fieldWriteOf(
+  action: Action & { type: 'set_field' | 'load' },
+  tlvs: readonly TlvMapping[] = [],
+): FieldWrite {
   let write = compiled.get(action);
   if (write === undefined) {
     if (action.type === 'set_field') {
-      const f = fieldByName(action.field);
+      const f = resolved(action.field, tlvs);
       write = compile(f, fromBytes(action.value), fromBytes(action.mask));
     } else {
-      const f = fieldByName(action.dst.field);
+      const f = resolved(action.dst.field, tlvs);
       const shift = BigInt(action.dst.offset);
       write = compile(f, action.value << shift, ones(action.dst.bits) << shift);
     }
@@ -151,6 +165,7 @@ export function applyWrite(write: FieldWrite, flow: Uint8Array, wildcards: Uint8
     wildcards[offset + i]! |= mask[i]!;
   }
   if (offset === K_VLAN0_TCI) fixVlanTpid(flow);
+  if (write.field.tlvIndex !== undefined) setPresent(flow, write.field.tlvIndex);
 }
 
 /** A VLAN header that appeared by a write to its TCI gets the usual TPID; one that vanished loses it. */
@@ -191,19 +206,26 @@ export function moveSubfield(
   dst: Subfield,
   flow: Uint8Array,
   wildcards: Uint8Array,
+  tlvs: readonly TlvMapping[] = [],
 ): void {
-  const from = fieldByName(src.field);
-  const to = fieldByName(dst.field);
+  const from = resolved(src.field, tlvs);
+  const to = resolved(dst.field, tlvs);
   if (!prerequisiteMet(to, flow, wildcards) || !prerequisiteMet(from, flow, wildcards)) return;
   coverL3Prerequisite(to, flow, wildcards);
   coverSubfield(src, from, wildcards);
   coverSubfield(dst, to, wildcards);
   setSubfield(flow, dst, getSubfield(flow, src, from), to);
+  if (to.tlvIndex !== undefined) setPresent(flow, to.tlvIndex);
 }
 
 /** Reads a subfield; its bits count as looked at. */
-export function readSubfield(s: Subfield, flow: Uint8Array, wildcards: Uint8Array): bigint {
-  const f = fieldByName(s.field);
+export function readSubfield(
+  s: Subfield,
+  flow: Uint8Array,
+  wildcards: Uint8Array,
+  tlvs: readonly TlvMapping[] = [],
+): bigint {
+  const f = resolved(s.field, tlvs);
   coverSubfield(s, f, wildcards);
   return getSubfield(flow, s, f);
 }

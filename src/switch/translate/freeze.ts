@@ -8,8 +8,10 @@
 
 import { ACT_HASH, ACT_USERSPACE, UPCALL_CONTROLLER } from '../../../contract/action.ts';
 import { DROP_CONTROLLER_RATE } from '../../../contract/drop.ts';
+import { K_RECIRC_ID } from '../../../contract/key.ts';
 import type { Action } from '../../wire/openflow/types.ts';
 import { OFPP_IN_PORT } from '../../wire/openflow/types.ts';
+import { putBe32 } from '../flow.ts';
 import { freezeMetadata } from '../recirc.ts';
 import { executeActionSet } from './actions.ts';
 import { commit } from './commit.ts';
@@ -37,6 +39,12 @@ export function pause(x: Xlate, action: Action & { type: 'controller' }): void {
 /** A group needs the data plane's hash of the packet. */
 export function awaitHash(x: Xlate, algorithm: number, basis: number): void {
   x.freezing = { for: 'hash', algorithm, basis };
+  x.exit = true;
+}
+
+/** A label stack has been popped, and something wants to look at what was below. */
+export function awaitParse(x: Xlate): void {
+  x.freezing = { for: 'parse' };
   x.exit = true;
 }
 
@@ -92,6 +100,7 @@ export function finishFreezing(x: Xlate): void {
   const { freezing } = x;
   if (x.error !== undefined || freezing === undefined) x.freezing = undefined;
   else if (freezing.for === 'controller') sendPaused(x, freezing.action);
+  else if (freezing.for === 'parse') recirculateForParse(x);
   else recirculateForHash(x, freezing.algorithm, freezing.basis);
 }
 
@@ -101,6 +110,18 @@ function recirculateForHash(x: Xlate, algorithm: number, basis: number): void {
   recirculate(x, 0, x.frozenActions);
   x.freezing = undefined;
   x.frozenActions = [];
+}
+
+function recirculateForParse(x: Xlate): void {
+  commit(x);
+  x.wasMpls = false;
+  const id = recirculate(x, 0, x.frozenActions);
+  x.freezing = undefined;
+  x.frozenActions = [];
+  if (id === 0 || x.in.recircTraces === undefined) return;
+  const flow = x.flow.slice();
+  putBe32(flow, K_RECIRC_ID, id);
+  x.in.recircTraces.push({ id, conntrack: false, flow, nat: undefined });
 }
 
 function sendPaused(x: Xlate, action: Action & { type: 'controller' }): void {

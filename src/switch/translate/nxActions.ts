@@ -10,13 +10,12 @@ import {
 } from '../../../contract/action.ts';
 import { K_NW_PROTO } from '../../../contract/key.ts';
 import { fromBytes, port11To10, setSubfield, toBytes } from '../../wire/openflow/fieldAccess.ts';
-import { fieldByName } from '../../wire/openflow/fields.ts';
 import { type Action, OFPP_NONE, type Subfield } from '../../wire/openflow/types.ts';
 import { coverHashFields, hashFields, hashTwoWords } from '../flowHash.ts';
 import { reportSubfield, runActions } from './actions.ts';
 import { commit } from './commit.ts';
 import { report, type Xlate } from './context.ts';
-import { coverSubfield, readSubfield } from './fieldOps.ts';
+import { coverSubfield, readSubfield, resolved } from './fieldOps.ts';
 import { finish } from './freeze.ts';
 import { portIsAlive } from './groupActions.ts';
 import { output } from './output.ts';
@@ -25,7 +24,7 @@ type Of<T extends Action['type']> = Action & { type: T };
 
 /** Writes a number into a field, which counts as looked at. */
 export function loadNumber(x: Xlate, dst: Subfield, value: bigint): void {
-  const f = fieldByName(dst.field);
+  const f = resolved(dst.field, x.bridge.tlvs ?? []);
   coverSubfield(dst, f, x.wildcards);
   setSubfield(x.flow, dst, value, f);
   if (x.trace !== undefined) reportSubfield(x, dst);
@@ -34,7 +33,7 @@ export function loadNumber(x: Xlate, dst: Subfield, value: bigint): void {
 // ---- stack
 
 export function stackPush(x: Xlate, { subfield }: Of<'stack_push'>): void {
-  const value = readSubfield(subfield, x.flow, x.wildcards);
+  const value = readSubfield(subfield, x.flow, x.wildcards, x.bridge.tlvs);
   x.stack.push(toBytes(value, Math.ceil(subfield.bits / 8)));
 }
 

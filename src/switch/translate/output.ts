@@ -132,7 +132,7 @@ export function outputToPort(x: Xlate, number: number, truncate = false): void {
   }
   const tunnel = tunnelOf(port);
   if (tunnel !== undefined) {
-    outputToTunnel(x, port, tunnel, truncate);
+    outputToTunnel(x, tunnel);
     mirrorOutput(x, port.bundle);
     return;
   }
@@ -178,6 +178,7 @@ export function enterBridge(
     actionSet: x.actionSet,
     stack: x.stack,
     conntracked: x.conntracked,
+    wasMpls: x.wasMpls,
     trace: x.trace,
     base: x.base.slice(),
     start: x.program.length,
@@ -214,6 +215,7 @@ export function enterBridge(
   x.actionSet = saved.actionSet;
   x.stack = saved.stack;
   x.conntracked = saved.conntracked;
+  x.wasMpls = saved.wasMpls;
   if (bridge !== saved.bridge) x.mirrors = saved.mirrors;
   x.exit = false;
   x.error = undefined;

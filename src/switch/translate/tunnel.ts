@@ -153,12 +153,7 @@ function applyConfig(x: Xlate, config: TunnelConfig): void {
 }
 
 /** Sends the packet into a tunnel. Nothing of what the tunnel needs stays in the flow. */
-export function outputToTunnel(
-  x: Xlate,
-  port: BridgePort,
-  netdev: TunnelPort,
-  truncate: boolean,
-): void {
+export function outputToTunnel(x: Xlate, netdev: TunnelPort): void {
   const { flow } = x;
   const saved = flow.slice();
   applyConfig(x, netdev.tunnel);
@@ -173,7 +168,7 @@ export function outputToTunnel(
       flow.fill(0, K_VLAN0_TCI, K_VLAN0_TCI + 8);
     }
     commit(x);
-    push(x, port, netdev, truncate);
+    push(x, netdev);
   }
   // pkt_mark stays, as in Open vSwitch.
   saved.set(flow.subarray(K_PKT_MARK, K_PKT_MARK + 4), K_PKT_MARK);
@@ -184,7 +179,7 @@ function sameBytes(a: Uint8Array, b: Uint8Array): boolean {
   return a.every((byte, i) => byte === b[i]);
 }
 
-function push(x: Xlate, port: BridgePort, netdev: TunnelPort, truncate: boolean): void {
+function push(x: Xlate, netdev: TunnelPort): void {
   const { flow, bridge } = x;
   const { tunnels } = x.in;
   const underlay = tunnels?.underlay;
@@ -268,7 +263,6 @@ function push(x: Xlate, port: BridgePort, netdev: TunnelPort, truncate: boolean)
   const wildcards = x.wildcards.slice();
   asOuter(flow, header, source, destination, isIpv6, netdev.tunnel);
   x.base.set(flow);
-  if (truncate) report(x, 'detail', 'truncated packet: statistics of the underlay count it whole');
   enterBridge(x, out, local, undefined);
   x.wildcards.set(wildcards);
   x.base.set(base);

@@ -160,6 +160,7 @@ export type XlateError =
   | 'Recursion too deep'
   | 'Too many resubmits'
   | 'Stack too deep'
+  | 'Too many MPLS labels'
   | 'Forwarding disabled'
   | 'No recirculation context';
 

@@ -69,13 +69,13 @@ export class TunnelPorts<B extends XlateBridge = XlateBridge> {
   #byMatch: Map<string, TunnelEnd<B>> | undefined;
   #listeners: Listener[] | undefined;
   readonly #underlay: () => Underlay | undefined;
-  readonly #bridge: (name: string) => B | undefined;
+  readonly #bridges: () => ReadonlyMap<string, B>;
   sourcePortMin = SOURCE_PORT_MIN;
   sourcePortMax = SOURCE_PORT_MAX;
 
-  constructor(underlay: () => Underlay | undefined, bridge: (name: string) => B | undefined) {
+  constructor(underlay: () => Underlay | undefined, bridges: () => ReadonlyMap<string, B>) {
     this.#underlay = underlay;
-    this.#bridge = bridge;
+    this.#bridges = bridges;
   }
 
   get underlay(): Underlay | undefined {
@@ -84,7 +84,7 @@ export class TunnelPorts<B extends XlateBridge = XlateBridge> {
 
   /** The bridge whose own port is the device. */
   bridge(device: string): B | undefined {
-    return this.#bridge(device);
+    return this.#bridges().get(device);
   }
 
   get size(): number {
@@ -216,6 +216,34 @@ export class TunnelPorts<B extends XlateBridge = XlateBridge> {
       ({ device, port, users }) => `${device} (${port}) ref_cnt=${users}\n`,
     );
     return `Listening ports:\n${lines.join('')}`;
+  }
+
+  /** tnl/ports/show -v: which packets of the host's are tunnels'. */
+  showTermination(format: (address: Uint8Array) => string): string {
+    let text = 'Listening ports:\n';
+    for (const { device, port, protocol, udpPort } of this.listeners) {
+      for (const { mac, address } of this.#hostAddresses()) {
+        const name = format(address);
+        const v6 = name.includes(':');
+        const transport = udpPort === 0 ? '' : `,udp(dst=${udpPort})`;
+        text +=
+          `${device} (${port}) : eth(dst=${mac}),eth_type(0x${v6 ? '86dd' : '0800'}),` +
+          `${v6 ? 'ipv6' : 'ipv4'}(dst=${name},proto=${protocol},frag=no)${transport}\n`;
+      }
+    }
+    return text;
+  }
+
+  *#hostAddresses(): Generator<{ mac: string; address: Uint8Array }> {
+    const { underlay } = this;
+    if (underlay === undefined) return;
+    for (const bridge of this.#bridges().values()) {
+      for (const port of bridge.ports.values()) {
+        for (const { address } of underlay.addressesOf(port.name)) {
+          yield { mac: port.netdev.status().mac ?? '', address };
+        }
+      }
+    }
   }
 
   /** ofproto/list-tunnels. */

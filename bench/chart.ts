@@ -7,9 +7,9 @@ import type { Measurement } from './types.ts';
 const WIDTH = 760;
 const LABEL = 130;
 const BAR = 18;
-const COLORS = ['#2563eb', '#94a3b8', '#f59e0b', '#10b981', '#a855f7', '#ef4444'];
+export const COLORS = ['#2563eb', '#94a3b8', '#f59e0b', '#10b981', '#a855f7', '#ef4444'];
 
-function escapeXml(text: string): string {
+export function escapeXml(text: string): string {
   return text.replace(/[&<>"]/g, (c) => `&#${c.charCodeAt(0)};`);
 }
 

@@ -3,6 +3,8 @@
 import { mkdirSync, writeFileSync } from 'node:fs';
 import path from 'node:path';
 import { barChart } from './chart.ts';
+import { featureTable } from './features.ts';
+import { latencyChart } from './latencyChart.ts';
 import { type Machine, machineText } from './machine.ts';
 import { median, medianRatio } from './rounds.ts';
 import type { Measurement, Series } from './types.ts';
@@ -106,8 +108,15 @@ export function writeReport(
     const file = `${name}.svg`;
     writeFileSync(path.join(directory, file), barChart(name, variants));
     parts.push(`![${name}](${file})`);
-    for (const variant of variants) parts.push(markdownTable(variant));
+    for (const [i, variant] of variants.entries()) {
+      parts.push(markdownTable(variant));
+      if (!variant.series.some(({ latency }) => latency)) continue;
+      const chart = `${name}-${i}-latency.svg`;
+      writeFileSync(path.join(directory, chart), latencyChart(variant));
+      parts.push(`![${variant.variant}](${chart})`);
+    }
   }
+  parts.push('## Features', featureTable());
   writeFileSync(path.join(directory, 'report.md'), `${parts.join('\n\n')}\n`);
 }
 

@@ -5,7 +5,13 @@
 
 import { readFileSync } from 'node:fs';
 import { setTimeout as sleep } from 'node:timers/promises';
-import { Generator, percentileUs, type Stream, type TrialCounts } from './generator/generator.ts';
+import {
+  bucketUs,
+  Generator,
+  percentileUs,
+  type Stream,
+  type TrialCounts,
+} from './generator/generator.ts';
 import type { Measurement, Options, Peer, Series, Setup, SwitchThread, Testbed } from './types.ts';
 
 export interface Contestant {
@@ -17,6 +23,8 @@ export interface Contestant {
 export interface Sample {
   value: number;
   details?: Record<string, number>;
+  /** Ages of packets (generator.ts). */
+  histogram?: Float64Array;
 }
 
 export function median(values: readonly number[]): number {
@@ -94,6 +102,17 @@ export interface Match {
   notes?: readonly string[];
 }
 
+/** Adds a round's histogram to the series: [upper end in microseconds, packets], empty buckets left out. */
+function addHistogram(series: Series, histogram: Float64Array): void {
+  const sums = new Map(series.latency);
+  for (const [i, n] of histogram.entries()) {
+    if (n === 0) continue;
+    const us = bucketUs(i);
+    sums.set(us, (sums.get(us) ?? 0) + n);
+  }
+  series.latency = [...sums].sort(([a], [b]) => a - b);
+}
+
 /** Runs all rounds of one variant of a scenario. */
 export async function play(match: Match, options: Options): Promise<Measurement> {
   const peers = usablePeers(match.peers, options);
@@ -122,6 +141,7 @@ export async function play(match: Match, options: Options): Promise<Measurement>
         const sample = await match.measure(contestant);
         signal(contestant.testbed, 'SIGSTOP');
         series[at]!.rounds.push(sample.value);
+        if (sample.histogram) addHistogram(series[at]!, sample.histogram);
         for (const [name, value] of Object.entries(sample.details ?? {})) {
           details[at]![name] ??= [];
           details[at]![name].push(value);

@@ -77,6 +77,8 @@ export interface Series {
   rounds: number[];
   /** Further figures, medians over the rounds: CPU-ns a packet, latencies, loss. */
   details: Record<string, number>;
+  /** Histogram of ages over all rounds, where that is what is measured: upper end in microseconds, packets. */
+  latency?: [us: number, packets: number][];
 }
 
 export interface Measurement {

@@ -220,6 +220,9 @@ export function percentileUs(histogram: Float64Array, share: number): number {
   return 0;
 }
 
+/** Upper end of a bucket of the histogram. */
+export const bucketUs = (bucket: number): number => bucketEnd(bucket) / 16;
+
 function bucketEnd(bucket: number): number {
   if (bucket < 8) return bucket + 1;
   const octave = (bucket >> 3) + 2;

@@ -20,6 +20,8 @@ export interface Trial {
   drainMs: number;
   /** Threads of the switch that run ahead of other processes during the trial, as this one does. */
   boost: readonly number[];
+  /** Whether this thread does, too (default). */
+  boostGenerator?: boolean;
 }
 
 export interface TrialResult {
@@ -69,10 +71,16 @@ function spin(endMs: number, sending: boolean): number {
   }
 }
 
-function trial({ durationMs, warmUpMs, drainMs, boost }: Trial): TrialResult {
+function trial({
+  durationMs,
+  warmUpMs,
+  drainMs,
+  boost,
+  boostGenerator = true,
+}: Trial): TrialResult {
   const boosted: number[] = [];
   try {
-    for (const tid of [...boost, 0]) {
+    for (const tid of boostGenerator ? [...boost, 0] : boost) {
       try {
         if (boost.length > 0) setRealtime(tid, PRIORITY);
         boosted.push(tid);

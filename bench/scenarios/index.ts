@@ -8,6 +8,7 @@ import { idle } from './idle.ts';
 import { l2 } from './l2.ts';
 import { latency } from './latency.ts';
 import { memory } from './memory.ts';
+import { pauses } from './pauses.ts';
 import { port } from './port.ts';
 import { ports } from './ports.ts';
 import { relay } from './relay.ts';
@@ -30,6 +31,7 @@ export const SCENARIOS: readonly Scenario[] = [
   size9000,
   tcp,
   latency,
+  pauses,
   idle,
   upcall,
   flowmod,

@@ -37,8 +37,9 @@ async function run(options: Options): Promise<Measurement[]> {
         higherIsBetter: false,
         measure: async (contestant) => {
           const perSecond = rate(contestant.testbed.name);
-          const { details } = await trialOf(contestant, [{ ...STREAM, perSecond }], options);
-          return { value: details!.p99Us!, details: details! };
+          const trial = await trialOf(contestant, [{ ...STREAM, perSecond }], options);
+          const { details, counts } = trial;
+          return { value: details!.p99Us!, details: details!, histogram: counts.histogram };
         },
       },
       options,

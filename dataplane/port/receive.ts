@@ -105,10 +105,9 @@ export function pieceAdd(gpa: u64, length: u32): u32 {
   return DROP_NONE;
 }
 
-/** The common case, all of a packet in one buffer: `length` has been checked against the limits of piecesEnd(). */
+/** The common case, all of a packet in one buffer, which PKT_HEAD alone describes (a line less to write and read): `length` has been checked against the limits of piecesEnd(). */
 export function pieceSingle(record: u32, address: u32, length: u32): void {
-  store<u32>(record, address, PKT_SEGS);
-  store<u32>(record, length, PKT_SEGS + 4);
+  store<u32>(record, address, PKT_HEAD);
   store<u32>(record, 1, PKT_SEG_COUNT);
   store<u32>(record, length, PKT_LEN);
 }
@@ -117,6 +116,7 @@ export function pieceSingle(record: u32, address: u32, length: u32): void {
 export function piecesEnd(header: u32): u32 {
   if (total < header + 14) return DROP_RX_RUNT;
   if (total > header + FRAME_MAX) return DROP_RX_TOO_LONG;
+  store<u32>(packet, load<u32>(packet, PKT_SEGS), PKT_HEAD);
   store<u32>(packet, pieces, PKT_SEG_COUNT);
   store<u32>(packet, total, PKT_LEN);
   return DROP_NONE;
@@ -127,11 +127,12 @@ export function touchPackets(first: u32, n: u32): void {
   let sum: u32 = 0;
   const end = first + n * PKT_SIZE;
   for (let at = first; at < end; at += PKT_SIZE) {
-    const head = load<u32>(at, PKT_SEGS);
-    const length = load<u32>(at, PKT_SEGS + 4);
+    const head = load<u32>(at, PKT_HEAD);
     // Header and frame in one buffer: its first two lines. A buffer for the header alone: the frame's first line.
-    const second = load<u32>(at, PKT_SEG_COUNT) > 1 ? load<u32>(at, PKT_SEGS + 8) : head;
-    sum ^= <u32>load<u8>(head) ^ <u32>load<u8>(second === head && length > 64 ? head + 64 : second);
+    let second = head;
+    if (load<u32>(at, PKT_SEG_COUNT) > 1) second = load<u32>(at, PKT_SEGS + 8);
+    else if (load<u32>(at, PKT_LEN) > 64) second = head + 64;
+    sum ^= <u32>load<u8>(head) ^ <u32>load<u8>(second);
   }
   keepTouched(sum);
 }
@@ -170,7 +171,7 @@ export function finishPackets(q: u32, first: u32, n: u32): u32 {
 
 /** Turns the one piece at `from` into a packet at `to` (the same record or an earlier one). */
 function finishWhole(from: u32, to: u32, header: u32, features: u32): u32 {
-  const address = load<u32>(from, PKT_SEGS);
+  const address = load<u32>(from, PKT_HEAD);
   const words = load<u64>(address);
   const frame = address + header;
   const length = load<u32>(from, PKT_LEN) - header;
@@ -180,9 +181,11 @@ function finishWhole(from: u32, to: u32, header: u32, features: u32): u32 {
   store<u32>(to, headBytes, PKT_HEAD_LEN);
   store<u32>(to, length, PKT_LEN);
   copyBytes(head, frame, headBytes);
-  store<u32>(to, length > headBytes ? 1 : 0, PKT_SEG_COUNT);
-  store<u32>(to, frame + headBytes, PKT_SEGS);
-  store<u32>(to, length - headBytes, PKT_SEGS + 4);
+  if (length > headBytes) {
+    store<u32>(to, 1, PKT_SEG_COUNT);
+    store<u32>(to, frame + headBytes, PKT_SEGS);
+    store<u32>(to, length - headBytes, PKT_SEGS + 4);
+  } else store<u32>(to, 0, PKT_SEG_COUNT);
   store<u64>(to, 0, PKT_VNET_FLAGS);
   return <u16>words === 0 ? DROP_NONE : vnetReceive(to, words, load<u16>(address, 8), features);
 }

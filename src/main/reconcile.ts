@@ -146,9 +146,16 @@ export class Reconciler {
     this.bridges.clear();
   }
 
-  /** Gives the openers what a predecessor has left. */
-  inherit(devices: Map<string, Bequest>): void {
-    this.#options.context.inherited = devices;
+  /** Gives the openers what a predecessor has left. Guests go on when the function is called that is returned. */
+  inherit(devices: Map<string, Bequest>): () => void {
+    const { context } = this.#options;
+    const whenReady: (() => void)[] = [];
+    context.inherited = devices;
+    context.whenReady = whenReady;
+    return () => {
+      delete context.whenReady;
+      for (const go of whenReady) go();
+    };
   }
 
   async #applyBridge(

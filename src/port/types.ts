@@ -79,6 +79,8 @@ export interface NetdevContext {
   vhostFeatures?: string | undefined;
   /** Left by a predecessor, by name of the interface: openers take theirs, and own its descriptors from then on. */
   inherited?: Map<string, Bequest>;
+  /** What to do when all devices are there: inherited guests go on, and find a switch that answers. */
+  whenReady?: (() => void)[];
   log: {
     info(text: string): void;
     warn(text: string): void;

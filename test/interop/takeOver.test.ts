@@ -7,6 +7,11 @@ import { setTimeout as sleep } from 'node:timers/promises';
 import * as L from '../../src/guest/driver/layout.ts';
 import { Guest, guestFeatures } from '../../src/guest/guest.ts';
 import { GuestThread } from '../../src/guest/thread.ts';
+import { HandOverChannel } from '../../src/main/handover/channel.ts';
+import { Heir } from '../../src/main/handover/heir.ts';
+import { HELLO, handOverPath, pack } from '../../src/main/handover/messages.ts';
+import { closeFd } from '../../src/sys/fd.ts';
+import { unixConnect } from '../../src/sys/unix.ts';
 import { Sandbox } from './sandbox.ts';
 import { until } from './vhostHarness.ts';
 
@@ -173,6 +178,14 @@ describe('taking over', () => {
     t.diagnostic(
       `lost in ${ROUNDS} rounds: ${lost.join(' and ')} packets of ${PER_MS} a millisecond`,
     );
+    t.diagnostic(
+      box
+        .appctl('coverage/show')
+        .split('\n')
+        .filter((line) => /^drop_|^upcall/.test(line))
+        .map((line) => line.replace(/ .*total:/, ''))
+        .join(', '),
+    );
     const twice = [a.counters(0).twice, a.counters(1).twice, b.counters(0).twice];
     assert.deepEqual(twice, [0, 0, 0], 'delivered twice');
     for (const packets of lost) {
@@ -184,6 +197,43 @@ describe('taking over', () => {
       'front-ends noticed',
     );
     assert.equal(box.vsctl('get', 'interface', 'c', 'link_state').trim(), 'up');
+  });
+
+  it('is given up when the successor dies with everything in its hands: the old daemon goes on', async (t) => {
+    const [a, b] = [threads[0]!, threads[1]!];
+    a.setTraffic(0, traffic(1, 2));
+    b.setTraffic(0, traffic(2, 1));
+    const before = shown();
+    const pid = box.daemonPid;
+    const received = b.counters(0).marked;
+    const heir = await Heir.ask(handOverPath(box.dir));
+    const goods = await heir.take();
+    assert.ok(goods);
+    assert.deepEqual([...goods.devices.keys()].sort(), ['a', 'b', 'br0', 'c']);
+    for (const { fds } of goods.devices.values()) for (const fd of fds) closeFd(fd);
+    closeFd(goods.conntrackFd);
+    heir[Symbol.dispose]();
+    await until(() => b.counters(0).marked > received + 1000, 'traffic goes on');
+    assert.equal(box.daemonPid, pid);
+    assert.deepEqual(shown(), before);
+    assert.deepEqual(
+      guests.map((guest) => guest.connections),
+      [1, 1, 1],
+      'front-ends noticed',
+    );
+    assert.deepEqual([a.counters(0).twice, b.counters(0).twice], [0, 0], 'delivered twice');
+    t.diagnostic(box.logTail(3).split('\n')[0] ?? '');
+    // And it can still be taken over from.
+    await box.takeOver();
+    assert.deepEqual(shown(), before);
+    for (const thread of [a, b]) thread.stopSending(0);
+  });
+
+  it('is refused to a process that speaks another format', async () => {
+    const channel = new HandOverChannel(unixConnect(handOverPath(box.dir)));
+    channel.send(HELLO, pack({ format: 999, pid: process.pid }));
+    assert.equal(await channel.next(), undefined);
+    assert.equal(box.vsctl('get', 'interface', 'a', 'link_state').trim(), 'up');
   });
 
   it('starts as usual when nobody is there', async () => {

@@ -85,7 +85,7 @@ async function install(
 ): Promise<void> {
   const wanted = await intent();
   const rules = prepared ?? (await reconciler.prepare(wanted, state.bridges));
-  reconciler.inherit(devices);
+  const goOn = reconciler.inherit(devices);
   await reconciler.apply(wanted);
   // Of ports that the database does not know any more.
   for (const { fds } of devices.values()) for (const fd of fds) closeFd(fd);
@@ -94,6 +94,8 @@ async function install(
     const unit = reconciler.bridges.get(one.name);
     if (unit) applyLedger(unit, rules.get(one.name) ?? [], one);
   }
+  // Only now: a guest's first packets need the main thread, which had other things to do.
+  goOn();
 }
 
 /** Takes over. Resolves when the other daemon is gone; rejects if it was before anything was handed over. */

@@ -92,24 +92,31 @@ export class Connection {
     return this.#state;
   }
 
-  /** Takes up a connection that another process has stopped (handOver): rings run when this resolves. */
-  adopt(state: BackendState): Promise<void> {
-    this.#watcher.want({});
+  /**
+   * Holds a connection that another process has stopped (handOver); nothing is read until the returned function is
+   * called, which makes the rings run.
+   */
+  inherit(state: BackendState): () => void {
     const before = this.#state;
-    this.#state = state; // holds the descriptors, whatever comes
-    this.#busy = (async () => {
-      try {
+    this.#state = state; // owns the descriptors, whatever comes
+    this.#watcher.want({});
+    const { promise, resolve } = Promise.withResolvers<void>();
+    this.#busy = promise
+      .then(async () => {
+        if (this.#closing) return;
         this.#state = await this.#device.apply(before, state);
         this.#hooks.changed(before, this.#state);
-      } catch (thrown) {
-        void this.close((thrown as Error).message);
-      }
-    })().finally(() => {
-      this.#busy = undefined;
-      if (!this.#closing) this.#watcher.want({ read: true });
-    });
-    return this.#busy;
+      })
+      .catch((thrown: Error) => void this.close(thrown.message))
+      .finally(() => {
+        this.#busy = undefined;
+        if (!this.#closing) this.#watcher.want({ read: true });
+      });
+    this.#go = resolve;
+    return resolve;
   }
+  /** Ends the wait of inherit(). */
+  #go: (() => void) | undefined;
 
   /**
    * Stops between two messages, rings and all, and leaves everything to the caller: the front-end must not notice.
@@ -120,6 +127,7 @@ export class Connection {
     this.#watcher.want({});
     const stopping = Promise.withResolvers<void>();
     this.#closing = stopping.promise;
+    this.#go?.();
     await this.#busy;
     if (this.#splitter.partial) {
       await this.#close('truncated message');
@@ -244,6 +252,7 @@ export class Connection {
     this.#watcher[Symbol.dispose]();
     for (const fd of this.#splitter.abandon()) closeFd(fd);
     await Promise.resolve(); // a message in work sees #closing, and ends
+    this.#go?.();
     await this.#busy;
     try {
       await this.#device.reset(this.#state);

@@ -194,7 +194,10 @@ class VhostPort implements Netdev {
       if (stopped) {
         for (const fd of heldFds(stopped.state)) unused.delete(fd);
         unused.delete(stopped.fd);
-        void this.#connected(stopped.fd).adopt(stopped.state);
+        const go = this.#connected(stopped.fd, true).inherit(stopped.state);
+        const { whenReady } = this.#context;
+        if (whenReady) whenReady.push(go);
+        else go();
       }
     } else listener = undefined;
     for (const fd of unused) closeFd(fd);
@@ -236,8 +239,8 @@ class VhostPort implements Netdev {
     this.#retryMs = Math.min(this.#retryMs * 2, RETRY_MAX_MS);
   }
 
-  #connected(fd: number): Connection {
-    this.#info('new vhost user connection');
+  #connected(fd: number, inherited = false): Connection {
+    this.#info(`${inherited ? 'inherited' : 'new'} vhost user connection`);
     const connection = new Connection(fd, this.#device, this.#options, {
       changed: (before, after) => this.#changed(before, after),
       rarp: (mac) => this.#announce(mac),

@@ -13,6 +13,7 @@ import { formatOdpActions, formatOdpFlow, formatOdpStats, type OdpNames } from '
 import { showRxqs, showWorkers } from './pmdText.ts';
 import { parseMac } from './textAddress.ts';
 import { parseTraceArguments, TraceError, trace } from './trace.ts';
+import { parsePacketOutArguments } from './tracePacketOut.ts';
 import { portText } from './translate/output.ts';
 import { tunnelOf } from './tunnel/ports.ts';
 import type { BridgePort, Bundle } from './types.ts';
@@ -306,9 +307,13 @@ const FEATURES: readonly [string, string][] = [
   ['IPv6 ND Extension', 'No'],
 ];
 
-function ofprotoTrace(datapath: Datapath, args: readonly string[]): string {
+function ofprotoTrace(
+  datapath: Datapath,
+  args: readonly string[],
+  parse: typeof parseTraceArguments,
+): string {
   try {
-    return trace(datapath, parseTraceArguments(datapath, args));
+    return trace(datapath, parse(datapath, args));
   } catch (error) {
     if (error instanceof TraceError) throw new CommandFailure(error.message);
     throw error;
@@ -351,7 +356,14 @@ export function switchCommandTable(datapath: Datapath): SwitchCommand[] {
       '{[dp_name] odp_flow | bridge br_flow} [OPTIONS...] [-generate|packet]',
       1,
       MANY,
-      (args) => ofprotoTrace(datapath, args),
+      (args) => ofprotoTrace(datapath, args, parseTraceArguments),
+    ),
+    command(
+      'ofproto/trace-packet-out',
+      '[-consistent] {[dp_name] odp_flow | bridge br_flow} [OPTIONS...] [-generate|packet] actions',
+      2,
+      MANY,
+      (args) => ofprotoTrace(datapath, args, parsePacketOutArguments),
     ),
     command('ofproto/list-tunnels', '', 0, 0, () => datapath.tunnels.showTunnels(formatAddress)),
     command('tnl/ports/show', '-v', 0, 1, ([option]) =>

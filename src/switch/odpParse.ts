@@ -139,11 +139,15 @@ function parseParts(
   depth: number,
   portByName: (name: string) => number | undefined,
 ): void {
+  let from = 0;
   for (const part of splitTop(text)) {
+    // An error shows all that could not be read.
+    from = Math.max(from, text.indexOf(part, from));
+    const rest = (): never => fail(text.slice(from));
     const open = part.indexOf('(');
     if (open < 0 || !part.endsWith(')')) {
       if (part.startsWith('ufid:')) continue;
-      fail(part);
+      rest();
     }
     const name = part.slice(0, open);
     const body = part.slice(open + 1, -1);
@@ -160,7 +164,7 @@ function parseParts(
       putBe32(key, offset, number(plain, 0xffffffff));
     } else if (name === 'in_port') {
       const port = /^\d+$/.test(plain) ? Number(plain) : portByName(plain);
-      putBe32(key, K_IN_PORT, port ?? fail(part));
+      putBe32(key, K_IN_PORT, port ?? rest());
     } else if (name === 'eth_type') {
       const type = number(plain, 0xffff);
       // The type around a VLAN header is the header's TPID.
@@ -185,7 +189,7 @@ function parseParts(
     } else if (parseCtField(key, name, plain)) {
       // done
     } else if (!IGNORED.includes(name)) {
-      fail(part);
+      rest();
     }
   }
 }

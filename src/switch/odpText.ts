@@ -152,7 +152,7 @@ function fieldText(
     case 'ipv4':
       return join([...at(key)].join('.'), [...at(mask)].join('.'));
     case 'ipv6':
-      return join(ipv6Text(at(key)), ipv6MaskText(at(mask)));
+      return join(ipv6Text(at(key)), ipv6Text(at(mask)));
     case 'dec8':
       return join(String(key[offset]), hex(mask[offset]!));
     case 'hex8':
@@ -172,15 +172,6 @@ function fieldText(
     case 'frag':
       return `frag=${fragText(key[offset]!)}`;
   }
-}
-
-function ipv6MaskText(mask: Uint8Array): string {
-  let bits = 0;
-  while (bits < 128 && (mask[bits >> 3]! & (0x80 >> (bits & 7))) !== 0) bits++;
-  for (let i = bits; i < 128; i++) {
-    if ((mask[i >> 3]! & (0x80 >> (i & 7))) !== 0) return ipv6Text(mask);
-  }
-  return String(bits);
 }
 
 /** "group(…)"; undefined when all of it is wildcarded. */

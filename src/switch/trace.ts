@@ -113,6 +113,8 @@ export interface TraceRequest {
   ctStates: readonly number[];
   /** The flow comes out of a recirculation. */
   frozen?: FrozenState | undefined;
+  /** A packet-out: these actions are run instead of a look-up. */
+  actions?: readonly Action[];
 }
 
 const TRANSPORTS = [IPPROTO_TCP, IPPROTO_UDP, IPPROTO_SCTP, IPPROTO_ICMP, IPPROTO_ICMPV6, 2];
@@ -283,7 +285,8 @@ export function trace(datapath: Datapath, request: TraceRequest): string {
     text += recircHeading(node, flow, states);
     const frozen = datapath.recircs.get(node.id);
     const bridge = (frozen?.bridge as DatapathBridge | undefined) ?? request.bridge;
-    const resumed = { ...request, bridge, flow, frozen };
+    const { actions: _, ...rest } = request;
+    const resumed = { ...rest, bridge, flow, frozen };
     text += traceOne(datapath, resumed, recircs, held, request.bridge);
   }
   // The ids have to mean something until the last trace that needs them is written.
@@ -312,6 +315,7 @@ function traceOne(
     tunnels: datapath.tunnels,
     recircs: datapath.recircs,
     frozen: request.frozen,
+    ...(request.actions === undefined ? {} : { actions: request.actions, inPacketOut: true }),
     timeoutPolicy: datapath.timeoutPolicy,
     traceBridge,
     recircTraces,

@@ -394,7 +394,8 @@ export class Rconn {
         );
         this.#disconnect('Connection timed out');
       });
-      this.sendMessage({ type: 'echo_request', data: new Uint8Array(0) });
+      // Open vSwitch's have no number either: the answer to one is as good as to another.
+      this.sendMessage({ type: 'echo_request', data: new Uint8Array(0) }, { xid: 0 });
     });
   }
 

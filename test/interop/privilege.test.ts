@@ -19,6 +19,7 @@ import { describe, it } from 'node:test';
 import { Attacker } from '../../src/guest/attacker.ts';
 import { Guest } from '../../src/guest/guest.ts';
 import { memfdCreate, truncateFd } from '../../src/sys/memory.ts';
+import { sdNotify } from '../../src/sys/sdNotify.ts';
 import { lookupGroup, lookupUser } from '../../src/sys/user.ts';
 import { ROOT, Sandbox } from './sandbox.ts';
 
@@ -213,6 +214,28 @@ describe('systemd', () => {
     } finally {
       delete env.NOTIFY_SOCKET;
       delete env.WATCHDOG_USEC;
+    }
+  });
+
+  it('is told through abstract sockets, too; without one, or with nonsense, nobody is', async () => {
+    const name = `xvio-sd-${process.pid}`;
+    const socat = spawn('socat', ['-u', `ABSTRACT-RECV:${name}`, 'STDOUT']);
+    let text = '';
+    socat.stdout.on('data', (data) => {
+      text += data;
+    });
+    try {
+      const end = performance.now() + 10_000;
+      while (!text.includes('STATUS=here') && performance.now() < end) {
+        sdNotify(['WATCHDOG=1', 'STATUS=here'], `@${name}`);
+        await new Promise((resolve) => setTimeout(resolve, 20));
+      }
+      assert.match(text, /^WATCHDOG=1\nSTATUS=here/);
+    } finally {
+      socat.kill('SIGKILL');
+    }
+    for (const nowhere of [undefined, '', 'relative', '/nowhere/at/all', `/${'x'.repeat(200)}`]) {
+      assert.equal(sdNotify(['READY=1'], nowhere), false);
     }
   });
 

@@ -7,6 +7,21 @@ import type { BondRow } from '../switch/bond/settings.ts';
 import type { FlowTableRow } from '../switch/flowMods.ts';
 import type { VlanMode } from '../switch/types.ts';
 
+/** A row of table QoS with its queues. Rows' other_config as they are. */
+export interface QosIntent {
+  type: string;
+  config: Readonly<Record<string, string>>;
+  queues: ReadonlyMap<number, Readonly<Record<string, string>>>;
+}
+
+/** Interface.ingress_policing_*; a rate of 0 is no limit, a burst of 0 the default. */
+export interface PolicingIntent {
+  kbits: number;
+  kbitsBurst: number;
+  kpkts: number;
+  kpktsBurst: number;
+}
+
 export interface InterfaceIntent {
   uuid: string;
   name: string;
@@ -18,6 +33,7 @@ export interface InterfaceIntent {
   /** external_ids:attached-mac: the guest's own address, as orchestrators tell it. */
   attachedMac: string | undefined;
   mtuRequest: number | undefined;
+  policing: PolicingIntent;
   bfd: Readonly<Record<string, string>>;
   cfmMpid: number | undefined;
   ofportRequest: number | undefined;
@@ -35,6 +51,7 @@ export interface PortIntent {
   protected: boolean;
   priorityTags: 'no' | 'always' | 'if-nonzero';
   qinqEthertype: number;
+  qos: QosIntent | undefined;
   /** Bonding and LACP. */
   bond: BondRow;
   interfaces: readonly InterfaceIntent[];

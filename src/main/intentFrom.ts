@@ -15,6 +15,7 @@ import type {
   InterfaceIntent,
   MirrorIntent,
   PortIntent,
+  QosIntent,
   SwitchIntent,
 } from './intent.ts';
 
@@ -57,11 +58,27 @@ function interfaceIntent(row: InterfaceRow): InterfaceIntent {
     mac: unicastMac(row.mac),
     attachedMac: unicastMac(row.external_ids['attached-mac']),
     mtuRequest: row.mtu_request,
+    policing: {
+      kbits: row.ingress_policing_rate,
+      kbitsBurst: row.ingress_policing_burst,
+      kpkts: row.ingress_policing_kpkts_rate,
+      kpktsBurst: row.ingress_policing_kpkts_burst,
+    },
     bfd: row.bfd,
     cfmMpid: row.cfm_mpid,
     ofportRequest: valid(row.ofport_request),
     ofport: valid(row.ofport),
   };
+}
+
+function qosIntent(snapshot: Snapshot, uuid: string | undefined): QosIntent | undefined {
+  const row = snapshot.get('QoS', uuid);
+  if (row === undefined || row.type === '') return undefined;
+  const queues = new Map<number, Readonly<Record<string, string>>>();
+  for (const [id, queue] of [...row.queues].sort(([a], [b]) => a - b)) {
+    queues.set(id, snapshot.get('Queue', queue)?.other_config ?? {});
+  }
+  return { type: row.type, config: row.other_config, queues };
 }
 
 function vlanMode(row: PortRow): VlanMode {
@@ -96,6 +113,7 @@ function portIntent(snapshot: Snapshot, row: PortRow): PortIntent {
       activeMac: row.bond_active_slave,
       otherConfig: row.other_config,
     },
+    qos: qosIntent(snapshot, row.qos),
     interfaces: snapshot
       .rows('Interface', row.interfaces)
       .map(interfaceIntent)

@@ -13,6 +13,7 @@ import { effectiveType, openDevice } from './devices.ts';
 import type { Dummies } from './dummies.ts';
 import type { BridgeIntent, InterfaceIntent, PortIntent } from './intent.ts';
 import { PortProtocols, type ProtocolModules } from './portProtocols.ts';
+import { PortQos } from './qos.ts';
 
 const DEFAULT_MTU = 1500;
 const INTERNAL_TYPES: readonly string[] = ['internal', 'dummy-internal'];
@@ -65,6 +66,7 @@ export class BridgePorts {
   #follow: NetdevConfig[] = [];
 
   readonly protocols: PortProtocols;
+  readonly qos: PortQos;
   /** Row uuid of ports, by name. */
   #portRows = new Map<string, string>();
 
@@ -72,6 +74,8 @@ export class BridgePorts {
     this.#options = options;
     const { bridge, connmgr, protocols, onChange, log } = options;
     const warn = (text: string): void => log.warn(text);
+    const records = bridge.datapath.meters;
+    this.qos = new PortQos({ bridge, records, warn });
     this.protocols = new PortProtocols({ ...protocols, bridge, connmgr, onChange, warn });
   }
 
@@ -109,6 +113,10 @@ export class BridgePorts {
       .filter(({ type }) => INTERNAL_TYPES.includes(type));
     this.#applyMtu();
     this.#dropEmptyBundles(intent);
+    for (const { port, iface } of wanted.values()) {
+      const unit = this.units.get(iface.name);
+      if (unit?.port) await this.qos.apply(unit.port, unit.type, port.qos, iface.policing);
+    }
     this.#applyBonds(intent);
     this.#applyRelays(wanted);
     this.#options.connmgr.portsChanged();
@@ -343,6 +351,7 @@ export class BridgePorts {
     const { bridge } = this.#options;
     this.units.delete(unit.name);
     const { netdev, port } = unit;
+    if (port && !keep) await this.qos.remove(port);
     if (netdev) netdev.onChange = undefined;
     if (port) {
       this.protocols.forget(port);

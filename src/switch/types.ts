@@ -15,6 +15,7 @@ import type {
 import type { Bond } from './bond/bond.ts';
 import type { GroupTable } from './groups.ts';
 import type { MeterTable } from './meters.ts';
+import type { Policers, QueueCounters } from './policing.ts';
 import type { ProtocolPort } from './protocolPort.ts';
 
 /** One OpenFlow flow. Identity (table, priority, match) never changes; the rest may be modified in place. */
@@ -114,6 +115,10 @@ export interface BridgePort {
   /** Protocols that the port speaks itself. */
   protocols: ProtocolPort | undefined;
   createdMs: number;
+  /** Rate limits in the data plane. */
+  policers?: Policers;
+  /** Queues of the port's QoS, in order, with counters where there are some; absent: as the device says. */
+  queues?: () => ReadonlyMap<number, QueueCounters | undefined>;
 }
 
 /** A packet-out that has been translated; one of the two is called, once. */

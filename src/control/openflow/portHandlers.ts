@@ -1,5 +1,6 @@
 // Ports as controllers see them: descriptions, statistics, queues, and port-mod (1.5.1 §7.2.1, §7.3.4.3, §7.3.5.6).
 
+import type { QueueCounters } from '../../switch/policing.ts';
 import type { BridgePort } from '../../switch/types.ts';
 import type { PortMod } from '../../wire/openflow/messages.ts';
 import { OFPP_NONE, OfError, type PortDesc, type PortStats } from '../../wire/openflow/types.ts';
@@ -97,15 +98,17 @@ export function selectQueues(
   ofSwitch: OfSwitch,
   port: number,
   queue: number,
-): { port: number; queue: number }[] {
+): { port: number; queue: number; counters: QueueCounters | undefined }[] {
   if (port !== OFPP_NONE && !ofSwitch.bridge.ports.has(port)) {
     throw new OfError('OFPQOFC_BAD_PORT');
   }
-  const found = selectPorts(ofSwitch, port).flatMap(({ ofport, netdev }) =>
-    (netdev.queueIds ?? [])
+  const found = selectPorts(ofSwitch, port).flatMap(({ ofport, netdev, queues }) => {
+    const known = queues?.() ?? new Map();
+    const ids: readonly number[] = known.size > 0 ? [...known.keys()] : (netdev.queueIds ?? []);
+    return ids
       .filter((id) => queue === OFPQ_ALL || queue === id)
-      .map((id) => ({ port: ofport, queue: id })),
-  );
+      .map((id) => ({ port: ofport, queue: id, counters: known.get(id) }));
+  });
   if (queue !== OFPQ_ALL && found.length === 0) throw new OfError('OFPQOFC_BAD_QUEUE');
   return found;
 }

@@ -117,13 +117,23 @@ export const statsHandlers: HandlerTable = {
   },
 
   queue_stats_request(ofSwitch, request, { port, queue }) {
-    const unknown = { txBytes: -1n, txPackets: -1n, txErrors: -1n, durationMs: -1 };
-    const queues = selectQueues(ofSwitch, port, queue).map((one) => ({ ...one, ...unknown }));
+    const big = (count: number | undefined): bigint => (count === undefined ? -1n : BigInt(count));
+    const queues = selectQueues(ofSwitch, port, queue).map((one) => ({
+      port: one.port,
+      queue: one.queue,
+      txBytes: big(one.counters?.txBytes),
+      txPackets: big(one.counters?.txPackets),
+      txErrors: big(one.counters?.txErrors),
+      durationMs: -1,
+    }));
     request.conn.reply({ type: 'queue_stats_reply', queues }, request);
   },
 
   queue_desc_request(ofSwitch, request, { port, queue }) {
-    const queues = selectQueues(ofSwitch, port, queue);
+    const queues = selectQueues(ofSwitch, port, queue).map((one) => ({
+      port: one.port,
+      queue: one.queue,
+    }));
     request.conn.reply({ type: 'queue_desc_reply', port, queues }, request);
   },
 };

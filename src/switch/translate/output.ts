@@ -23,6 +23,7 @@ import {
   F_METADATA,
   FLOW_SIZE,
   K_ETH_DST,
+  K_PRIORITY,
 } from '../../../contract/key.ts';
 import { OFPM_CONTROLLER } from '../../wire/openflow/meter.ts';
 import {
@@ -141,10 +142,15 @@ export function outputToPort(x: Xlate, number: number, truncate = false): void {
     return;
   }
   commit(x);
+  const start = x.program.length;
+  const meter = port.policers?.output(be32(x.flow, K_PRIORITY));
+  if (meter !== undefined) x.program.push(ACT_METER | (2 << 16), meter);
   if (x.mirrorSnaplen > 0 && x.mirrorSnaplen < 0xffff) {
     x.program.push(ACT_TRUNC | (2 << 16), x.mirrorSnaplen);
   }
   if (!terminateTunnel(x, port)) x.program.push(ACT_OUTPUT | (2 << 16), port.dpPort);
+  // Only what goes out here is policed.
+  if (meter !== undefined) nest(x, start, ACT_CLONE, [CLONE_SAMPLE]);
   mirrorOutput(x, port.bundle);
 }
 

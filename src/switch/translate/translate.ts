@@ -9,6 +9,7 @@ import {
   ACT_CLONE,
   ACT_DROP,
   ACT_END,
+  ACT_METER,
   ACT_TRUNC,
   ACTIONS_MAX_WORDS,
 } from '../../../contract/action.ts';
@@ -68,6 +69,9 @@ export function translate(input: XlateIn): XlateOut {
     x.rule = rule;
     x.effects.rules.push(rule);
     reportTable(x, rule);
+  }
+  if (frozen === undefined && input.actions === undefined) {
+    for (const meter of port?.policers?.input ?? []) x.program.push(ACT_METER | (2 << 16), meter);
   }
   // What comes out of a recirculation has been looked at before.
   if (frozen === undefined && processSpecial(x, port)) {

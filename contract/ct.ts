@@ -7,7 +7,7 @@
 //   zones        2^16 x 16               connections now, limit
 //   policies     256 x 64                timeouts
 //   counters     17 x 4 KiB              per worker, and one for the control plane
-//   pools        17 x 64                 free records that a worker has at hand
+//   pools        17 x 4 KiB              free records that a holder has at hand
 //   scratch      17 x 64 KiB             tuples of the burst in hand
 //
 // A connection stands in the index twice, under the tuple of each direction as its packets carry it: the original one,
@@ -38,6 +38,12 @@ export const CT_COUNTERS = CT_BASE + 0x26220000;
 export const CT_COUNTERS_SIZE = 0x1000;
 export const CT_SCRATCH = CT_BASE + 0x26300000;
 export const CT_SCRATCH_SIZE = 0x10000;
+/** Free records of a holder: how many (PL_COUNT), and their numbers, the next one to be used last (PL_RECORDS). */
+export const CT_POOLS = CT_BASE + 0x26420000;
+export const CT_POOL_SIZE = 0x1000;
+export const CT_POOL_ROOM = 512;
+export const PL_COUNT = 0; // u32
+export const PL_RECORDS = 4; // u32 x CT_POOL_ROOM
 /** Holder number of the control plane's instance; workers are 0 … MAX_WORKERS-1. */
 export const CT_CONTROL_PLANE = MAX_WORKERS;
 

@@ -36,6 +36,7 @@ import {
   CTK_ZONE_FULL,
   CZ_COUNT,
   CZ_LIMIT,
+  connectionAddress,
   TU_DST,
   TU_META,
   TU_PORTS,
@@ -57,7 +58,8 @@ import { PROTO_ICMP, PROTO_ICMPV6, PROTO_TCP } from '../rewrite.ts';
 import { helperFor } from './helper.ts';
 import { count, scratch } from './lock.ts';
 import { chooseTranslation } from './nat.ts';
-import { allocate, free, INSERTED, insert, ORIGINAL_EXISTS, REPLY_EXISTS } from './table.ts';
+import { freeRecord, takeRecord } from './pool.ts';
+import { INSERTED, insert, ORIGINAL_EXISTS, REPLY_EXISTS } from './table.ts';
 import { tcpBegin } from './tcp.ts';
 import { setTimeoutKind } from './timeout.ts';
 import { hashTuple, protoOf, reverseTuple } from './tuple.ts';
@@ -90,11 +92,12 @@ export function commit(
     count(CTK_FULL);
     return 0;
   }
-  const conn = allocate();
-  if (conn === 0) {
+  const number = takeRecord();
+  if (number < 0) {
     count(CTK_FULL);
     return 0;
   }
+  const conn = connectionAddress(number);
   const translated =
     (flags & CT_NAT) !== 0 && (expected !== 0 || (flags & (CT_NAT_SRC | CT_NAT_DST)) !== 0);
   const reply = scratch + REPLY_TUPLE;
@@ -114,11 +117,11 @@ export function commit(
     }
     if (expected !== 0 && result === REPLY_EXISTS) break; // there is no other choice
     if (result === ORIGINAL_EXISTS) {
-      free(conn);
+      freeRecord(number);
       return EXISTS;
     }
   }
-  free(conn);
+  freeRecord(number);
   count(CTK_NAT_EXHAUSTED);
   return 0;
 }

@@ -5,9 +5,11 @@
 // Each of the first loops brings the memory that the next one needs, for all packets at once, so that cache misses
 // overlap; the last one does the work, one packet after the other, in their order.
 
-import { CT_CLEAR, CT_FORCE, CT_NAT } from '../../contract/action.ts';
+import { CT_CLEAR, CT_COMMIT, CT_FORCE, CT_NAT } from '../../contract/action.ts';
 import {
   CN_META,
+  CN_PARENT_PORTS,
+  CN_PORTS,
   CN_REPLY_PORTS,
   CS_INV,
   CS_TRK,
@@ -26,11 +28,13 @@ import { extract } from './extract.ts';
 import { completed, HELD, holdFragment, resetFragments, spend } from './fragments.ts';
 import { count, recover, scratch, setHolder } from './lock.ts';
 import { clearFields, forget, remembered, rememberedRevision, writeFields } from './metadata.ts';
+import { recordAhead, startPool } from './pool.ts';
 import { buildWhole, emitFragments } from './reassemble.ts';
 import { keepLengths } from './replace.ts';
 import { bucketOf, connectionOf } from './table.ts';
 import { setClock } from './timeout.ts';
 import { again, track } from './track.ts';
+import { reverseTuple } from './tuple.ts';
 
 /** Behind the tuple: what is wrong with the packet (CTK_INV_*), and what the touching loops have read. */
 const TU_INVALID: u32 = 48;
@@ -38,8 +42,9 @@ const TU_TOUCHED: u32 = 52;
 /** Tuples of this many packets are in hand at a time. */
 const CHUNK = 256;
 
-/** In the scratch: a tuple for one packet, and the fragments that go on. */
+/** In the scratch: a tuple for one packet, one for the replies to it, and the fragments that go on. */
 const ONE_TUPLE: u32 = 0xf080;
+const REPLY_TUPLE: u32 = 0xf000;
 const RELEASED: u32 = 0x8000;
 const RELEASED_MAX = 1024;
 
@@ -48,6 +53,7 @@ let released = 0;
 /** At the start of an instance: `holder` is the worker, or CT_CONTROL_PLANE. */
 export function startTracking(holder: u32): void {
   setHolder(holder);
+  startPool(holder);
   recover();
   resetFragments();
   released = 0;
@@ -130,16 +136,34 @@ function trackAll(list: u32, n: i32, program: u32): void {
     const tuple = scratch + i * TU_SIZE;
     store<u32>(tuple, load<u32>(bucketOf(load<u32>(tuple, TU_HASH))), TU_TOUCHED);
   }
+  // Packets that will begin connections need records, and the buckets of what answers them.
+  const begins = (load<u32>(program) & (CT_COMMIT | CT_FORCE)) !== 0;
+  let ahead: u32 = 0;
   for (let i = 0; i < n; i++) {
     const tuple = scratch + i * TU_SIZE;
     const link = load<u32>(tuple, TU_TOUCHED);
-    if (link === 0) continue;
+    if (link === 0) {
+      if (begins && load<u32>(tuple, TU_INVALID) === 0) touchRecord(tuple, ahead++);
+      continue;
+    }
     const conn = connectionOf(link);
     store<u32>(tuple, load<u32>(conn, CN_META) + load<u32>(conn, CN_REPLY_PORTS), TU_TOUCHED);
   }
   for (let i = 0; i < n; i++) {
     trackOne(load<u32>(list + (i << 2)), scratch + i * TU_SIZE, program, zone);
   }
+}
+
+/** Written, not read: a store does not wait, and a page that was never used is made once. Nobody reads free records. */
+function touchRecord(tuple: u32, ahead: u32): void {
+  const record = recordAhead(ahead);
+  if (record === 0) return;
+  store<u32>(record, 0, CN_PORTS);
+  store<u32>(record, 0, CN_REPLY_PORTS);
+  store<u32>(record, 0, CN_PARENT_PORTS);
+  const reply = scratch + REPLY_TUPLE;
+  reverseTuple(reply, tuple);
+  store<u32>(tuple, load<u32>(bucketOf(load<u32>(reply, TU_HASH))), TU_TOUCHED);
 }
 
 function trackOne(pkt: u32, tuple: u32, program: u32, zone: u32): void {

@@ -1,4 +1,4 @@
-// The table of connections: look-up, insertion, removal, the pool of records (contract/ct.ts describes layout and locks).
+// The table of connections: look-up, insertion, removal (contract/ct.ts describes layout and locks).
 
 import {
   CN_EXPIRES,
@@ -20,14 +20,10 @@ import {
   CT_INDEX,
   CT_LOCK_COUNT,
   CT_LOCKS,
-  CT_MAX,
   CT_RECORDS,
   CT_ZONE_SIZE,
   CT_ZONES,
   CTC_COUNT,
-  CTC_FREE,
-  CTC_HIGH,
-  CTC_POOL_LOCK,
   CTK_EXPIRED,
   CTK_FLUSHED,
   CZ_COUNT,
@@ -36,6 +32,7 @@ import {
 } from '../../contract/ct.ts';
 import { forgetExpectations } from './expect.ts';
 import { count, lock, unlock } from './lock.ts';
+import { freeRecord } from './pool.ts';
 import { now } from './timeout.ts';
 import { matches } from './tuple.ts';
 
@@ -212,7 +209,7 @@ export function remove(conn: u32, revision: u32, ifExpired: bool): bool {
   }
   unlock(conn + CN_LOCK);
   unlockBuckets(hash, replyHash);
-  if (same) free(conn);
+  if (same) freeRecord(numberOf(conn));
   return same;
 }
 
@@ -248,33 +245,4 @@ function unlockBuckets(a: u32, b: u32): void {
 
 export function zoneOf(conn: u32): u32 {
   return CT_ZONES + (load<u32>(conn, CN_META) & 0xffff) * CT_ZONE_SIZE;
-}
-
-/** A free record, 0 = there is none. Nobody else writes it until it is inserted or given back. */
-export function allocate(): u32 {
-  const pool = CT_CONTROL;
-  let conn: u32 = 0;
-  lock(pool + CTC_POOL_LOCK);
-  const head = load<u32>(pool, CTC_FREE);
-  if (head !== 0) {
-    conn = connectionAddress(head - 1);
-    store<u32>(pool, load<u32>(conn, CN_NEXT), CTC_FREE);
-  } else {
-    const high = load<u32>(pool, CTC_HIGH);
-    if (high < <u32>CT_MAX) {
-      conn = connectionAddress(high);
-      atomic.store<u32>(pool + CTC_HIGH, high + 1);
-    }
-  }
-  unlock(pool + CTC_POOL_LOCK);
-  return conn;
-}
-
-/** Gives a record back that is not, or no longer, in the index. */
-export function free(conn: u32): void {
-  const pool = CT_CONTROL;
-  lock(pool + CTC_POOL_LOCK);
-  store<u32>(conn, load<u32>(pool, CTC_FREE), CN_NEXT);
-  store<u32>(pool, numberOf(conn) + 1, CTC_FREE);
-  unlock(pool + CTC_POOL_LOCK);
 }

@@ -344,7 +344,7 @@ test('timeouts: of the policy, ended by packets and by the sweep', () => {
   ct.advance(6000);
   assert.equal([...table.dump()].length, 1);
   assert.equal(table.count(), 2);
-  assert.equal(table.sweep(100), true);
+  assert.equal(table.sweep(1000), true);
   assert.equal(table.count(), 1);
   ct.advance(60000);
   assert.equal(ct.track(udp4(IP4_A, 2, IP4_B, 53), {}).state, NEW);

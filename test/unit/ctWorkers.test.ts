@@ -15,14 +15,20 @@ import {
   CN_STATE,
   CT_BUCKETS,
   CT_CONTROL,
+  CT_CONTROL_PLANE,
   CT_INDEX,
   CT_LOCK_COUNT,
   CT_LOCKS,
+  CT_POOL_ROOM,
+  CT_POOL_SIZE,
+  CT_POOLS,
   CTC_COUNT,
   CTC_FREE,
   CTC_HIGH,
   CTC_POOL_LOCK,
   connectionAddress,
+  PL_COUNT,
+  PL_RECORDS,
 } from '../../contract/ct.ts';
 import type { EngineMemory } from '../../src/engine/memory.ts';
 import { CtRig } from '../oracle/ctRig.ts';
@@ -69,7 +75,19 @@ function check(memory: EngineMemory, zoneCount: (zone: number) => number): numbe
     assert.ok(!live.has(n - 1));
     n = memory.get(connectionAddress(n - 1) + CN_NEXT);
   }
-  assert.equal(free + live.size, high);
+  // What the holders have at hand; nothing twice.
+  const atHand = new Set<number>();
+  for (let holder = 0; holder <= CT_CONTROL_PLANE; holder++) {
+    const pool = CT_POOLS + holder * CT_POOL_SIZE;
+    const count = memory.get(pool + PL_COUNT);
+    assert.ok(count <= CT_POOL_ROOM);
+    for (let i = 0; i < count; i++) {
+      const n = memory.get(pool + PL_RECORDS + i * 4);
+      assert.ok(!live.has(n) && !atHand.has(n));
+      atHand.add(n);
+    }
+  }
+  assert.equal(free + atHand.size + live.size, high);
   return live.size;
 }
 

@@ -47,7 +47,9 @@ async function run(options: Options): Promise<Measurement[]> {
     results.push(result);
   };
   for (const share of SHARES) {
-    await at(`${share * 100} % of the own loss-free rate`, (peer) => share * rateOf.get(peer)!);
+    await at(`${share * 100} % of the own loss-free rate`, (peer) =>
+      Math.max(share * rateOf.get(peer)!, 1000),
+    );
   }
   for (const rate of COMMON_RATES) await at(`${rate / 1e6} Mpps`, () => rate);
   return results;

@@ -102,9 +102,10 @@ async function runDaemon(options: VswitchdOptions, vlog: Vlog): Promise<void> {
   let ending: Promise<void> | undefined;
   const manager = serviceManager(process.env, () => vswitchd?.engine.stalledWorkers() ?? []);
   /** Orderly end: devices and sockets released, files removed. */
-  const end = (cleanup: boolean): Promise<void> => {
+  const end = (cleanup: boolean, handedOver = false): Promise<void> => {
     ending ??= (async () => {
-      manager.stopping();
+      // The service goes on in the other process, which says so.
+      if (!handedOver) manager.stopping();
       await vswitchd?.close(cleanup);
       for (const undo of cleanups.reverse()) undo();
     })();
@@ -177,7 +178,7 @@ async function runDaemon(options: VswitchdOptions, vlog: Vlog): Promise<void> {
     takeOver: options.takeOver,
     kept: keptFds(),
     ...(options.monitor ? { keep } : {}),
-    onHandedOver: () => void end(false).finally(() => process.exit(0)),
+    onHandedOver: () => void end(false, true).finally(() => process.exit(0)),
     onConfigured: () => {
       if (options.detach) vlog.silenceConsole();
       vlog.module('bridge').info(VERSION);

@@ -215,7 +215,10 @@ class Daemon implements Vswitchd {
 
   #addDummyCommands(engine: DataPlaneEngine, dummies: Dummies, clock: DummyClock): void {
     clock.onSkew = (skewMs) => engine.setClockSkew(skewMs);
-    const settle = (): Promise<void> => dummies.settle(engine, this.datapath);
+    const settle = async (): Promise<void> => {
+      await dummies.settle(engine, this.datapath);
+      if (this.#client.connected) await this.#publisher.flushStatus();
+    };
     const portByName = (name: string): number | undefined => dummies.devices.get(name)?.port;
     const { commands } = this.#options;
     commands.add(...dummyCommands({ dummies, clock, portByName, settle }));

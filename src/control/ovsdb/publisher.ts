@@ -31,6 +31,7 @@ export class Publisher {
   readonly #log: Log;
   #statusWanted = false;
   #statusBusy = false;
+  #statusRun: Promise<void> = Promise.resolve();
   #statusTimer: NodeJS.Timeout | undefined;
   #statisticsTimer: NodeJS.Timeout | undefined;
   #systemTimer: NodeJS.Timeout | undefined;
@@ -88,7 +89,17 @@ export class Publisher {
   statusChanged(): void {
     this.#statusWanted = true;
     if (this.#statusTimer || this.#statusBusy || this.#closed) return;
-    void this.#publishStatus();
+    this.#statusRun = this.#publishStatus();
+  }
+
+  /** Writes now what waits for its turn: for clocks that stand still. */
+  async flushStatus(): Promise<void> {
+    await this.#statusRun;
+    if (!this.#statusWanted || this.#statusBusy || this.#closed) return;
+    clearTimeout(this.#statusTimer);
+    this.#statusTimer = undefined;
+    this.#statusRun = this.#publishStatus();
+    await this.#statusRun;
   }
 
   async #publishStatus(): Promise<void> {
@@ -103,7 +114,7 @@ export class Publisher {
     this.#statusTimer = setTimeout(
       () => {
         this.#statusTimer = undefined;
-        if (this.#statusWanted) void this.#publishStatus();
+        if (this.#statusWanted) this.#statusRun = this.#publishStatus();
       },
       failed ? FAILURE_PAUSE_MS : STATUS_PAUSE_MS,
     );

@@ -17,6 +17,7 @@ export const PEERS: Readonly<Record<string, string>> = {
   'iputils-ping': '/usr/bin/ping',
   ethtool: '/usr/sbin/ethtool',
   tcpdump: '/usr/bin/tcpdump',
+  'openvswitch-switch-dpdk': '/usr/lib/openvswitch-switch-dpdk/ovs-vswitchd-dpdk',
   'netcat-openbsd': '/usr/bin/nc.openbsd',
   'net-tools': '/usr/bin/netstat',
   wget: '/usr/bin/wget',

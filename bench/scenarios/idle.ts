@@ -28,7 +28,7 @@ async function run(options: Options): Promise<Measurement[]> {
           peers: [xvio, ovsDpdk],
           setup: () => ({ wiring: 'port', ports }),
           prepare: (contestant) => acquaint(contestant, [STREAM], options),
-          measure: async ({ testbed, generator }) => {
+          measure: async ({ testbed, generator, threads: workers }) => {
             await sleep(300);
             const idleMs = Math.max(options.durationMs * 4, 1000);
             const threads = allThreads(testbed.pids);
@@ -38,7 +38,12 @@ async function run(options: Options): Promise<Measurement[]> {
             const elapsedNs = (performance.now() - from) * 1e6;
             // One packet: the rate allows the first after 5 ms; the oldest is the first, which had to wake somebody.
             generator.setStreams([{ ...STREAM, perSecond: 200 }]);
-            const counts = await generator.trial({ durationMs: 30, warmUpMs: 0, drainMs: 10 });
+            const counts = await generator.trial({
+              durationMs: 30,
+              warmUpMs: 0,
+              drainMs: 10,
+              boost: options.realtime ? workers.map(({ tid }) => tid) : [],
+            });
             return {
               value: (used / elapsedNs) * 100,
               details: { firstPacketUs: latencies(counts).maxUs! },

@@ -221,3 +221,30 @@ test('neighbours set by hand: show, aging, flush, errors', () => {
   both('tnl/neigh/flush');
   both('tnl/neigh/show');
 });
+
+test('BFD over a VXLAN tunnel whose outer packets both switches resolve themselves', async () => {
+  const addresses = ['10.9.0.1', '10.9.0.2'] as const;
+  for (const [i, box] of [real, ours].entries()) {
+    box.vsctl('--may-exist', 'add-port', 'br0', 'v0');
+    ip('-n', box.namespace!, 'addr', 'flush', 'dev', 'br0');
+    ip('-n', box.namespace!, 'addr', 'add', `${addresses[i]}/24`, 'dev', 'br0');
+  }
+  await until('the peer', () => ours.run('ping', '-c', '1', '-W', '1', addresses[0]).status === 0);
+  for (const [i, box] of [real, ours].entries()) {
+    box.vsctl(
+      ...['add-br', 'br-int', '--', 'set', 'bridge', 'br-int', 'datapath_type=netdev'],
+      ...['--', 'add-port', 'br-int', 'tun0', '--', 'set', 'Interface', 'tun0', 'type=vxlan'],
+      ...[`options:remote_ip=${addresses[1 - i]}`, 'options:key=flow'],
+      ...['bfd:enable=true', 'bfd:check_tnl_key=true', 'bfd:min_rx=500'],
+    );
+  }
+  const state = (box: Sandbox): string => column(box, 'tun0', 'bfd_status');
+  await until('up at both ends', () =>
+    [real, ours].every(
+      (box) => / state=up/.test(` ${state(box)}`) && /remote_state=up/.test(state(box)),
+    ),
+  );
+  assert.match(ours.appctl('tnl/neigh/show'), /10\.9\.0\.1 .*br0/);
+  real.vsctl('set', 'Interface', 'tun0', 'bfd:enable=false');
+  await until('the peer is missed', () => / state=down/.test(` ${state(ours)}`));
+});

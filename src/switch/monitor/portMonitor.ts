@@ -13,17 +13,19 @@ import {
   K_NW_PROTO,
   K_NW_TTL,
   K_TP_DST,
+  K_TUN_FLAGS,
   K_TUN_ID,
+  TUN_OAM,
 } from '../../../contract/key.ts';
 import { BfdSession } from '../../protocol/bfd.ts';
 import type { BfdConfig } from '../../protocol/bfdConfig.ts';
 import { BFD_PORT, bfdFrame } from '../../protocol/bfdMessage.ts';
 import { type CfmConfig, CfmPoint, ETH_TYPE_CFM } from '../../protocol/cfm.ts';
 import { hex2 } from '../../wire/openflow/address.ts';
-import { OFPP_NONE } from '../../wire/openflow/types.ts';
+import { type Match, OFPP_NONE } from '../../wire/openflow/types.ts';
 import { parseMac } from '../../wire/rtnetlink.ts';
 import type { SwitchBridge } from '../bridge.ts';
-import { be16, ETH_TYPE_IP, exact, IPPROTO_UDP, isZero } from '../flow.ts';
+import { be16, ETH_TYPE_IP, exact, IPPROTO_UDP, isZero, newRecord, putBe16 } from '../flow.ts';
 import { type ProtocolPort, SLOW_BFD, SLOW_CFM } from '../protocolPort.ts';
 import type { BridgePort } from '../types.ts';
 
@@ -222,7 +224,8 @@ export class PortMonitor implements ProtocolPort {
     }
     if (this.bfd?.shouldSend(nowMs)) {
       const message = this.bfd.step({ type: 'transmit' }, nowMs);
-      if (message !== undefined) this.#send(this.#bfdFrame(this.bfd, mac, message));
+      const frame = message && this.#bfdFrame(this.bfd, mac, message);
+      if (frame !== undefined) this.#send(frame, this.bfd.config?.oam);
     }
     this.cfm?.step({ type: 'tick' }, nowMs);
     this.bfd?.step({ type: 'tick' }, nowMs);
@@ -244,10 +247,17 @@ export class PortMonitor implements ProtocolPort {
     );
   }
 
-  #send(frame: Uint8Array): void {
+  /** `oam`: a tunnel marks the packet as one that concerns itself. */
+  #send(frame: Uint8Array, oam = false): void {
     const { bridge, port } = this.#modules;
     const action = { type: 'output', port: port.ofport, maxLen: 0 } as const;
-    bridge.packetOut(OFPP_NONE, undefined, [action], frame);
+    let match: Match | undefined;
+    if (oam) {
+      match = { key: newRecord(), mask: newRecord() };
+      putBe16(match.key, K_TUN_FLAGS, TUN_OAM);
+      putBe16(match.mask, K_TUN_FLAGS, TUN_OAM);
+    }
+    bridge.packetOut(OFPP_NONE, match, [action], frame);
   }
 
   #tell(): void {

@@ -142,6 +142,7 @@ function hasChecksum(operands: u32): bool {
   const type = load<u32>(operands + TP_TYPE * 4) & 0xffff;
   const l4 = header + l4Offset(header);
   if (type === TUNNEL_GRE || type === TUNNEL_IP6GRE) return (load16(l4) & GRE_CSUM) !== 0;
+  if (type === TUNNEL_GTPU) return true; // as in Open vSwitch
   return load<u16>(l4, 6) !== 0;
 }
 

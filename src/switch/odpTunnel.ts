@@ -136,8 +136,9 @@ export function tunnelKeyParts(key: Uint8Array, mask: Uint8Array, verbose: boole
     );
     parts.push(`geneve(${options})`);
   }
-  if (key[K_TUN_GTPU_MSGTYPE] !== 0 && verbose) {
-    parts.push(`gtpu(flags=${hex(key[K_TUN_GTPU_FLAGS]!)},msgtype=${key[K_TUN_GTPU_MSGTYPE]})`);
+  if (key[K_TUN_GTPU_MSGTYPE] !== 0) {
+    const text = `flags=${hex(key[K_TUN_GTPU_FLAGS]!)},msgtype=${key[K_TUN_GTPU_MSGTYPE]}`;
+    parts.push(`gtpu(${verbose ? text : ''})`);
   }
   if (verbose || flagMask !== 0) parts.push(`flags(${flagsText(flags, flagMask)})`);
   return [`tunnel(${parts.join(',')})`];

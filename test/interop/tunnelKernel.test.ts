@@ -138,6 +138,7 @@ for (const family of ['IPv4', 'IPv6'] as const) {
           assert.match(shown, /tunnel\(tun_id=0x/);
         } finally {
           box.vsctl('del-port', 'br-int', 'tun');
+          box.must('ip', 'neigh', 'flush', 'dev', 'br-int');
           inNamespace(peer, 'ip', 'link', 'del', 'tun0');
         }
       });

@@ -18,9 +18,7 @@ export const overlay6 = (host: number): string => `fd00:32::${host}`;
 
 /** Options of an Interface row as arguments of ovs-vsctl. */
 export const options = (map: Readonly<Record<string, string | number>>): string[] =>
-  Object.entries(map).map(
-    ([key, value]) => `options:${key}=${String(value).replaceAll(':', '\\:')}`,
-  );
+  Object.entries(map).map(([key, value]) => `options:${key}="${value}"`);
 
 /** Starts a host whose br-phy has the device `eth0`, still to be created, and gives it the addresses of `host`. */
 export async function startHost(
@@ -60,7 +58,7 @@ export function addTunnel(
 }
 
 /** Pings until an answer comes, since routes and neighbours have to become known. */
-export function pingUntil(ping: () => string, tries = 20): string {
+export function pingUntil(ping: () => string, tries = 10): string {
   for (let i = 1; ; i++) {
     try {
       return ping();

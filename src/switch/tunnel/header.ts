@@ -205,7 +205,7 @@ export function buildHeader(parameters: HeaderParameters): Uint8Array | undefine
   if (isUdp) {
     putBe16(header, at + 2, config.dstPort);
     // A sum that is not zero says that there is to be one. Over IPv6 there has to be (RFC 6935 has exceptions).
-    const wanted = isIpv6 || (be16(flow, K_TUN_FLAGS) & TUN_CSUM) !== 0 || config.type === 'gtpu';
+    const wanted = isIpv6 || (be16(flow, K_TUN_FLAGS) & TUN_CSUM) !== 0;
     if (wanted) putBe16(header, at + 6, 0xffff);
     at += 8;
   }

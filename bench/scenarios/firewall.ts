@@ -135,7 +135,7 @@ async function memory(flows: number, options: Options): Promise<Measurement> {
 async function run(options: Options): Promise<Measurement[]> {
   // Trials that short ask only whether it works.
   const smoke = options.durationMs < 100;
-  const counts = smoke ? [1, 1000] : [1, 1000, 64_000, 1_000_000];
+  const counts = smoke ? [1000] : [1, 1000, 64_000, 1_000_000];
   const results: Measurement[] = [];
   for (const flows of counts) results.push(await established(flows, options));
   results.push(await opened(options));

@@ -200,7 +200,8 @@ export function parseOdpFlow(
   portByName: (name: string) => number | undefined = () => undefined,
 ): Uint8Array {
   const key = new Uint8Array(KEY_SIZE);
-  parseParts(key, text, 0, portByName);
+  // dpif/dump-flows -m writes the megaflow's name in front.
+  parseParts(key, text.replace(/^\s*ufid:[-0-9a-f]+[\s,]*/, ''), 0, portByName);
   if (be32(key, K_PACKET_TYPE) !== 0) putBe16(key, K_ETH_TYPE, be16(key, K_PACKET_TYPE + 2));
   if (be16(key, K_ETH_TYPE) === 0) putBe16(key, K_ETH_TYPE, ETH_TYPE_NONE);
   return key;

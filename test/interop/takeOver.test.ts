@@ -47,6 +47,8 @@ function shown(): Record<string, string> {
     flows: still(box.ofctl('-O', 'OpenFlow15', 'dump-flows', 'br0')),
     groups: still(box.ofctl('-O', 'OpenFlow15', 'dump-groups', 'br0')),
     meters: still(box.ofctl('-O', 'OpenFlow15', 'dump-meters', 'br0')),
+    config: still(box.ofctl('show', 'br0')).replace(/state: .*/g, ''),
+    frags: box.ofctl('get-frags', 'br0'),
     tlvs: still(box.ofctl('dump-tlv-map', 'br0')),
     fdb: box
       .appctl('fdb/show', 'br0')
@@ -106,6 +108,8 @@ after(async () => {
 
 describe('taking over', () => {
   it('keeps the OpenFlow state, connections and addresses, and guests do not notice', async (t) => {
+    box.ofctl('mod-port', 'br0', 'c', 'no-flood');
+    box.ofctl('set-frags', 'br0', 'nx-match');
     box.ofctl('add-tlv-map', 'br0', '{class=0xffff,type=1,len=4}->tun_metadata0');
     box.ofctl(
       '-O',

@@ -4,6 +4,7 @@
 // program does. Counters and times go beside them, flow by flow, so that a restart is not to be seen in them either.
 
 import type { Connmgr } from '../../control/openflow/connmgr.ts';
+import { applyPortMod } from '../../control/openflow/portHandlers.ts';
 import type { SwitchBridge } from '../../switch/bridge.ts';
 import { isHidden } from '../../switch/flowModsRules.ts';
 import type { Rule } from '../../switch/types.ts';
@@ -22,6 +23,9 @@ export interface SavedBridge {
   name: string;
   tlvs: readonly TlvMapping[];
   meters: readonly MeterConfig[];
+  /** What OFPT_TABLE_MOD and OFPT_SET_CONFIG have said, where it is not the default. */
+  tables: { table: number; evictByOpenFlow: boolean; missConfig: number }[];
+  fragHandling: number;
   /** Group-mods and flow-mods, one message after the other. */
   messages: Uint8Array;
 }
@@ -31,6 +35,9 @@ export interface Ledger {
   name: string;
   /** LEDGER_FIELDS numbers for each flow, in the order of SavedBridge.messages. */
   flows: Float64Array;
+  groups: { id: number; packets: number; bytes: number; buckets: [number, number][] }[];
+  /** What port-mods have said. */
+  ports: { name: string; config: number }[];
   macs: { mac: Uint8Array; vlan: number; port: string; usedMs: number; isStatic: boolean }[];
 }
 
@@ -87,6 +94,10 @@ export function saveBridge({ bridge, connmgr }: OpenFlowState): SavedBridge {
       flags,
       bands: [...bands],
     })),
+    tables: connmgr.tables.config.flatMap(({ evictByOpenFlow, missConfig }, table) =>
+      evictByOpenFlow || missConfig !== 0 ? [{ table, evictByOpenFlow, missConfig }] : [],
+    ),
+    fragHandling: bridge.fragHandling,
     messages: Buffer.concat(parts),
   };
 }
@@ -113,6 +124,10 @@ export function restoreBridge(
   attempt(() => connmgr.tlvTable.clear(() => false));
   attempt(() => connmgr.tlvTable.add(saved.tlvs));
   for (const meter of saved.meters) attempt(() => bridge.meters.add(meter));
+  for (const { table, evictByOpenFlow, missConfig } of saved.tables) {
+    Object.assign(connmgr.tables.config[table] ?? {}, { evictByOpenFlow, missConfig });
+  }
+  bridge.fragHandling = saved.fragHandling;
   const { messages } = saved;
   const view = new DataView(messages.buffer, messages.byteOffset, messages.byteLength);
   const transaction = connmgr.tables.begin();
@@ -150,6 +165,13 @@ export function takeLedger({ bridge }: OpenFlowState): Ledger {
   return {
     name: bridge.name,
     flows: Float64Array.from(numbers),
+    groups: [...bridge.groups].map(({ id, packets, bytes, buckets }) => ({
+      id,
+      packets,
+      bytes,
+      buckets: buckets.map((bucket) => [bucket.packets, bucket.bytes]),
+    })),
+    ports: [...bridge.ports.values()].map(({ name, desc }) => ({ name, config: desc.config })),
     macs: [...bridge.macs].map(({ mac, vlan, bundle, expiresMs, isStatic }) => ({
       mac: mac.slice(),
       vlan,
@@ -162,7 +184,7 @@ export function takeLedger({ bridge }: OpenFlowState): Ledger {
 
 /** `rules` as restoreBridge() returned them; the ports are there. */
 export function applyLedger(
-  { bridge }: OpenFlowState,
+  { bridge, connmgr }: OpenFlowState,
   rules: readonly (Rule | undefined)[],
   ledger: Ledger,
 ): void {
@@ -178,6 +200,23 @@ export function applyLedger(
     rule.modifiedMs = modifiedMs!;
     rule.usedMs = Math.max(rule.usedMs, usedMs!);
   });
+  for (const { id, packets, bytes, buckets } of ledger.groups) {
+    const group = bridge.groups.get(id);
+    if (group === undefined || group.buckets.length !== buckets.length) continue;
+    group.packets += packets;
+    group.bytes += bytes;
+    buckets.forEach(([bucketPackets, bucketBytes], i) => {
+      group.buckets[i]!.packets += bucketPackets;
+      group.buckets[i]!.bytes += bucketBytes;
+    });
+  }
+  for (const { name, config } of ledger.ports) {
+    const port = bridge.portByName(name);
+    if (port === undefined || port.desc.config === config) continue;
+    const { hwAddr } = port.desc;
+    const portMod = { port: port.ofport, hwAddr, config, mask: 0xffffffff, advertise: 0 };
+    applyPortMod(connmgr, portMod, undefined);
+  }
   const bundles = new Map([...bridge.bundles].map((bundle) => [bundle.name, bundle]));
   for (const { mac, vlan, port, usedMs, isStatic } of ledger.macs) {
     const bundle = bundles.get(port);

@@ -42,6 +42,8 @@ export interface SoakResult {
 
 /** Growth that is none: sessions in progress, pages of a heap that the collector has not given back yet. */
 const SLACK = { rssMiB: 40, fds: 30, maps: 250 };
+/** In a run of less than five minutes the collector has not found its pace yet. */
+const SHORT_RUN = { seconds: 300, rssMiB: 128 };
 
 /** What grows: the median of the last third against that of the middle one (the first is warming up). */
 export function judge(samples: readonly Sample[]): string[] {
@@ -52,7 +54,9 @@ export function judge(samples: readonly Sample[]): string[] {
     const median = (of: readonly Sample[]): number =>
       of.map((s) => s[what]).sort((a, b) => a - b)[of.length >> 1] ?? 0;
     const [before, after] = [median(middle), median(last)];
-    if (after > before + SLACK[what]) found.push(`${what} grew from ${before} to ${after}`);
+    const isShort = what === 'rssMiB' && samples.length < SHORT_RUN.seconds;
+    if (after > before + (isShort ? SHORT_RUN.rssMiB : SLACK[what]))
+      found.push(`${what} grew from ${before} to ${after}`);
   }
   return found;
 }

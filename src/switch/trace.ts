@@ -472,6 +472,10 @@ function parseFlow(datapath: Datapath, args: readonly string[], text: string): L
   }
   const located = datapath.flowOf(key);
   if (located === undefined) {
+    const recirc = be32(key, K_RECIRC_ID);
+    if (recirc !== 0 && datapath.recircs.get(recirc) === undefined) {
+      throw new TraceError(`no recirculation data for recirc_id 0x${recirc.toString(16)}`);
+    }
     throw new TraceError(
       hasTunnel(key)
         ? 'no OpenFlow tunnel port for this packet'

@@ -4,6 +4,7 @@ import assert from 'node:assert/strict';
 import { beforeEach, test } from 'node:test';
 import { CS_DNAT, CS_EST, CS_INV, CS_NEW, CS_RPL, CS_SNAT, CS_TRK } from '../../contract/ct.ts';
 import { FG_USED_SLOTS, FRAGMENTS_BASE } from '../../contract/ctFragments.ts';
+import { ipfCommandTable } from '../../src/switch/ipfCommands.ts';
 import { CtRig, type CtSpec, hex } from '../oracle/ctRig.ts';
 import {
   ethernet,
@@ -185,4 +186,29 @@ test('what does not complete is dropped after its time', () => {
   ct.rig.conntrack.sweep(1);
   assert.equal(ct.rig.conntrack.getFragments().waiting, 0);
   assert.equal(ct.rig.conntrack.counters().fragments_v4_purged, 2);
+});
+
+test('dpctl/ipf-get-status: counters by family, and what waits', () => {
+  const [a, b] = pieces(IP4_A, 1000, IP4_B, 53) as [Uint8Array, Uint8Array];
+  ct.run([a, a, b], [{ commit: true, zone: 5 }]);
+  ct.run(pieces(IP6_A, 1000, IP6_B, 53), [commit]);
+  ct.run(pieces(IP6_A, 1001, IP6_B, 53, 3000, 800), [commit]);
+  const commands = ipfCommandTable(() => ct.rig.conntrack);
+  const status = commands.find(({ name }) => name === 'dpctl/ipf-get-status')!;
+  const text = String(status.run(['-m']));
+  const line = (name: string): string =>
+    new RegExp(`^        ${name}: (\\d+)$`, 'm').exec(text)?.[1] ?? '';
+  assert.deepEqual(
+    ['num frag', 'v4 frags accepted', 'v4 frags completed', 'v4 frags overlapped'].map(line),
+    ['3', '2', '0', '1'], // the last piece of the small ones waits, too
+  );
+  assert.deepEqual(
+    ['v6 frags accepted', 'v6 frags completed', 'v6 frags too small', 'v6 frags purged'].map(line),
+    ['4', '3', '3', '0'],
+  );
+  const waiting = text.slice(text.indexOf('Fragment Lists:')).split('\n').slice(2);
+  assert.match(
+    waiting[0]!,
+    /^\(src=10\.0\.0\.1,dst=10\.0\.0\.2,recirc_id=0,ip_id=\d+,dl_type=0x800,zone=5,nw_proto=17,num_fragments=2,state=first frag\)$/,
+  );
 });

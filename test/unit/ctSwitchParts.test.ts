@@ -69,6 +69,15 @@ test('connections as dpctl/dump-conntrack shows them', () => {
     `${plain},id=0,zone=5,status=0,mark=16,labels=0xf00,protoinfo=(state_orig=FIN_WAIT_2,state_reply=SYN_RECV,` +
       'wscale_orig=7,wscale_reply=7,flags_orig=WINDOW_SCALE,flags_reply=WINDOW_SCALE)',
   );
+  const parent = tuple([10, 0, 0, 1], [10, 0, 0, 2], 6, 40000, 21);
+  assert.equal(
+    connectionText(connection({ tcp: undefined, helper: 'ftp', parent })),
+    `${plain},helper=ftp`,
+  );
+  assert.equal(
+    connectionText(connection({ tcp: undefined, parent }), true),
+    `${plain},id=0,status=0,parent=(src=10.0.0.1,dst=10.0.0.2,sport=40000,dport=21)`,
+  );
   const ping = connection({
     orig: tuple([10, 0, 0, 1], [10, 0, 0, 2], 1),
     reply: tuple([10, 0, 0, 2], [10, 0, 0, 1], 1),

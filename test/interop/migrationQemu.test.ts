@@ -167,6 +167,8 @@ async function run(c: Case, report: (text: string) => void): Promise<void> {
     box.vsctl(
       ...['add-port', 'br0', 'vm', '--', 'set', 'interface', 'vm', 'type=dpdkvhostuserclient'],
       `options:vhost-server-path=${box.path('vm.sock')}`,
+      // As orchestrators do: xvio announces the guest by this address when it arrives.
+      `external_ids:attached-mac="${GUEST_MAC}"`,
       ...(xvio ? (c.options ?? []) : []),
     );
   }

@@ -404,6 +404,13 @@ export function switchCommandTable(datapath: Datapath): SwitchCommand[] {
       await datapath.purge();
       return '';
     }),
+    ...(['disable', 'enable'] as const).map((word) =>
+      command(`upcall/${word}-megaflows`, '', 0, 0, async () => {
+        datapath.megaflowsEnabled = word === 'enable';
+        await datapath.purge();
+        return `megaflows ${word}d`;
+      }),
+    ),
     command('upcall/show', '', 0, 0, () => upcallShow(datapath)),
     command('upcall/set-flow-limit', 'flow-limit-number', 1, 1, ([text]) => {
       const limit = Number.parseInt(text!, 10) || 0;

@@ -117,6 +117,8 @@ export class Datapath {
   /** Upcalls that were translated, and that could not be installed. */
   upcallCount = 0;
   notInstalled = 0;
+  /** false (upcall/disable-megaflows): every flow of the data plane matches everything of its packets. */
+  megaflowsEnabled = true;
   #limitWarned = false;
   /** The megaflows put last: packets of theirs may still wait in the upcall ring. */
   readonly #recent: Megaflow[] = [];
@@ -337,6 +339,7 @@ export class Datapath {
   #install(pair: KeyPair, out: XlateOut, validated: number): boolean {
     const { key, mask } = pair;
     datapathMask(out.wildcards, key, mask);
+    if (!this.megaflowsEnabled) mask.fill(0xff);
     const hash = hashKey(pair);
     if (this.megaflows.find(pair, hash) !== undefined) return false; // a packet that missed before it was there
     if (this.megaflows.size >= this.revalidator.flowLimit) {

@@ -299,4 +299,37 @@ const SERVICES: Check[] = [
   },
 ];
 
-export const CHECKS: readonly Check[] = [...SWITCHING, ...ROUTING, ...POLICIES, ...SERVICES];
+const OBSERVING: Check[] = [
+  {
+    name: 'mirror: what a machine sends is copied into a GRE tunnel',
+    async run(net) {
+      net.nb('mirror-add', 'mir0', 'gre', '7', 'from-lport', '10.99.0.1');
+      net.nb('lsp-attach-mirror', 'vm1', 'mir0');
+      net.sync();
+      const copies = await net.capture(
+        'c',
+        'ip proto 47',
+        async () => {
+          pings(net, 'vm1', '10.1.0.12');
+          // The first copy may have to wait for the collector's address.
+          await sleep(500);
+          pings(net, 'vm1', '10.1.0.12', '-c', '5');
+        },
+        'under',
+      );
+      net.nb('lsp-detach-mirror', 'vm1', 'mir0');
+      net.nb('mirror-del', 'mir0');
+      net.sync();
+      const requests = copies.filter((line) => line.includes('10.1.0.11 > 10.1.0.12'));
+      assert.ok(requests.length >= 5, `${copies.length} copies:\n${copies.join('\n')}`);
+    },
+  },
+];
+
+export const CHECKS: readonly Check[] = [
+  ...SWITCHING,
+  ...ROUTING,
+  ...POLICIES,
+  ...SERVICES,
+  ...OBSERVING,
+];

@@ -331,8 +331,13 @@ export class OvnNet implements AsyncDisposable {
   }
 
   /** Frames that a machine's device sees while `work` runs, as tcpdump prints them. */
-  async capture(name: string, filter: string, work: () => void | Promise<void>): Promise<string[]> {
-    const words = ['netns', 'exec', this.namespace(name), 'tcpdump', '-lneqti', 'eth0', filter];
+  async capture(
+    name: string,
+    filter: string,
+    work: () => void | Promise<void>,
+    device = 'eth0',
+  ): Promise<string[]> {
+    const words = ['netns', 'exec', this.namespace(name), 'tcpdump', '-lneqti', device, filter];
     const child = spawn('ip', words, { stdio: ['ignore', 'pipe', 'pipe'] });
     this.#children.push(child);
     let text = '';

@@ -81,9 +81,11 @@ const cases = fc
     fc.array(fc.tuple(steps, fc.boolean()), { minLength: FLOWS, maxLength: FLOWS }),
     fc.constantFrom(0, 1, 100),
     fc.boolean(),
+    fc.boolean(),
   )
-  .chain(([pool, masks, programs, cache, single]) =>
+  .chain(([pool, masks, programs, cache, single, stale]) =>
     fc.record({
+      stale: fc.constant(stale),
       masks: fc.constant(single ? masks.map(() => masks[0]!) : masks),
       programs: fc.constant(programs),
       cache: fc.constant(cache),
@@ -114,7 +116,7 @@ for (const vlanLimit of [1, 2]) {
     const stat = (offset: number) => rig.memory.f64[(WORKER_BASE + offset) / 8]!;
     let simpleRuns = 0;
     await fc.assert(
-      fc.asyncProperty(cases, async ({ masks, programs, cache, bursts }) => {
+      fc.asyncProperty(cases, async ({ masks, programs, cache, bursts, stale }) => {
         rig.set(CTL_CACHE_INSERT_INV_PROB, cache);
         rig.upcalls();
         for (const port of outputs) rig.sent(port);
@@ -137,7 +139,10 @@ for (const vlanLimit of [1, 2]) {
           ]);
           flows.push({ id: rig.flows.put(key, mask, program), key, mask, program });
         }
-        if (rig.memory.load(portAddress(input) + PT_SIMPLE) !== 0) simpleRuns++;
+        const hint = portAddress(input) + PT_SIMPLE;
+        if (rig.memory.load(hint) !== 0) simpleRuns++;
+        // What a worker has read just before a deeper megaflow came.
+        if (stale) rig.memory.store(hint, 1);
 
         try {
           const hits = stat(WK_SIMPLE_HITS) + stat(WK_CACHE_HITS) + stat(WK_FLOW_HITS);

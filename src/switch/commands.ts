@@ -156,7 +156,7 @@ function dpifShow(datapath: Datapath): string {
   for (const bridge of sortedByName(datapath.bridges.values())) {
     text += `  ${bridge.name}:\n`;
     for (const port of sortedByName(bridge.ports.values())) {
-      const dpPort = port.dpPort < 0 ? 'none' : String(port.dpPort);
+      const dpPort = port.dpPort < 0 ? 'none' : String(datapath.tunnels.shown(port.dpPort));
       const ofport = port.ofport >= 0xff00 ? port.ofport & 0xffff : port.ofport;
       text += `    ${port.name} ${ofport}/${dpPort}: ${deviceText(port)}\n`;
     }
@@ -181,7 +181,7 @@ function dpctlShow(datapath: Datapath, statistics: boolean): string {
   });
   for (const { device, port, type } of datapath.tunnels.listeners) {
     ports.push({
-      number: port,
+      number: datapath.tunnels.shown(port),
       name: device,
       kind: ` (${type}: packet_type=ptap)`,
       statistics: '',
@@ -232,7 +232,8 @@ function dumpFlows(
 ): string {
   const names: OdpNames = {
     packetIn: (id) => datapath.packetIns.get(id),
-    ...(options.names ? { portName: (port) => datapath.portName(port) } : {}),
+    portName: (port) =>
+      options.names ? datapath.portName(port) : String(datapath.tunnels.shown(port)),
   };
   let text = '';
   for (const flow of datapath.megaflows) {

@@ -140,6 +140,7 @@ export class Datapath {
       () => this.#underlay,
       () => this.#bridges,
     );
+    this.tunnels.namedNumbers = this.name.startsWith('dummy');
     this.upcalls = new UpcallQueue((upcall) => this.#handleUpcall(upcall), options.upcallBudget);
   }
 

@@ -331,7 +331,8 @@ function traceOne(
   const actions = formatOdpActions(out.program, key, {
     packetIn: (id) => datapath.packetIns.get(id),
     dontSend: packet === undefined,
-    ...(request.names ? { portName: (port) => datapath.portName(port) } : {}),
+    portName: (port) =>
+      request.names ? datapath.portName(port) : String(datapath.tunnels.shown(port)),
   });
   let text = `${lines.join('\n')}\nDatapath actions: ${actions}`;
   if (out.error !== undefined) {
@@ -460,6 +461,7 @@ function parseFlow(datapath: Datapath, args: readonly string[], text: string): L
   let key: Uint8Array;
   try {
     key = parseOdpFlow(text, portByName);
+    putBe32(key, K_IN_PORT, datapath.tunnels.realNumber(be32(key, K_IN_PORT)));
   } catch (error) {
     if (!(error instanceof SyntaxError)) throw error;
     if (args.length !== 2) {

@@ -73,6 +73,25 @@ export class TunnelPorts<B extends XlateBridge = XlateBridge> {
   sourcePortMin = SOURCE_PORT_MIN;
   sourcePortMax = SOURCE_PORT_MAX;
 
+  /**
+   * A dummy datapath calls the ports of tunnels by the number in their names (vxlan_sys_4789), which is more than a datapath port
+   * of ours can have: texts are translated.
+   */
+  namedNumbers = false;
+
+  /** Number of a datapath port as texts have it. */
+  shown(port: number): number {
+    if (!this.namedNumbers) return port;
+    const device = this.listeners.find((listener) => listener.port === port)?.device;
+    return Number(device?.match(/\d+$/)?.[0] ?? port);
+  }
+
+  /** The reverse. */
+  realNumber(shown: number): number {
+    if (!this.namedNumbers) return shown;
+    return this.listeners.find(({ port }) => this.shown(port) === shown)?.port ?? shown;
+  }
+
   constructor(underlay: () => Underlay | undefined, bridges: () => ReadonlyMap<string, B>) {
     this.#underlay = underlay;
     this.#bridges = bridges;
@@ -213,7 +232,7 @@ export class TunnelPorts<B extends XlateBridge = XlateBridge> {
   /** tnl/ports/show. */
   showListeners(): string {
     const lines = this.listeners.map(
-      ({ device, port, users }) => `${device} (${port}) ref_cnt=${users}\n`,
+      ({ device, port, users }) => `${device} (${this.shown(port)}) ref_cnt=${users}\n`,
     );
     return `Listening ports:\n${lines.join('')}`;
   }
@@ -227,7 +246,7 @@ export class TunnelPorts<B extends XlateBridge = XlateBridge> {
         const v6 = name.includes(':');
         const transport = udpPort === 0 ? '' : `,udp(dst=${udpPort})`;
         text +=
-          `${device} (${port}) : eth(dst=${mac}),eth_type(0x${v6 ? '86dd' : '0800'}),` +
+          `${device} (${this.shown(port)}) : eth(dst=${mac}),eth_type(0x${v6 ? '86dd' : '0800'}),` +
           `${v6 ? 'ipv6' : 'ipv4'}(dst=${name},proto=${protocol},frag=no)${transport}\n`;
       }
     }
@@ -251,14 +270,15 @@ export class TunnelPorts<B extends XlateBridge = XlateBridge> {
     const lines = [...this.#ends.keys()]
       .map((port) => ({ port, netdev: tunnelOf(port)! }))
       .sort((a, b) => (a.port.name < b.port.name ? -1 : 1))
-      .map(({ port, netdev }) => tunnelLine(port.name, netdev, format));
+      .map(({ port, netdev }) => tunnelLine(port.name, netdev, this.shown(netdev.port), format));
     return lines.join('');
   }
 }
 
 function tunnelLine(
   name: string,
-  { port, tunnel }: TunnelPort,
+  { tunnel }: TunnelPort,
+  port: number,
   format: (address: Uint8Array) => string,
 ): string {
   const { local, remote } = tunnel;

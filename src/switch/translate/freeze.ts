@@ -8,10 +8,8 @@
 
 import { ACT_HASH, ACT_USERSPACE, UPCALL_CONTROLLER } from '../../../contract/action.ts';
 import { DROP_CONTROLLER_RATE } from '../../../contract/drop.ts';
-import { K_RECIRC_ID } from '../../../contract/key.ts';
 import type { Action } from '../../wire/openflow/types.ts';
 import { OFPP_IN_PORT } from '../../wire/openflow/types.ts';
-import { putBe32 } from '../flow.ts';
 import { freezeMetadata } from '../recirc.ts';
 import { executeActionSet } from './actions.ts';
 import { commit } from './commit.ts';
@@ -112,16 +110,13 @@ function recirculateForHash(x: Xlate, algorithm: number, basis: number): void {
   x.frozenActions = [];
 }
 
+/** ofproto/trace does not follow: what the packet is below the labels is not known here. */
 function recirculateForParse(x: Xlate): void {
   commit(x);
   x.wasMpls = false;
-  const id = recirculate(x, 0, x.frozenActions);
+  recirculate(x, 0, x.frozenActions);
   x.freezing = undefined;
   x.frozenActions = [];
-  if (id === 0 || x.in.recircTraces === undefined) return;
-  const flow = x.flow.slice();
-  putBe32(flow, K_RECIRC_ID, id);
-  x.in.recircTraces.push({ id, conntrack: false, flow, nat: undefined });
 }
 
 function sendPaused(x: Xlate, action: Action & { type: 'controller' }): void {

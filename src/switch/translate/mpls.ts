@@ -28,6 +28,8 @@ import { report, type Xlate } from './context.ts';
 import { sendToController } from './output.ts';
 
 const MAX_LABELS = 3;
+/** OFPGT_SELECT. */
+const GROUP_SELECT = 1;
 const BOTTOM = 0x100;
 const EXPLICIT_NULL_V6 = 2;
 const DEFAULT_TTL = 64;
@@ -135,13 +137,15 @@ const OPAQUE: ReadonlySet<Action['type']> = new Set([
   'set_vlan_vid',
   'set_vlan_pcp',
   'set_queue',
-  'group',
 ]);
 const L2_PREREQUISITES = ['none', 'ethernet', 'vlan', 'mpls'];
 
 /** Does the action want to look into a packet whose label stack has been popped? Then the packet has to be parsed again first. */
 export function wantsParsed(x: Xlate, action: Action): boolean {
-  if (!x.wasMpls || OPAQUE.has(action.type)) return false;
+  if (!x.wasMpls) return false;
+  // Choosing a bucket takes a hash of the packet.
+  if (action.type === 'group') return x.bridge.groups?.get(action.group)?.type === GROUP_SELECT;
+  if (OPAQUE.has(action.type)) return false;
   if (action.type === 'set_field') {
     return !L2_PREREQUISITES.includes(fieldByName(action.field).prereq);
   }

@@ -40,6 +40,8 @@ export interface SoakResult {
   ports: number;
 }
 
+const MIGRATE_EVERY_MS = 3000;
+
 /** Growth that is none: sessions in progress, pages of a heap that the collector has not given back yet. */
 const SLACK = { rssMiB: 40, fds: 30, maps: 250 };
 /** In a run of less than five minutes the collector has not found its pace yet. */
@@ -157,7 +159,7 @@ class Soak {
       peerThread.setTraffic(0, traffic(2, 1));
       thread.setTraffic(0, traffic(1, 2));
       while (!this.#stop) {
-        await sleep(500);
+        await sleep(MIGRATE_EVERY_MS);
         const there = this.#guest(`m${(this.migrations + 1) % 2}`);
         using migration = new LiveMigration(here, there);
         await migration.begin();

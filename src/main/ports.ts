@@ -3,6 +3,7 @@
 
 import type { Connmgr } from '../control/openflow/connmgr.ts';
 import type { WantedRow } from '../control/ovsdb/columns.ts';
+import { TunnelPort } from '../port/tunnel.ts';
 import type { Netdev, NetdevConfig, NetdevContext } from '../port/types.ts';
 import { NetdevError } from '../port/types.ts';
 import type { SwitchBridge } from '../switch/bridge.ts';
@@ -302,6 +303,7 @@ export class BridgePorts {
       return false;
     }
     if (unit.type === 'patch') bridge.setPeer(port, config.options.peer);
+    if (unit.netdev instanceof TunnelPort) bridge.tunnelChanged();
     return true;
   }
 
@@ -336,6 +338,7 @@ export class BridgePorts {
       return;
     }
     unit.netdev = netdev;
+    if (netdev instanceof TunnelPort) netdev.egress = () => bridge.egressOf(netdev.tunnel);
     unit.error = undefined;
     this.#options.log.info(
       `bridge ${bridge.name}: added interface ${unit.name} on port ${unit.port.ofport & 0xffff}`,

@@ -11,6 +11,7 @@ import {
   K_PKT_MARK,
   KEY_SIZE,
 } from '../../contract/key.ts';
+import type { TunnelConfig } from '../port/tunnelConfig.ts';
 import type { Netdev } from '../port/types.ts';
 import type { CtFlushMatch } from '../wire/openflow/ctFlush.ts';
 import type { TlvMapping } from '../wire/openflow/messages.ts';
@@ -272,6 +273,25 @@ export class SwitchBridge implements DatapathBridge {
     port.desc = next;
     this.flowsChanged();
     return true;
+  }
+
+  /** A tunnel port has new settings. */
+  tunnelChanged(): void {
+    this.datapath.tunnels.changed();
+    this.flowsChanged();
+  }
+
+  /** The device of the host by which a tunnel leaves (Interface.status:tunnel_egress_iface). */
+  egressOf({
+    remote,
+    remoteFlow,
+    egressMark,
+  }: TunnelConfig): { name: string; up: boolean } | undefined {
+    if (remoteFlow) return undefined;
+    const name = this.datapath.underlay?.route(remote, egressMark ?? 0)?.device;
+    if (name === undefined) return undefined;
+    const local = this.datapath.bridges.get(name)?.ports.get(OFPP_LOCAL);
+    return { name, up: local?.netdev.status().linkUp ?? true };
   }
 
   /** New peer of a patch port. */

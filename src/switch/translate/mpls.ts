@@ -20,6 +20,7 @@ import {
   K_NW_TTL,
 } from '../../../contract/key.ts';
 import { fieldByName } from '../../wire/openflow/fields.ts';
+import { OFPGT_SELECT } from '../../wire/openflow/group.ts';
 import { isMpls } from '../../wire/openflow/prereq.ts';
 import type { Action } from '../../wire/openflow/types.ts';
 import { be16, be32, ETH_TYPE_IPV6, exact, isIp, putBe16, putBe32 } from '../flow.ts';
@@ -28,8 +29,6 @@ import { report, type Xlate } from './context.ts';
 import { sendToController } from './output.ts';
 
 const MAX_LABELS = 3;
-/** OFPGT_SELECT. */
-const GROUP_SELECT = 1;
 const BOTTOM = 0x100;
 const EXPLICIT_NULL_V6 = 2;
 const DEFAULT_TTL = 64;
@@ -144,7 +143,7 @@ const L2_PREREQUISITES = ['none', 'ethernet', 'vlan', 'mpls'];
 export function wantsParsed(x: Xlate, action: Action): boolean {
   if (!x.wasMpls) return false;
   // Choosing a bucket takes a hash of the packet.
-  if (action.type === 'group') return x.bridge.groups?.get(action.group)?.type === GROUP_SELECT;
+  if (action.type === 'group') return x.bridge.groups?.get(action.group)?.type === OFPGT_SELECT;
   if (OPAQUE.has(action.type)) return false;
   if (action.type === 'set_field') {
     return !L2_PREREQUISITES.includes(fieldByName(action.field).prereq);

@@ -12,6 +12,8 @@ export interface QosIntent {
   type: string;
   config: Readonly<Record<string, string>>;
   queues: ReadonlyMap<number, Readonly<Record<string, string>>>;
+  /** Queue.dscp by queue, where there is one. */
+  dscp: ReadonlyMap<number, number>;
 }
 
 /** Interface.ingress_policing_*; a rate of 0 is no limit, a burst of 0 the default. */

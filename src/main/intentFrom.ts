@@ -75,10 +75,13 @@ function qosIntent(snapshot: Snapshot, uuid: string | undefined): QosIntent | un
   const row = snapshot.get('QoS', uuid);
   if (row === undefined || row.type === '') return undefined;
   const queues = new Map<number, Readonly<Record<string, string>>>();
-  for (const [id, queue] of [...row.queues].sort(([a], [b]) => a - b)) {
-    queues.set(id, snapshot.get('Queue', queue)?.other_config ?? {});
+  const marks = new Map<number, number>();
+  for (const [id, uuid] of [...row.queues].sort(([a], [b]) => a - b)) {
+    const { other_config: config = {}, dscp } = snapshot.get('Queue', uuid) ?? {};
+    queues.set(id, config);
+    if (dscp !== undefined) marks.set(id, dscp);
   }
-  return { type: row.type, config: row.other_config, queues };
+  return { type: row.type, config: row.other_config, queues, dscp: marks };
 }
 
 function vlanMode(row: PortRow): VlanMode {

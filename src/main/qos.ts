@@ -62,6 +62,8 @@ export class PortQos {
     policing: PolicingIntent,
   ): Promise<void> {
     const { bridge, records } = this.#options;
+    // Marks are the switch's business, on devices of every kind and whatever they make of the QoS type.
+    if (mark(port, qos?.dscp)) bridge.flowsChanged();
     if (port.dpPort < 0) return;
     const kernel = KERNEL_TYPES.includes(type);
     let state = this.#states.get(port);
@@ -137,6 +139,17 @@ export class PortQos {
 /** qos/show-types. */
 export const qosTypes = (type: string): readonly string[] =>
   KERNEL_TYPES.includes(type) ? KERNEL_QOS_TYPES : POLICER_TYPES;
+
+/** Gives a port the DSCP of its queues. True if they are others than before. */
+function mark(port: BridgePort, wanted: ReadonlyMap<number, number> | undefined): boolean {
+  const now = wanted?.size ? wanted : undefined;
+  const text = (marks: ReadonlyMap<number, number> | undefined): string =>
+    JSON.stringify([...(marks ?? [])]);
+  if (text(now) === text(port.queueDscp)) return false;
+  if (now === undefined) delete port.queueDscp;
+  else port.queueDscp = now;
+  return true;
+}
 
 function supported(kernel: boolean, type: string | undefined): boolean {
   return type !== undefined && (kernel ? KERNEL_QOS_TYPES : POLICER_TYPES).includes(type);

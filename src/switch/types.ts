@@ -117,6 +117,8 @@ export interface BridgePort {
   createdMs: number;
   /** Rate limits in the data plane. */
   policers?: Policers;
+  /** DSCP that the packets of a queue leave with (Queue.dscp). */
+  queueDscp?: ReadonlyMap<number, number>;
   /** Queues of the port's QoS, in order, with counters where there are some; absent: as the device says. */
   queues?: () => ReadonlyMap<number, QueueCounters | undefined>;
 }

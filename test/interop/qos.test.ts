@@ -93,6 +93,50 @@ test('linux-htb: the classes of the kernel and the report', async () => {
   assert.equal(ours.appctl('qos/show', 'q0'), real.appctl('qos/show', 'q0'));
 });
 
+test("a queue's DSCP marks what goes out by it, and nothing else", () => {
+  const create = [
+    ...['--', 'set', 'Port', 'q0', 'qos=@q', '--', '--id=@q', 'create', 'QoS', 'type=linux-noop'],
+    ...['queues:0=@q0', 'queues:5=@q5', 'queues:6=@q6', '--', '--id=@q0', 'create', 'Queue'],
+    ...['dscp=10', '--', '--id=@q5', 'create', 'Queue', 'dscp=46', 'other-config:priority=7'],
+    ...['--', '--id=@q6', 'create', 'Queue', 'other-config:priority=1'],
+  ];
+  const rounds = [
+    'set_queue:5,output:q0,LOCAL',
+    'set_queue:5,q0,set_queue:6,q0,pop_queue,q0',
+    'enqueue:q0:5,LOCAL',
+  ];
+  const traces = (box: Sandbox, flow: string): string[] =>
+    rounds.map((actions) => {
+      box.ofctl('add-flow', 'br0', `table=9,actions=${actions}`);
+      box.ofctl('add-flow', 'br0', 'table=0,actions=resubmit(,9)');
+      return box
+        .appctl('ofproto/trace', '--names', 'br0', `in_port=99,${flow}`)
+        .split('\n')
+        .filter((line) => /^(Final|Megaflow|Datapath)/.test(line))
+        .join('\n');
+    });
+  const flows = ['udp,nw_tos=28', 'tcp6,nw_tos=0', 'arp', 'dl_vlan=5,icmp,nw_tos=40'];
+  for (const box of [real, ours]) box.vsctl(...create);
+  for (const flow of flows) {
+    const expected = traces(real, flow);
+    if (!flow.includes('arp')) assert.match(expected[0]!, /set\(ipv[46]\((tos|tclass)=0xb8/);
+    assert.deepEqual(traces(ours, flow), expected, flow);
+  }
+  for (const box of [real, ours]) box.vsctl('set', 'Queue', markedQueueOf(box), 'dscp=20');
+  assert.deepEqual(traces(ours, 'udp'), traces(real, 'udp'));
+  assert.match(traces(ours, 'udp')[0]!, /tos=0x50/);
+  for (const box of [real, ours]) box.vsctl('clear', 'Port', 'q0', 'qos');
+  assert.deepEqual(traces(ours, 'udp'), traces(real, 'udp'));
+  assert.doesNotMatch(traces(ours, 'udp')[0]!, /set\(ipv4/);
+  for (const box of [real, ours]) {
+    box.ofctl('del-flows', 'br0');
+    box.ofctl('add-flow', 'br0', 'actions=NORMAL');
+  }
+});
+
+const markedQueueOf = (box: Sandbox): string =>
+  box.vsctl('--bare', '--columns=_uuid', 'find', 'Queue', 'other-config:priority=7').trim();
+
 /** The queue of the highest priority. */
 const queueOf = (box: Sandbox): string =>
   box.vsctl('--bare', '--columns=_uuid', 'find', 'Queue', 'other-config:priority=3').trim();

@@ -4,6 +4,7 @@
 import type { Connmgr } from '../control/openflow/connmgr.ts';
 import type { WantedRow } from '../control/ovsdb/columns.ts';
 import { TunnelPort } from '../port/tunnel.ts';
+import { TUNNEL_KINDS } from '../port/tunnelConfig.ts';
 import type { Netdev, NetdevConfig, NetdevContext } from '../port/types.ts';
 import { NetdevError } from '../port/types.ts';
 import type { SwitchBridge } from '../switch/bridge.ts';
@@ -12,6 +13,7 @@ import { OFPP_LOCAL } from '../wire/openflow/types.ts';
 import { bridgeMac, macToDatapathId } from './bridgeMac.ts';
 import { effectiveType, openDevice } from './devices.ts';
 import type { Dummies } from './dummies.ts';
+import { standIn } from './handover/standIn.ts';
 import type { BridgeIntent, InterfaceIntent, PortIntent } from './intent.ts';
 import { PortProtocols, type ProtocolModules } from './portProtocols.ts';
 import { PortQos } from './qos.ts';
@@ -24,6 +26,13 @@ const isReservedName = (name: string): boolean =>
   /^ovs-(netdev|system|dummy)$|^(genev|gre|ip6gre|lisp|stt|vxlan|gtpu|bareudp|srv6|erspan|ip6erspan)_sys/.test(
     name,
   );
+
+/** Number of a datapath port that nobody has: no device is behind it. */
+function rehearsalNumber({ datapath }: SwitchBridge): number {
+  let number = 1;
+  while (datapath.ports.has(number)) number++;
+  return number;
+}
 
 export interface InterfaceUnit {
   uuid: string;
@@ -122,6 +131,35 @@ export class BridgePorts {
     this.#applyRelays(wanted);
     this.#options.connmgr.portsChanged();
     this.#announceId();
+  }
+
+  /**
+   * Ports without devices, for the time until the function is called that is returned: translation can be rehearsed.
+   * For a bridge that has no ports yet. Tunnels are left out.
+   */
+  rehearse(intent: BridgeIntent): () => void {
+    const { bridge } = this.#options;
+    this.#applyBundles(intent);
+    const added: BridgePort[] = [];
+    for (const { name: portName, interfaces } of intent.ports) {
+      for (const { name, type, options, ofport } of interfaces) {
+        if (type in TUNNEL_KINDS) continue;
+        const isPatch = type === 'patch';
+        const number = isPatch ? -1 : rehearsalNumber(bridge);
+        added.push(
+          bridge.addPort({
+            netdev: standIn(name, type, number),
+            name,
+            ofport,
+            peer: isPatch ? options.peer : undefined,
+            bundle: this.#bundles.get(portName)!,
+          }),
+        );
+      }
+    }
+    return () => {
+      for (const port of added) bridge.removePort(port);
+    };
   }
 
   /**

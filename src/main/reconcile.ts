@@ -18,6 +18,7 @@ import { SwitchBridge } from '../switch/bridge.ts';
 import { checkActions, checkBucketActions } from '../switch/checkActions.ts';
 import { DEFAULT_PREFIXES } from '../switch/classifier.ts';
 import type { Datapath } from '../switch/datapath.ts';
+import { restoreMegaflows, type SavedMegaflows } from '../switch/successor.ts';
 import type { Rule } from '../switch/types.ts';
 import type { Dummies } from './dummies.ts';
 import { restoreBridge, type SavedBridge } from './handover/savedBridge.ts';
@@ -119,6 +120,18 @@ export class Reconciler {
       restored.set(bridge.name, rules);
     }
     return restored;
+  }
+
+  /** After prepare(): translates a predecessor's megaflows, so that code and caches are warm when devices come. */
+  rehearse(intent: SwitchIntent, megaflows: SavedMegaflows, limitMs: number): void {
+    const undo = intent.bridges.flatMap((bridge) => {
+      const ports = this.bridges.get(bridge.name)?.ports;
+      return ports === undefined || ports.units.size > 0 ? [] : [ports.rehearse(bridge)];
+    });
+    const endMs = performance.now() + limitMs;
+    const rehearsal = restoreMegaflows(this.#options.datapath, megaflows, true);
+    for (const _ of rehearsal) if (performance.now() > endMs) break;
+    for (const removePorts of undo) removePorts();
   }
 
   /** Closes all devices at once, for a successor. Resolves with what they leave when nothing is forwarded any more. */

@@ -246,6 +246,7 @@ class Daemon implements Vswitchd {
     };
     return {
       engine: this.engine,
+      datapath: this.datapath,
       reconciler: this.reconciler,
       get conntrackFd() {
         return conntrackFd();

@@ -319,6 +319,35 @@ export class Datapath {
     return false;
   }
 
+  /**
+   * Translates a packet's key without a packet, and puts the megaflow if `install` says so. Gives the recirculation ids in
+   * the program, which the caller has to release; undefined if there is no megaflow for such packets.
+   */
+  foresee(key: Uint8Array, install: boolean): number[] | undefined {
+    const { scratch, recircs } = this;
+    const pair = this.#keys.take();
+    pair.key.set(key);
+    const located = this.flowOf(key, scratch.flow);
+    const validated = this.revalidator.change;
+    const out =
+      located &&
+      translate({
+        ...located,
+        packetIns: this.packetIns,
+        tunnels: this.tunnels,
+        recircs,
+        timeoutPolicy: this.timeoutPolicy,
+        learn: false,
+        scratch,
+      });
+    const ids =
+      out && !out.passing ? out.effects.recircs.filter((id) => recircs.retain(id)) : undefined;
+    if (out && ids && install && this.#install(pair, out, validated)) return ids;
+    if (out) this.releaseIds(out.effects);
+    this.#keys.give(pair);
+    return ids;
+  }
+
   #recentFlow(keyWords: Int32Array): Megaflow | undefined {
     for (const flow of this.#recent) {
       if (!flow.deleted && !flow.slow && meets(flow, keyWords)) return flow;

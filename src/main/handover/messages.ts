@@ -2,7 +2,7 @@
 //
 //   heir                         donor (serves all the time)
 //   HELLO        ──────────────>
-//                <────────────── STATE    clock, OpenFlow state of all bridges
+//                <────────────── STATE    clock, OpenFlow state of all bridges, keys of megaflows
 //   (makes bridges, tables, workers)
 //   READY        ──────────────>          if something has changed meanwhile: STATE again
 //                <────────────── GOODS    queues have stopped: devices, table of connections     ┐ nobody
@@ -17,6 +17,7 @@ import { createHash } from 'node:crypto';
 import { readFileSync } from 'node:fs';
 import { join } from 'node:path';
 import { deserialize, serialize } from 'node:v8';
+import type { SavedMegaflows } from '../../switch/successor.ts';
 import type { Ledger, SavedBridge } from './savedBridge.ts';
 
 export const FORMAT = 1;
@@ -41,6 +42,8 @@ export interface State {
   /** Of the layout of the table of connections: only the same layout is taken over. */
   conntrackLayout: string;
   bridges: SavedBridge[];
+  /** Absent in a journal. */
+  megaflows?: SavedMegaflows;
 }
 
 export interface Ready {

@@ -5,6 +5,8 @@
 
 import type { DataPlaneEngine } from '../../engine/engine.ts';
 import type { Bequest } from '../../port/types.ts';
+import type { Datapath } from '../../switch/datapath.ts';
+import { restoreMegaflows, saveMegaflows } from '../../switch/successor.ts';
 import { closeFd } from '../../sys/fd.ts';
 import type { SwitchIntent } from '../intent.ts';
 import type { Reconciler } from '../reconcile.ts';
@@ -13,8 +15,16 @@ import type { Heir } from './heir.ts';
 import { conntrackLayout, FORMAT, type State } from './messages.ts';
 import { applyLedger, type Ledger, saveBridge, takeLedger } from './savedBridge.ts';
 
+/** Guests wait so long for megaflows, the busiest first; without them their packets would wait, too. */
+const WARM_MS = 10;
+/** Nobody waits for the rehearsal but the operator. */
+const REHEARSAL_MS = 500;
+/** The others are made in slices of this length. */
+const WARM_SLICE_MS = 2;
+
 export interface Household {
   readonly engine: DataPlaneEngine;
+  readonly datapath: Datapath;
   readonly reconciler: Reconciler;
   /** File of the table of connections; replaced by a predecessor's. */
   conntrackFd: number;
@@ -55,7 +65,11 @@ export function donorHooks(household: Household): DonorHooks {
   const { reconciler, log } = household;
   return {
     log,
-    state: () => stateOf(household),
+    state: () => {
+      const { datapath } = household;
+      datapath.syncStats();
+      return { ...stateOf(household), megaflows: saveMegaflows(datapath) };
+    },
     revision: () => revisionOf(reconciler),
     conntrackFd: () => household.conntrackFd,
     release: async () => {
@@ -77,7 +91,7 @@ export function donorHooks(household: Household): DonorHooks {
 
 /** Bridges of a saved state with the devices that were released. */
 async function install(
-  { reconciler, intent }: Household,
+  { datapath, reconciler, intent, log }: Household,
   state: State,
   devices: Map<string, Bequest>,
   ledger: readonly Ledger[] | Promise<readonly Ledger[]>,
@@ -94,8 +108,28 @@ async function install(
     const unit = reconciler.bridges.get(one.name);
     if (unit) applyLedger(unit, rules.get(one.name) ?? [], one);
   }
+  const megaflows = state.megaflows && restoreMegaflows(datapath, state.megaflows);
+  if (megaflows) {
+    const startMs = performance.now();
+    const more = take(megaflows, startMs + WARM_MS);
+    log.info(
+      `hand-over: megaflows ${more ? 'begun' : 'made'} in ${(performance.now() - startMs).toFixed(1)} ms`,
+    );
+    if (more) setImmediate(() => takeRest(megaflows));
+  }
   // Only now: a guest's first packets need the main thread, which had other things to do.
   goOn();
+}
+
+/** Goes on until `untilMs`. True: there is more. */
+function take(megaflows: Generator<number>, untilMs: number): boolean {
+  while (!megaflows.next().done) if (performance.now() >= untilMs) return true;
+  return false;
+}
+
+/** The rest, while upcalls are handled, too. */
+function takeRest(megaflows: Generator<number>): void {
+  if (take(megaflows, performance.now() + WARM_SLICE_MS)) setImmediate(takeRest, megaflows);
 }
 
 /** Takes over. Resolves when the other daemon is gone; rejects if it was before anything was handed over. */
@@ -105,6 +139,8 @@ export async function succeed(household: Household, heir: Heir): Promise<void> {
   const wanted = await household.intent();
   for (;;) {
     const prepared = await reconciler.prepare(wanted, heir.state.bridges);
+    const { megaflows } = heir.state;
+    if (megaflows) reconciler.rehearse(wanted, megaflows, REHEARSAL_MS);
     const goods = await heir.take();
     if (goods === undefined) continue;
     const startMs = performance.now();

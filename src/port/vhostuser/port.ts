@@ -90,6 +90,11 @@ function txRetriesOf(config: NetdevConfig): number {
   return wanted >= 0 && wanted <= TX_RETRIES_MAX ? wanted : TX_RETRIES_DEFAULT;
 }
 
+/** As with DPDK: the device exists once both rings of the first pair can be used. */
+function isUp(state: BackendState): boolean {
+  return isAttached(state, 0) && isAttached(state, 1) && isEnabled(state, state.rings[1]!);
+}
+
 /** What a port leaves to its successor; descriptors are places in the bequest's list. */
 interface HandedOver {
   path: string;
@@ -195,6 +200,9 @@ class VhostPort implements Netdev {
         for (const fd of heldFds(stopped.state)) unused.delete(fd);
         unused.delete(stopped.fd);
         const go = this.#connected(stopped.fd, true).inherit(stopped.state);
+        // The link has not been down: megaflows that are made before the guest goes on have to count on it.
+        this.#linkUp = isUp(stopped.state);
+        if (this.#linkUp) this.#sayLink(true);
         const { whenReady } = this.#context;
         if (whenReady) whenReady.push(go);
         else go();
@@ -280,9 +288,14 @@ class VhostPort implements Netdev {
     }
   }
 
+  #sayLink(up: boolean): void {
+    this.#context.log.info(
+      `vHost Device '${this.#path}' has been ${up ? 'added' : 'removed'} (port ${this.name})`,
+    );
+  }
+
   #changed(before: BackendState, after: BackendState): void {
-    // As with DPDK: the device exists once both rings of the first pair can be used.
-    const up = isAttached(after, 0) && isAttached(after, 1) && isEnabled(after, after.rings[1]!);
+    const up = isUp(after);
     if (up) {
       this.#error = undefined;
       this.#retryMs = RETRY_MIN_MS;
@@ -295,9 +308,7 @@ class VhostPort implements Netdev {
     if (up === this.#linkUp) return false;
     this.#linkUp = up;
     this.#linkResets++;
-    this.#context.log.info(
-      `vHost Device '${this.#path}' has been ${up ? 'added' : 'removed'} (port ${this.name})`,
-    );
+    this.#sayLink(up);
     this.onChange?.();
     return true;
   }

@@ -29,6 +29,8 @@ import type { ProtocolModules } from './portProtocols.ts';
 import { BridgePorts } from './ports.ts';
 import { applySettings, type DataPlaneSettings, parseAffinity, settingsFrom } from './settings.ts';
 
+const REHEARSAL_TRANSLATIONS = 5000;
+
 export interface BridgeUnit {
   uuid: string;
   bridge: SwitchBridge;
@@ -70,8 +72,11 @@ export class Reconciler {
     this.#options = options;
   }
 
-  /** Makes it so; resolves when every worker has seen it. Faults of single devices are in outcomeColumns(). */
-  async apply(intent: SwitchIntent): Promise<void> {
+  /**
+   * Makes it so; resolves when every worker has seen it. Faults of single devices are in outcomeColumns().
+   * `portsReady` is called when all devices are there, before controllers.
+   */
+  async apply(intent: SwitchIntent, portsReady?: () => Promise<void>): Promise<void> {
     this.restoring = intent.restoring;
     const { datapath, context } = this.#options;
     const settings = settingsFrom(intent.otherConfig);
@@ -93,9 +98,10 @@ export class Reconciler {
     }
     // Ports that move between bridges are released before they are taken.
     const current = intent.bridges.filter((b) => this.bridges.has(b.name));
-    for (const bridge of [...current, ...intent.bridges.filter((b) => !current.includes(b))]) {
-      await this.#applyBridge(bridge, intent, settings);
-    }
+    const order = [...current, ...intent.bridges.filter((b) => !current.includes(b))];
+    for (const bridge of order) await this.#applyBridge(bridge, settings);
+    await portsReady?.();
+    for (const bridge of order) await this.#applyControllers(bridge, intent);
     for (const unit of this.bridges.values()) await unit.bridge.settled();
     await datapath.engine.quiesce();
   }
@@ -129,8 +135,15 @@ export class Reconciler {
       return ports === undefined || ports.units.size > 0 ? [] : [ports.rehearse(bridge)];
     });
     const endMs = performance.now() + limitMs;
-    const rehearsal = restoreMegaflows(this.#options.datapath, megaflows, true);
-    for (const _ of rehearsal) if (performance.now() > endMs) break;
+    // Again and again: it takes some thousand translations until they are compiled well.
+    for (let made = 0; made < REHEARSAL_TRANSLATIONS && performance.now() < endMs; ) {
+      const before = made;
+      for (const _ of restoreMegaflows(this.#options.datapath, megaflows, true)) {
+        made++;
+        if (performance.now() > endMs) break;
+      }
+      if (made === before) break;
+    }
     for (const removePorts of undo) removePorts();
   }
 
@@ -171,13 +184,9 @@ export class Reconciler {
     };
   }
 
-  async #applyBridge(
-    intent: BridgeIntent,
-    whole: SwitchIntent,
-    settings: DataPlaneSettings,
-  ): Promise<void> {
+  async #applyBridge(intent: BridgeIntent, settings: DataPlaneSettings): Promise<void> {
     const unit = this.bridges.get(intent.name) ?? this.#addBridge(intent);
-    const { bridge, connmgr } = unit;
+    const { bridge } = unit;
     unit.uuid = intent.uuid;
     bridge.vlanLimit = settings.vlanLimit;
     bridge.forwardBpdu = intent.forwardBpdu;
@@ -188,6 +197,11 @@ export class Reconciler {
     applyMirrors(bridge, intent, this.#options.log);
     unit.mirrors = intent.mirrors.map(({ uuid }) => uuid);
     this.#applyAffinity(intent, unit);
+  }
+
+  async #applyControllers(intent: BridgeIntent, whole: SwitchIntent): Promise<void> {
+    const unit = this.bridges.get(intent.name)!;
+    const { connmgr } = unit;
     unit.controllers = new Map(intent.controllers.map((c) => [c.target, c.uuid]));
     await connmgr.configure({
       controllers: whole.restoring ? [] : intent.controllers,

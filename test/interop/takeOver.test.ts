@@ -165,7 +165,7 @@ describe('taking over', () => {
       box
         .logTail(400)
         .split('\n')
-        .filter((line) => /hand-over: (done|ports)/.test(line))
+        .filter((line) => /hand-over: (done|ports|megaflows)/.test(line))
         .join('\n'),
     );
     for (const ms of delays) assert.ok(ms < BLOCKED_MAX_MS, `a packet waited ${ms} ms`);

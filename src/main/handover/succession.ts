@@ -99,26 +99,25 @@ async function install(
 ): Promise<void> {
   const wanted = await intent();
   const rules = prepared ?? (await reconciler.prepare(wanted, state.bridges));
+  const startMs = performance.now();
+  const megaflows = state.megaflows && restoreMegaflows(datapath, state.megaflows);
   const goOn = reconciler.inherit(devices);
-  await reconciler.apply(wanted);
+  await reconciler.apply(wanted, async () => {
+    for (const one of await ledger) {
+      const unit = reconciler.bridges.get(one.name);
+      if (unit) applyLedger(unit, rules.get(one.name) ?? [], one);
+    }
+    const more = megaflows && take(megaflows, performance.now() + WARM_MS);
+    // Only now: a guest's first packets need the main thread, which had other things to do.
+    goOn();
+    log.info(
+      `hand-over: ports are in service after ${(performance.now() - startMs).toFixed(1)} ms`,
+    );
+    if (more) setImmediate(takeRest, megaflows);
+  });
   // Of ports that the database does not know any more.
   for (const { fds } of devices.values()) for (const fd of fds) closeFd(fd);
   devices.clear();
-  for (const one of await ledger) {
-    const unit = reconciler.bridges.get(one.name);
-    if (unit) applyLedger(unit, rules.get(one.name) ?? [], one);
-  }
-  const megaflows = state.megaflows && restoreMegaflows(datapath, state.megaflows);
-  if (megaflows) {
-    const startMs = performance.now();
-    const more = take(megaflows, startMs + WARM_MS);
-    log.info(
-      `hand-over: megaflows ${more ? 'begun' : 'made'} in ${(performance.now() - startMs).toFixed(1)} ms`,
-    );
-    if (more) setImmediate(() => takeRest(megaflows));
-  }
-  // Only now: a guest's first packets need the main thread, which had other things to do.
-  goOn();
 }
 
 /** Goes on until `untilMs`. True: there is more. */
@@ -143,16 +142,12 @@ export async function succeed(household: Household, heir: Heir): Promise<void> {
     if (megaflows) reconciler.rehearse(wanted, megaflows, REHEARSAL_MS);
     const goods = await heir.take();
     if (goods === undefined) continue;
-    const startMs = performance.now();
     if (goods.conntrackFd >= 0) {
       engine.adoptConntrack(goods.conntrackFd);
       closeFd(household.conntrackFd);
       household.conntrackFd = goods.conntrackFd;
     } else log.warn('hand-over: connections are laid out differently: they are picked up anew');
     await install(household, heir.state, goods.devices, heir.ledger(), prepared);
-    log.info(
-      `hand-over: ports are in service after ${(performance.now() - startMs).toFixed(1)} ms`,
-    );
     await heir.taken();
     household.unhold();
     return;

@@ -93,19 +93,19 @@ export class Connection {
   }
 
   /**
-   * Holds a connection that another process has stopped (handOver); nothing is read until the returned function is
-   * called, which makes the rings run.
+   * Takes up a connection that another process has stopped (handOver). Nothing is read, neither messages nor packets of
+   * the guest, until the returned function is called: by then all other guests can be reached.
    */
   inherit(state: BackendState): () => void {
     const before = this.#state;
     this.#state = state; // owns the descriptors, whatever comes
     this.#watcher.want({});
     const { promise, resolve } = Promise.withResolvers<void>();
-    this.#busy = promise
-      .then(async () => {
-        if (this.#closing) return;
-        this.#state = await this.#device.apply(before, state);
-        this.#hooks.changed(before, this.#state);
+    this.#busy = this.#device
+      .apply(before, state, promise)
+      .then((applied) => {
+        this.#state = applied;
+        if (!this.#closing) this.#hooks.changed(before, applied);
       })
       .catch((thrown: Error) => void this.close(thrown.message))
       .finally(() => {

@@ -61,6 +61,9 @@ export class VhostDevice {
   readonly #attached = new Map<number, AttachedRing>();
   readonly #log: (text: string) => void;
 
+  /** After handOver(): resolves when nothing of the guest is here any more. */
+  left: Promise<void> | undefined;
+
   constructor(engine: Engine, port: number, log: (text: string) => void, onLost: MemoryLost) {
     this.#engine = engine;
     this.#port = port;
@@ -83,9 +86,13 @@ export class VhostDevice {
   /**
    * Makes the engine do what `after` says. Resolves with `after`, completed by the indices of rings that stopped, when
    * no worker can use anything of `before` any more. Throws SysError before anything has changed, or later, and then
-   * the connection has to be closed.
+   * the connection has to be closed. `go`: rings that start receive nothing before it resolves; they can be sent to.
    */
-  async apply(before: BackendState, after: BackendState): Promise<BackendState> {
+  async apply(
+    before: BackendState,
+    after: BackendState,
+    go?: Promise<void>,
+  ): Promise<BackendState> {
     const steps = plan(before, after);
     if (steps.memory) this.#memory.prepare(after.regions);
     try {
@@ -100,9 +107,15 @@ export class VhostDevice {
       writeInflightHeader(next, index, next.rings[index]!.num, base);
     }
     if (steps.memory) this.#memory.commit(next.regions);
-    for (const index of steps.start) this.#start(next, index);
+    const waiting: number[] | undefined = go === undefined ? undefined : [];
+    for (const index of steps.start) this.#start(next, index, waiting);
+    if (waiting) {
+      if (steps.port) this.#describePort(next);
+      await go;
+      for (const queue of waiting) this.#engine.attachQueue(queue);
+    }
     if (steps.update.length > 0) await this.#update(next, steps.update, steps.log);
-    if (steps.port) this.#describePort(next);
+    if (steps.port && !waiting) this.#describePort(next);
     // Whatever changed under running rings must have been seen before the answer, and before anything is released.
     if (steps.update.length > 0 || steps.memory || steps.log) await this.#engine.quiesce();
     this.#memory.finish();
@@ -125,7 +138,10 @@ export class VhostDevice {
   /** As reset(), but for good: resolves with the state that another process takes up. */
   async handOver(state: BackendState): Promise<BackendState> {
     const stopped = withBases(state, await this.#stop([...this.#attached.keys()]));
-    await this.reset(stopped);
+    // The other process waits for the descriptors, nobody for the memory.
+    this.left = new Promise<void>((resolve) => {
+      setImmediate(resolve);
+    }).then(() => this.reset(stopped));
     return stopped;
   }
 
@@ -148,7 +164,8 @@ export class VhostDevice {
     return bases;
   }
 
-  #start(state: BackendState, index: number): void {
+  /** `waiting`: gets receive queues that are not to be polled yet. */
+  #start(state: BackendState, index: number, waiting?: number[]): void {
     const ring = state.rings[index]!;
     const where = locateRing(state, ring);
     if (typeof where === 'string') throw new Error(`ring ${index}: ${where}`);
@@ -188,7 +205,8 @@ export class VhostDevice {
       this.#attached.set(index, { queue, packed, num: ring.num, unpin });
       this.#writeLive(state, index, queue);
       writeInflightHeader(state, index, ring.num, lastUsed);
-      this.#engine.attachQueue(queue);
+      if (waiting && index % 2 === 1) waiting.push(queue);
+      else this.#engine.attachQueue(queue);
     } catch (thrown) {
       if (!this.#attached.has(index)) for (const undo of unpin) undo();
       throw thrown;

@@ -414,6 +414,7 @@ class VhostPort implements Netdev {
       rmSync(this.#path, { force: true });
     }
     await this.#connection?.close();
+    await this.#device.left;
     await this.#context.engine.removePort(this.port);
   }
 }

@@ -5,6 +5,7 @@ import { join } from 'node:path';
 import { chdir } from 'node:process';
 import { baseCommands } from '../control/appctl/base.ts';
 import { CommandTable, listenUnixctl, type UnixctlServer } from '../control/appctl/server.ts';
+import { errorText } from '../control/ovsdb/log.ts';
 import type { DummyLevel } from '../main/dummies.ts';
 import type { Vswitchd } from '../main/vswitchd.ts';
 import { Coverage } from '../observe/coverage.ts';
@@ -133,8 +134,9 @@ async function runDaemon(options: VswitchdOptions, vlog: Vlog): Promise<void> {
       const socket = unixctl;
       cleanups.push(() => socket.close());
     } catch (error) {
-      vlog.module('unixctl').emer(`could not initialize control socket ${path}`);
-      fatal(error);
+      const text = `${path}: could not initialize control socket (${errorText(error)})`;
+      vlog.module('unixctl').emer(text);
+      fatal(new Error(text));
     }
   };
   if (!options.takeOver) await listen();
@@ -221,7 +223,7 @@ if (stage === 'parent') {
     try {
       vlog.openFile(file);
     } catch (error) {
-      vlog.module('vlog').err(`failed to open ${file} for logging: ${(error as Error).message}`);
+      vlog.module('vlog').warn(`failed to open ${file} for logging: ${errorText(error)}`);
     }
   }
   if (stage === 'monitor') {

@@ -10,7 +10,7 @@ import { Publisher } from '../control/ovsdb/publisher.ts';
 import type { TlsFiles } from '../control/ovsdb/remote.ts';
 import { createEngine, type DataPlaneEngine } from '../engine/engine.ts';
 import type { Coverage } from '../observe/coverage.ts';
-import type { Vlog } from '../observe/vlog.ts';
+import { rateLimit, type Vlog } from '../observe/vlog.ts';
 import { useLinkMonitor } from '../port/kernelLink.ts';
 import { Bonds } from '../switch/bond/bonds.ts';
 import { Datapath } from '../switch/datapath.ts';
@@ -100,6 +100,8 @@ class Daemon implements Vswitchd {
   #journal: Journal | undefined;
   /** OpenFlow state of a predecessor that has crashed, until it is restored. */
   #salvaged: State | undefined;
+  /** They would be named with every change of the database. */
+  readonly #badNames = rateLimit(5);
 
   constructor(options: VswitchdOptions, heir?: Heir) {
     this.#options = options;
@@ -364,7 +366,9 @@ class Daemon implements Vswitchd {
     }
     this.#salvaged = undefined;
     for (const name of intent.ignoredBridges) {
-      this.#options.vlog.module('bridge').warn(`ignoring bridge with invalid name '${name}'`);
+      this.#options.vlog
+        .module('bridge')
+        .warn(`ignoring bridge with invalid name "${name}"`, this.#badNames);
     }
     await this.reconciler.apply(intent);
     this.#announceDatapath();

@@ -5,6 +5,7 @@
 // Several parts share one Vlog value, made by the composition root; a part gets a Logger for its module.
 
 import { closeSync, openSync, writeSync } from 'node:fs';
+import { strerror } from '../sys/ffi.ts';
 import { formatRecord, type LogRecord } from './vlogPattern.ts';
 
 export const LEVELS = ['off', 'emer', 'err', 'warn', 'info', 'dbg'] as const;
@@ -198,7 +199,7 @@ export class Vlog {
       this.openFile(this.#path);
       return undefined;
     } catch (error) {
-      return (error as Error).message;
+      return strerror(-((error as NodeJS.ErrnoException).errno ?? 0));
     }
   }
 

@@ -6,8 +6,9 @@
 // whoever needs them, in both directions.
 
 import { closeFd, ioctl, O_NONBLOCK, O_RDWR, openPath } from './fd.ts';
-import { c, cString, NativeBuffer } from './ffi.ts';
+import { c, NativeBuffer, SysError } from './ffi.ts';
 
+const ENODEV = 19;
 const TUNSETIFF = 0x400454ca;
 const TUNSETPERSIST = 0x400454cb;
 const TUNSETOFFLOAD = 0x400454d0;
@@ -31,15 +32,19 @@ export function tapName(name: string): string {
 
 /**
  * Opens the tap `name` (a tapName), or makes it; persistent, so that it outlives the descriptor. Throws SysError: EPERM without
- * the right to, EBUSY if another process has it, EINVAL if the name is that of something else.
+ * the right to, EBUSY if another process has it, EINVAL if the name is that of something else, ENODEV if the kernel calls
+ * the device otherwise: it takes "%d" in a name for a number to be chosen, and nobody would find that device again.
  */
 export function openTap(name: string): number {
   const fd = openPath('/dev/net/tun', O_RDWR | O_NONBLOCK);
   try {
     const request = new NativeBuffer(40);
-    request.bytes.set(cString(name).bytes.subarray(0, 15));
+    const wanted = Buffer.from(name, 'utf8').subarray(0, 15);
+    request.bytes.set(wanted);
     request.view.setInt16(16, IFF_TAP | IFF_NO_PI | IFF_VNET_HDR, true);
     ioctl(fd, TUNSETIFF, request, 'TUNSETIFF');
+    if (wanted.compare(request.bytes, 0, wanted.length) !== 0)
+      throw new SysError('TUNSETIFF', ENODEV);
     const size = new NativeBuffer(4);
     size.view.setInt32(0, TAP_VNET_SIZE, true);
     ioctl(fd, TUNSETVNETHDRSZ, size, 'TUNSETVNETHDRSZ');

@@ -218,6 +218,9 @@ test('devices that cannot be opened say why, in the words of ovs-vswitchd', asyn
   const many = config('d0', { options: { n_rxq: '9' } }); // more queues than the device has
   await assert.rejects(openAfxdp(many, context), message('d0', 'Invalid argument'));
   ip('link', 'del', 'd0');
+  // The kernel would choose a number, and nobody find the device again.
+  await assert.rejects(openTap(config('t%d'), context), message('t%d', 'No such device'));
+  assert.equal(spawnSync('ip', ['link', 'show', 't0']).status, 1);
   const busy = await openTap(config('t1'), context);
   await assert.rejects(openTap(config('t1'), context), message('t1', 'Device or resource busy'));
   await busy.close();

@@ -73,3 +73,9 @@ test('what is no request ends the connection', async () => {
   assert.equal(await ask('['.repeat(100_000)), '');
   assert.match(await ask(request('add', ['x'])), /"x\\n"/);
 });
+
+test('a socket that cannot be made says why, as the system would', async () => {
+  await assert.rejects(listenUnixctl(join(dir, 'none', 'x.ctl'), new CommandTable()), {
+    message: 'No such file or directory',
+  });
+});

@@ -1,6 +1,9 @@
 // Log lines, levels, patterns and rate limits as Open vSwitch has them.
 
 import assert from 'node:assert/strict';
+import { mkdirSync, mkdtempSync, rmSync } from 'node:fs';
+import { tmpdir } from 'node:os';
+import { join } from 'node:path';
 import { test } from 'node:test';
 import { rateLimit, Vlog } from '../../src/observe/vlog.ts';
 
@@ -59,4 +62,19 @@ test('rate limits drop and report', () => {
       'later',
     ],
   );
+});
+
+test('reopening what is no file fails in the words of the system, and succeeds when it is gone', () => {
+  const dir = mkdtempSync(join(tmpdir(), 'xvio-vlog-'));
+  const { vlog } = make();
+  assert.equal(vlog.reopenFile(), 'Logging to file not configured');
+  const file = join(dir, 'x.log');
+  vlog.openFile(file);
+  rmSync(file);
+  mkdirSync(file);
+  assert.equal(vlog.reopenFile(), 'Is a directory');
+  rmSync(file, { recursive: true });
+  assert.equal(vlog.reopenFile(), undefined);
+  vlog.closeFile();
+  rmSync(dir, { recursive: true });
 });

@@ -1,8 +1,9 @@
 // unixctl: the control socket behind ovs-appctl. JSON-RPC 1.0 on a stream without framing; every parameter is a
 // string; a reply is one text (ovs-appctl(8)). The commands are one table, filled by the composition root.
 
-import { chmodSync, unlinkSync } from 'node:fs';
+import { chmodSync, existsSync, unlinkSync } from 'node:fs';
 import { createServer, type Server, type Socket } from 'node:net';
+import { dirname } from 'node:path';
 import { JsonSplitter } from '../../wire/ovsdb/splitter.ts';
 
 /** A failed command: its text is what ovs-appctl shows before "server returned an error". */
@@ -121,7 +122,13 @@ export function listenUnixctl(path: string, table: CommandTable): Promise<Unixct
       connections.set(socket, serve(socket, table));
       socket.on('close', () => connections.delete(socket));
     });
-    server.on('error', reject);
+    server.on('error', (error: NodeJS.ErrnoException) => {
+      // libuv says "permission denied" of a directory that is not there.
+      const missing = error.code === 'EACCES' && !existsSync(dirname(path));
+      reject(
+        missing ? Object.assign(new Error('No such file or directory'), { code: 'ENOENT' }) : error,
+      );
+    });
     server.listen(path, () => {
       chmodSync(path, 0o750);
       resolve({

@@ -28,6 +28,8 @@ const SUN_PATH_BYTES = 107;
 const DEFAULT_PORT = 6640;
 
 function connectUnix(path: string): Duplex {
+  // As connect(2) answers to an empty name; node would take it for a missing port.
+  if (path === '') throw new Error('Connection refused');
   if (Buffer.byteLength(path) <= SUN_PATH_BYTES) return connect(path);
   const fd = openSync(dirname(path), constants.O_RDONLY | constants.O_DIRECTORY);
   const socket = connect(`/proc/self/fd/${fd}/${basename(path)}`);
@@ -44,7 +46,9 @@ function connectUnix(path: string): Duplex {
 function parseAddress(text: string): { host: string; port: number } {
   const match = /^(?:\[(.+)\]|([^:]+))(?::(\d+))?$/.exec(text);
   if (!match) throw new Error(`${text}: bad address`);
-  return { host: match[1] ?? match[2]!, port: Number(match[3] ?? DEFAULT_PORT) };
+  const port = Number(match[3] ?? DEFAULT_PORT);
+  if (port > 65535) throw new Error(`${text}: bad port number "${match[3]}"`);
+  return { host: match[1] ?? match[2]!, port };
 }
 
 /**

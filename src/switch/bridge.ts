@@ -30,6 +30,7 @@ import { flushConnections } from './ctMatch.ts';
 import type { Datapath, DatapathBridge } from './datapath.ts';
 import { newRecord, putBe32 } from './flow.ts';
 import { extractFlow } from './flowExtract.ts';
+import type { FlowEvent } from './flowMods.ts';
 import { GroupTable } from './groups.ts';
 import { MacTable } from './macLearning.ts';
 import { credit } from './megaflow.ts';
@@ -37,6 +38,7 @@ import { MeterTable } from './meters.ts';
 import { type MirrorSettings, MirrorTable } from './mirrors.ts';
 import { describePort } from './portDesc.ts';
 import { resume } from './resume.ts';
+import { ruleChange } from './ruleChange.ts';
 import { splitProgram } from './slowPath.ts';
 import { translate } from './translate/translate.ts';
 import type { FragmentMode, TableMiss } from './translate/types.ts';
@@ -116,6 +118,9 @@ function hiddenRule(actions: readonly Action[], reg: number): Rule {
 }
 
 const IMPLICIT_MISS = 7;
+
+/** Flow changes in one go up to which megaflows are chosen one by one. */
+const RULE_CHANGES_MAX = 16;
 
 export class SwitchBridge implements DatapathBridge {
   readonly name: string;
@@ -382,8 +387,19 @@ export class SwitchBridge implements DatapathBridge {
 
   // ---- what the OpenFlow front-end asks for
 
-  flowsChanged(): void {
-    this.datapath.revalidator.changed(this);
+  flowsChanged(events?: readonly FlowEvent[]): void {
+    const { revalidator } = this.datapath;
+    if (events === undefined || events.length > RULE_CHANGES_MAX) {
+      revalidator.changed(this);
+      return;
+    }
+    revalidator.rulesChanged(
+      events.map((event) => {
+        const oldActions = event.event === 'removed' ? undefined : event.oldActions;
+        const added = event.event === 'added' && oldActions === undefined;
+        return ruleChange(this, event.rule, added, oldActions);
+      }),
+    );
   }
 
   settled(): Promise<void> {

@@ -19,6 +19,11 @@ export interface Conjunction {
 
 const known = new WeakMap<Rule['actions'], readonly Conjunction[]>();
 
+/** Do these actions make a flow part of a conjunction? */
+export function isConjunctive(actions: Rule['actions']): boolean {
+  return actions.some(({ type }) => type === 'conjunction');
+}
+
 /** The conjunctions that a rule is part of, undefined for an ordinary rule. Such a rule may have notes, too. */
 export function conjunctionsOf(rule: Rule): readonly Conjunction[] | undefined {
   const { actions } = rule;

@@ -404,7 +404,7 @@ export class FlowTransaction {
     if (this.#events.some(({ event, rule }) => event === 'removed' && rule.flags.sendFlowRem)) {
       bridge.syncStats();
     }
-    bridge.flowsChanged();
+    bridge.flowsChanged(this.#groupsChanged ? undefined : this.#events);
     onEvents?.(this.#events);
   }
 

@@ -10,6 +10,7 @@ import { KEY_SIZE } from '../../contract/key.ts';
 import type { Datapath } from './datapath.ts';
 import type { MacTable } from './macLearning.ts';
 import { creditStats, type Megaflow } from './megaflow.ts';
+import { type RuleChange, touches } from './ruleChange.ts';
 import { slowPathProgram } from './slowPath.ts';
 import { translate } from './translate/translate.ts';
 import type { XlateBridge } from './translate/types.ts';
@@ -21,6 +22,8 @@ const FLOW_LIMIT_START = 10_000;
 const FLOW_LIMIT_MIN = 1000;
 /** Over the limit, flows go after this much idleness. */
 const CROWDED_IDLE_MS = 100;
+/** Changes of single flows that are looked at one by one; more in one go touch everything. */
+const RULE_LOG_MAX = 64;
 
 function sameProgram(a: Uint32Array, b: Uint32Array): boolean {
   if (a.length !== b.length) return false;
@@ -38,6 +41,8 @@ export class Revalidator {
   /** Number of the last change; a megaflow is valid if no bridge that it crosses changed after its own number. */
   change = 0;
   readonly #changes = new WeakMap<XlateBridge, number>();
+  /** Changes of single flows since the last pass, in order. */
+  #ruleLog: { number: number; change: RuleChange }[] = [];
   #macDirty = new Set<Megaflow>();
   /** Changes of MAC tables, and those whose megaflows have been looked at. */
   #macChange = 0;
@@ -66,6 +71,18 @@ export class Revalidator {
   /** Flows, ports or configuration of a bridge changed. */
   changed(bridge: XlateBridge): void {
     this.#changes.set(bridge, ++this.change);
+    this.#schedule();
+  }
+
+  /** Some flows changed: only what they may have to do with is translated again. */
+  rulesChanged(changes: readonly RuleChange[]): void {
+    this.change++;
+    for (const change of changes) this.#ruleLog.push({ number: this.change, change });
+    if (this.#ruleLog.length > RULE_LOG_MAX) {
+      for (const { number, change } of this.#ruleLog.splice(0)) {
+        this.#changes.set(change.bridge, number);
+      }
+    }
     this.#schedule();
   }
 
@@ -155,6 +172,7 @@ export class Revalidator {
         const target = this.change;
         if (this.#done < target) await this.#pass();
         this.#done = Math.max(this.#done, target);
+        this.#ruleLog = this.#ruleLog.filter(({ number }) => number > this.#done);
         await this.#macPass();
         this.#wakeWaiters();
       }
@@ -168,6 +186,7 @@ export class Revalidator {
     let count = 0;
     for (const flow of this.#datapath.megaflows) {
       if (this.#isOutdated(flow)) this.#revalidate(flow);
+      else flow.validated = this.change;
       if ((++count & 15) === 0 && performance.now() > end) {
         await nextTurn();
         end = performance.now() + SLICE_MS;
@@ -193,6 +212,9 @@ export class Revalidator {
   #isOutdated(flow: Megaflow): boolean {
     for (const bridge of flow.effects.bridges) {
       if ((this.#changes.get(bridge) ?? 0) > flow.validated) return true;
+    }
+    for (const { number, change } of this.#ruleLog) {
+      if (number > flow.validated && touches(flow, change)) return true;
     }
     return false;
   }

@@ -13,6 +13,7 @@ import type {
   PortDesc,
 } from '../wire/openflow/types.ts';
 import type { Bond } from './bond/bond.ts';
+import type { FlowEvent } from './flowMods.ts';
 import type { GroupTable } from './groups.ts';
 import type { MeterTable } from './meters.ts';
 import type { Policers, QueueCounters } from './policing.ts';
@@ -145,8 +146,8 @@ export interface Bridge {
   readonly meters?: MeterTable;
   /** Some controller is configured. Set by the OpenFlow front-end. */
   hasControllers?: boolean;
-  /** Tell the switch that flows (or ports' config) changed: cached decisions are looked at again. */
-  flowsChanged(): void;
+  /** Tell the switch that flows (or ports' config) changed: cached decisions are looked at again, all or those that `events` may touch. */
+  flowsChanged(events?: readonly FlowEvent[]): void;
   /** Resolves when no packet can meet a state older than the call. */
   settled(): Promise<void>;
   /** Brings the counters of all rules up to date with the data plane. */

@@ -21,6 +21,7 @@ import {
   K_VLAN0_TCI,
   K_VLAN0_TPID,
   K_VLAN1_TCI,
+  KEY_SIZE,
   VLAN_PRESENT,
 } from '../../../contract/key.ts';
 import { type Action, OFPP_IN_PORT, OFPP_MAX, OFPP_UNSET } from '../../wire/openflow/types.ts';
@@ -79,6 +80,13 @@ const MAX_STACK = 8192;
 const VLAN_VID = 0x0fff;
 const VLAN_PCP = 0xe000;
 
+/** Is the packet's header what it was when it came in? */
+function isPristine(x: Xlate): boolean {
+  const { flowWords, originalWords } = x;
+  for (let i = 0; i < KEY_SIZE / 4; i++) if (flowWords[i] !== originalWords[i]) return false;
+  return true;
+}
+
 /**
  * Looks the flow up, from `table` on, as if it had come in by `port`. Gives the rule and leaves the table in x.table.
  * `honorMiss`: the table-miss setting of table-mod counts (goto_table and packets that come in, not resubmit).
@@ -97,7 +105,12 @@ export function lookupRule(
   if (hidePorts) {
     if (bridge.fragmentMode === 'drop') {
       x.dropReason = DROP_MALFORMED;
-      x.effects.tables.push({ table: bridge.tables[table]!, matched: true });
+      x.effects.tables.push({
+        table: bridge.tables[table]!,
+        matched: true,
+        rule: undefined,
+        pristine: false,
+      });
       return bridge.dropFragmentsRule;
     }
     tpSrc = be16(flow, K_TP_SRC);
@@ -106,13 +119,14 @@ export function lookupRule(
   }
   const realPort = inPort(x);
   putBe32(flow, F_IN_PORT, port);
+  const pristine = !hidePorts && isPristine(x);
   let rule: Rule | undefined;
   let miss = 'continue';
   let id = table;
   for (; id < HIDDEN_TABLE; id++) {
     const flowTable = bridge.tables[id]!;
     rule = flowTable.lookup(flow, x.wildcards, x.flowWords, x.wildcardWords);
-    x.effects.tables.push({ table: flowTable, matched: rule !== undefined });
+    x.effects.tables.push({ table: flowTable, matched: rule !== undefined, rule, pristine });
     if (rule !== undefined) break;
     if (!honorMiss) break;
     miss = bridge.tableMiss(id);

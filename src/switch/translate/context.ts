@@ -37,6 +37,8 @@ export interface Xlate {
   readonly base: Uint8Array;
   readonly wildcards: Uint8Array;
   readonly flowWords: Int32Array;
+  /** The flow as it came in. */
+  readonly originalWords: Int32Array;
   readonly wildcardWords: Int32Array;
   readonly program: number[];
   readonly originalPriority: number;
@@ -80,12 +82,14 @@ export interface Xlate {
 /** Records for many translations, one after the other. */
 export function newScratch(flow = newRecord()): XlateScratch {
   const wildcards = newRecord();
+  const original = newRecord();
   return {
     flow,
-    original: newRecord(),
+    original,
     base: newRecord(),
     wildcards,
     flowWords: wordsOf(flow),
+    originalWords: wordsOf(original),
     wildcardWords: wordsOf(wildcards),
   };
 }
@@ -119,6 +123,7 @@ export function newXlate(input: XlateIn, scratch: XlateScratch): Xlate {
     base: scratch.base,
     wildcards: scratch.wildcards,
     flowWords: scratch.flowWords,
+    originalWords: scratch.originalWords,
     wildcardWords: scratch.wildcardWords,
     program: [],
     originalPriority: be32(input.flow, K_PRIORITY),

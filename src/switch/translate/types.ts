@@ -127,9 +127,19 @@ export interface MacEffect {
 }
 
 /** What every packet of the megaflow does besides being forwarded. */
+/** A look-up in a flow table. */
+export interface TableEffect {
+  table: FlowTable;
+  matched: boolean;
+  /** What was found; undefined also where nothing was looked for. */
+  rule: Rule | undefined;
+  /** The packet's header was as it had come in. */
+  pristine: boolean;
+}
+
 export interface Effects {
   rules: Rule[];
-  tables: { table: FlowTable; matched: boolean }[];
+  tables: TableEffect[];
   macs: MacEffect[];
   learns: { flows: FlowOwner; mod: FlowMod; limit: number }[];
   /** Timeouts of rules once TCP connections end. */
@@ -172,6 +182,7 @@ export interface XlateScratch {
   readonly wildcards: Uint8Array;
   /** Views of flow and wildcards. */
   readonly flowWords: Int32Array;
+  readonly originalWords: Int32Array;
   readonly wildcardWords: Int32Array;
 }
 

@@ -54,6 +54,7 @@ export const ACT_HASH = 33; // words 3: [1] HASH_L4 | HASH_L4_SYMMETRIC [2] basi
 export const ACT_METER = 34; // words 2: [1] meter (contract/meter.ts); packets over its rate are dropped
 export const ACT_CLONE = 35; // [1] CLONE_* [2 …] program, run on a clone of the packet
 export const ACT_CHECK_PKT_LEN = 36; // [1] bytes [2] words of the first program [3 …] programs for longer and for other frames
+export const ACT_SAMPLE = 37; // [1] probability, of 2^32 - 1 [2 …] program, run on clones of that share of the packets
 
 // Tunnels (contract/tunnel.ts)
 export const ACT_TUNNEL_PUSH = 40; // [1-4] TP_* [5 …] the outer header
@@ -79,3 +80,4 @@ export const UPCALL_MISS = 0; // no megaflow
 export const UPCALL_SLOW = 1; // the megaflow says: the control plane decides for each packet (cookie = slow reason)
 export const UPCALL_CONTROLLER = 2; // cookie = id under which the translation left the packet-in's description
 export const UPCALL_CAPTURE = 3;
+export const UPCALL_SAMPLE = 4; // for an IPFIX exporter; cookie as with UPCALL_CONTROLLER

@@ -19,6 +19,7 @@ import {
   ACT_PUSH_MPLS,
   ACT_PUSH_VLAN,
   ACT_RECIRC,
+  ACT_SAMPLE,
   ACT_SET_ARP,
   ACT_SET_ETH,
   ACT_SET_IPV4,
@@ -58,7 +59,7 @@ import { hashPacket } from './hash.ts';
 import { markLines } from './key.ts';
 import { meterAll } from './meter.ts';
 import { popEth, popMpls, pushEth, pushMpls, setMpls } from './mpls.ts';
-import { checkLengthAll, cloneAll, resetNested } from './nested.ts';
+import { checkLengthAll, cloneAll, resetNested, sampleAll } from './nested.ts';
 import { parseAgain, parseFresh } from './parse.ts';
 import { LIST_MAX, S_RECIRC, S_UPCALL_KEY } from './scratch.ts';
 import {
@@ -135,6 +136,9 @@ export function execute(program: u32, list: u32, n: i32, modified: bool = false)
     } else if (op === ACT_CLONE) {
       cloneAll(operands, list, n, last, modified);
       if (last) return;
+      handedOn = true;
+    } else if (op === ACT_SAMPLE) {
+      sampleAll(operands, list, n, modified);
       handedOn = true;
     } else if (op === ACT_CHECK_PKT_LEN) {
       checkLengthAll(operands, list, n, last, modified);

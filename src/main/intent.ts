@@ -73,6 +73,15 @@ export interface MirrorIntent {
   snaplen: number;
 }
 
+/** A row of table Flow_Sample_Collector_Set with its row of table IPFIX. */
+export interface CollectorSetIntent {
+  id: number;
+  targets: readonly string[];
+  activeTimeoutS: number;
+  maxFlows: number;
+  virtualObsId: string | undefined;
+}
+
 export interface BridgeIntent {
   uuid: string;
   name: string;
@@ -95,6 +104,7 @@ export interface BridgeIntent {
   dpSn: string | undefined;
   ports: readonly PortIntent[];
   mirrors: readonly MirrorIntent[];
+  collectorSets: readonly CollectorSetIntent[];
 }
 
 export interface SwitchIntent {

@@ -12,6 +12,7 @@ import type {
 import type { VlanMode } from '../switch/types.ts';
 import type {
   BridgeIntent,
+  CollectorSetIntent,
   InterfaceIntent,
   MirrorIntent,
   PortIntent,
@@ -155,6 +156,23 @@ function mirrorIntent(snapshot: Snapshot, row: MirrorRow): MirrorIntent {
   };
 }
 
+/** Sets that lead nowhere count for nothing. */
+function collectorSetIntents(snapshot: Snapshot, bridge: string): CollectorSetIntent[] {
+  const sets: CollectorSetIntent[] = [];
+  for (const row of snapshot.table('Flow_Sample_Collector_Set').values()) {
+    const ipfix = snapshot.get('IPFIX', row.ipfix);
+    if (row.bridge !== bridge || ipfix === undefined || ipfix.targets.length === 0) continue;
+    sets.push({
+      id: row.id,
+      targets: ipfix.targets,
+      activeTimeoutS: ipfix.cache_active_timeout ?? 0,
+      maxFlows: ipfix.cache_max_flows ?? 0,
+      virtualObsId: ipfix.other_config.virtual_obs_id,
+    });
+  }
+  return sets.sort((a, b) => a.id - b.id);
+}
+
 function datapathId(text: string | undefined): bigint | undefined {
   // 16 hexadecimal digits, or fewer after 0x.
   if (text === undefined) return undefined;
@@ -209,6 +227,7 @@ function bridgeIntent(
       .map((port) => portIntent(snapshot, port))
       .sort((a, b) => (a.name < b.name ? -1 : 1)),
     mirrors: snapshot.rows('Mirror', row.mirrors).map((mirror) => mirrorIntent(snapshot, mirror)),
+    collectorSets: collectorSetIntents(snapshot, row.uuid),
   };
 }
 

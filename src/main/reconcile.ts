@@ -23,6 +23,7 @@ import type { Rule } from '../switch/types.ts';
 import type { Dummies } from './dummies.ts';
 import { restoreBridge, type SavedBridge } from './handover/savedBridge.ts';
 import type { BridgeIntent, SwitchIntent } from './intent.ts';
+import { BridgeExporters } from './ipfix.ts';
 import { applyMirrors, mirrorColumns } from './mirrors.ts';
 import { monitorColumns } from './monitorColumns.ts';
 import type { ProtocolModules } from './portProtocols.ts';
@@ -40,6 +41,7 @@ export interface BridgeUnit {
   controllers: Map<string, string>;
   /** Flow_Table.prefixes in force, by table; absent = default. */
   prefixes: Map<number, readonly string[]>;
+  exporters: BridgeExporters;
   /** Rows of Bridge.mirrors. */
   mirrors: readonly string[];
 }
@@ -67,6 +69,8 @@ export class Reconciler {
   restoring = false;
   readonly #options: ReconcilerOptions;
   #settings: DataPlaneSettings | undefined;
+  /** IPFIX exporters made so far. */
+  #exporters = 0;
 
   constructor(options: ReconcilerOptions) {
     this.#options = options;
@@ -195,6 +199,7 @@ export class Reconciler {
     bridge.setMacLimits(intent.macAgingSeconds, intent.macTableSize);
     await unit.ports.apply(intent);
     applyMirrors(bridge, intent, this.#options.log);
+    unit.exporters.apply(intent.collectorSets);
     unit.mirrors = intent.mirrors.map(({ uuid }) => uuid);
     this.#applyAffinity(intent, unit);
   }
@@ -260,6 +265,7 @@ export class Reconciler {
       ports,
       controllers: new Map(),
       prefixes: new Map(),
+      exporters: new BridgeExporters(bridge, log, () => ++this.#exporters),
       mirrors: [],
     };
     this.bridges.set(intent.name, unit);
@@ -283,6 +289,7 @@ export class Reconciler {
   async #removeBridge(name: string, unit: BridgeUnit, keep: boolean): Promise<void> {
     this.bridges.delete(name);
     unit.connmgr.close();
+    unit.exporters.close();
     await unit.ports.close(keep);
     unit.bridge.close();
   }

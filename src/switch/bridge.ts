@@ -41,7 +41,7 @@ import { resume } from './resume.ts';
 import { ruleChange } from './ruleChange.ts';
 import { splitProgram } from './slowPath.ts';
 import { translate } from './translate/translate.ts';
-import type { FragmentMode, TableMiss } from './translate/types.ts';
+import type { FlowSample, FragmentMode, TableMiss } from './translate/types.ts';
 import { copyTunnel } from './tunnel/record.ts';
 import type { BridgePort, Bundle, FlowOwner, FlowTable, PreparedPacketOut, Rule } from './types.ts';
 
@@ -139,6 +139,9 @@ export class SwitchBridge implements DatapathBridge {
   readonly noPacketInRule: Rule;
   readonly dropFragmentsRule: Rule;
   onPacketIn: ((packet: PacketIn, controllerId: number) => void) | undefined;
+  /** A sampled packet: its flow key, valid during the call, and its length. */
+  onSample: ((sample: FlowSample, key: Uint8Array, bytes: number) => void) | undefined;
+  #exportsSamples = false;
   tlvMappings: (() => readonly TlvMapping[]) | undefined;
   /** OFPC_FRAG_*: 0 normal, 1 drop, 3 nx-match. Call flowsChanged() after writing. */
   fragHandling = 0;
@@ -327,6 +330,16 @@ export class SwitchBridge implements DatapathBridge {
   }
 
   // ---- settings
+
+  get exportsSamples(): boolean {
+    return this.#exportsSamples;
+  }
+
+  setExportsSamples(exports: boolean): void {
+    if (this.#exportsSamples === exports) return;
+    this.#exportsSamples = exports;
+    this.flowsChanged();
+  }
 
   /** Bridge.mirrors. Gives the names of those that are too many. */
   setMirrors(mirrors: readonly MirrorSettings[]): string[] {

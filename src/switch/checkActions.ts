@@ -276,7 +276,7 @@ function checkOne(c: Check, action: Action): void {
     case 'set_queue':
     case 'pop_queue':
     case 'note':
-    case 'sample': // without an IPFIX exporter, samples go nowhere
+    case 'sample':
     case 'controller':
     case 'exit':
     case 'clear_actions':

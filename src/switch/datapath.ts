@@ -9,7 +9,12 @@
 //
 // Which bridge and OpenFlow port a datapath port belongs to is known only here.
 
-import { UPCALL_CONTROLLER, UPCALL_MISS, UPCALL_SLOW } from '../../contract/action.ts';
+import {
+  UPCALL_CONTROLLER,
+  UPCALL_MISS,
+  UPCALL_SAMPLE,
+  UPCALL_SLOW,
+} from '../../contract/action.ts';
 import {
   DROP_CONTROLLER_RATE,
   DROP_COUNT,
@@ -45,6 +50,7 @@ import { newScratch } from './translate/context.ts';
 import { translate } from './translate/translate.ts';
 import type {
   Effects,
+  FlowSample,
   FrozenState,
   PacketInSpec,
   XlateBridge,
@@ -59,7 +65,11 @@ import type { Bridge, BridgePort } from './types.ts';
 import { UpcallQueue } from './upcallQueue.ts';
 
 /** A bridge as the datapath needs it: for translation and for packet-ins. */
-export type DatapathBridge = XlateBridge & Bridge;
+export type DatapathBridge = XlateBridge &
+  Bridge & {
+    /** A sampled packet: its flow key, valid during the call, and its length. */
+    readonly onSample?: ((sample: FlowSample, key: Uint8Array, bytes: number) => void) | undefined;
+  };
 
 /** A datapath key as translation wants it. */
 export interface LocatedFlow {
@@ -273,6 +283,9 @@ export class Datapath {
       case UPCALL_CONTROLLER:
         this.#toController(upcall);
         break;
+      case UPCALL_SAMPLE:
+        this.#toExporter(upcall);
+        break;
     }
   }
 
@@ -430,6 +443,16 @@ export class Datapath {
       packet.continuation = continuationOf(spec.paused, id, upcall.inPort);
     }
     bridge.onPacketIn(packet, spec.controllerId);
+  }
+
+  #toExporter({ cookie, key, packetLen }: Upcall): void {
+    const spec = this.packetIns.get(cookie);
+    const bridge = spec === undefined ? undefined : this.#bridges.get(spec.bridge.name);
+    if (spec?.sample !== undefined && bridge?.onSample !== undefined) {
+      bridge.onSample(spec.sample, key, packetLen);
+    } else {
+      this.#controlDrops[DROP_CONTROLLER_RATE]!++;
+    }
   }
 
   // ---- statistics

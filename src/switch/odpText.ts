@@ -19,6 +19,7 @@ import {
   ACT_PUSH_MPLS,
   ACT_PUSH_VLAN,
   ACT_RECIRC,
+  ACT_SAMPLE,
   ACT_SET_ARP,
   ACT_SET_ETH,
   ACT_SET_IPV4,
@@ -35,6 +36,7 @@ import {
   CLONE_SAMPLE,
   HASH_L4,
   UPCALL_CONTROLLER,
+  UPCALL_SAMPLE,
   UPCALL_SLOW,
 } from '../../contract/action.ts';
 import {
@@ -99,7 +101,7 @@ import {
 import { mplsKeyParts, pushMplsText, setMplsText, tunnelKeyParts } from './odpTunnel.ts';
 import { tunnelPushText } from './odpTunnelPush.ts';
 import { slowNames } from './protocolPort.ts';
-import type { PacketInSpec } from './translate/types.ts';
+import type { FlowSample, PacketInSpec } from './translate/types.ts';
 
 const REASON_NUMBERS: readonly PacketInSpec['reason'][] = [
   'no_match',
@@ -384,11 +386,23 @@ function metaText(operands: Uint32Array): string {
   return `set(${name}(${hex(be32(bytes, 0))}${mask === 0xffffffff ? '' : `/${hex(mask)}`}))`;
 }
 
+function sampleText(sample: FlowSample, names: OdpNames): string {
+  const { probability, collectorSetId, obsDomainId, obsPointId, outputPort, direction } = sample;
+  return (
+    `flow_sample(probability=${probability},collector_set_id=${collectorSetId},obs_domain_id=${obsDomainId},` +
+    `obs_point_id=${obsPointId},output_port=${names.portName?.(outputPort) ?? outputPort}` +
+    `${['', ',ingress', ',egress'][direction]})`
+  );
+}
+
 function userspaceText(operands: Uint32Array, names: OdpNames): string {
   const [reason, cookie, maxLen] = operands;
   if (reason === UPCALL_SLOW) return `userspace(pid=0,slow_path(${slowNames(cookie!)}))`;
-  if (reason !== UPCALL_CONTROLLER) return 'userspace(pid=0)';
   const spec = names.packetIn?.(cookie!);
+  if (reason === UPCALL_SAMPLE && spec?.sample !== undefined) {
+    return `userspace(pid=0,${sampleText(spec.sample, names)})`;
+  }
+  if (reason !== UPCALL_CONTROLLER) return 'userspace(pid=0)';
   const rule = spec?.cookie ?? 0n;
   return (
     `userspace(pid=0,controller(reason=${REASON_NUMBERS.indexOf(spec?.reason ?? 'action')},` +
@@ -455,6 +469,11 @@ function actionText(op: number, operands: Uint32Array, key: Uint8Array, names: O
     case ACT_CLONE: {
       const body = formatOdpActions(operands.subarray(1), key, names);
       return first === CLONE_SAMPLE ? `sample(sample=100.0%,actions(${body}))` : `clone(${body})`;
+    }
+    case ACT_SAMPLE: {
+      const percentage = ((100 * first) / 0xffffffff).toFixed(1);
+      const body = formatOdpActions(operands.subarray(1), key, names);
+      return `sample(sample=${percentage}%,actions(${body}))`;
     }
     case ACT_CHECK_PKT_LEN: {
       const [size, words] = operands;

@@ -10,6 +10,7 @@ import {
   ACT_END,
   ACT_OUTPUT,
   ACT_RECIRC,
+  ACT_SAMPLE,
   ACT_TRUNC,
   ACT_USERSPACE,
   ACTIONS_MAX_WORDS,
@@ -32,6 +33,7 @@ const HANDING: ReadonlySet<number> = new Set([
   ACT_TRUNC,
   ACT_RECIRC,
   ACT_CLONE,
+  ACT_SAMPLE,
   ACT_CHECK_PKT_LEN,
 ]);
 

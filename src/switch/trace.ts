@@ -7,6 +7,7 @@ import {
   ACT_END,
   ACT_OUTPUT,
   ACT_RECIRC,
+  ACT_SAMPLE,
   ACT_TRUNC,
 } from '../../contract/action.ts';
 import {
@@ -252,6 +253,7 @@ const SENDING: ReadonlySet<number> = new Set([
   ACT_RECIRC,
   ACT_TRUNC,
   ACT_CLONE,
+  ACT_SAMPLE,
   ACT_CHECK_PKT_LEN,
 ]);
 

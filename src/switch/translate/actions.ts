@@ -72,6 +72,7 @@ import {
   stackPush,
 } from './nxActions.ts';
 import { output, outputToPort, outputTruncated, REASONS, sendToController } from './output.ts';
+import { sample } from './sample.ts';
 
 const OFPPC_NO_PACKET_IN = 64;
 const HIDDEN_TABLE = 254;
@@ -543,6 +544,9 @@ function runAction(x: Xlate, action: Action): boolean {
       return false;
     case 'meter':
       meter(x, action.meterId);
+      return false;
+    case 'sample':
+      sample(x, action);
       return false;
     case 'unroll_xlate':
       restoreRule(x, action.table, action.cookie);

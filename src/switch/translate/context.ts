@@ -8,6 +8,7 @@ import { be32, newRecord, wordsOf } from '../flow.ts';
 import type { BridgePort, Rule } from '../types.ts';
 import type {
   Effects,
+  FlowSample,
   TraceNode,
   TraceType,
   XlateBridge,
@@ -71,6 +72,9 @@ export interface Xlate {
   /** SLOW_*: packets that the main thread has to see, each. */
   slow: number;
   trace: TraceNode[] | undefined;
+  /** Samples in the program, whose cookies count them from 1 until the program is complete. */
+  samples: Omit<FlowSample, 'forwarded'>[];
+  sampleBridges: XlateBridge[];
   /** Slots of this bridge's mirrors that the packet has gone to, or whose output it has gone to. */
   mirrors: number;
   /** While a mirror's copy goes out: bytes of it, 0 = all. */
@@ -147,6 +151,8 @@ export function newXlate(input: XlateIn, scratch: XlateScratch): Xlate {
     passing: false,
     slow: 0,
     trace: input.trace,
+    samples: [],
+    sampleBridges: [],
     mirrors: 0,
     mirrorSnaplen: 0,
     dropReason: DROP_FLOW_EXPLICIT,

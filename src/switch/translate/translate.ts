@@ -26,6 +26,7 @@ import { newScratch, newXlate, report } from './context.ts';
 import { finish } from './freeze.ts';
 import { isMirrorOutput, mirrorInput } from './mirror.ts';
 import { mayReceive } from './output.ts';
+import { finishSamples } from './sample.ts';
 import { coverTunnel, receiveFromTunnel } from './tunnel.ts';
 import type { XlateIn, XlateOut } from './types.ts';
 import { finishWildcards, initWildcards } from './wildcards.ts';
@@ -94,6 +95,7 @@ export function translate(input: XlateIn): XlateOut {
   finishWildcards(x.wildcards, original);
   const program = x.error === undefined ? x.program : [];
   if (x.patchClone >= 0) unwrapLast(program);
+  if (x.samples.length > 0) finishSamples(x, program);
   // A truncation that no output follows does nothing.
   while (program.length >= 2 && program[program.length - 2] === (ACT_TRUNC | (2 << 16))) {
     program.length -= 2;

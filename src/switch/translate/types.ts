@@ -29,6 +29,8 @@ export interface XlateBridge {
   readonly flows?: FlowOwner;
   readonly meters?: MeterTable;
   readonly mirrors?: MirrorTable;
+  /** Some exporter of IPFIX is configured: `sample` does something. */
+  readonly exportsSamples?: boolean;
   /** Some controller is configured: buckets that watch OFPP_CONTROLLER are alive. */
   readonly hasControllers?: boolean;
   /** What tun_metadata0 … 63 are on this bridge. */
@@ -44,6 +46,21 @@ export interface XlateBridge {
   readonly wantsPacketInOnMiss?: boolean;
   /** The other end of a patch port, if both ends name each other. */
   peerOf(port: BridgePort): { bridge: XlateBridge; port: BridgePort } | undefined;
+}
+
+/** A sample to be: what its record says besides the packet. */
+export interface FlowSample {
+  /** Of 65 535. */
+  readonly probability: number;
+  readonly collectorSetId: number;
+  readonly obsDomainId: number;
+  readonly obsPointId: number;
+  /** Datapath port; 0xffffffff = none, the packet is sampled as it comes in. */
+  readonly outputPort: number;
+  /** NX_ACTION_SAMPLE_*: 0 default, 1 ingress, 2 egress. */
+  readonly direction: number;
+  /** The megaflow puts the packet out, somewhere. */
+  readonly forwarded: boolean;
 }
 
 /** A packet-in to be: which controllers get it, why, and the pipeline's state at the action. */
@@ -62,6 +79,8 @@ export interface PacketInSpec {
   readonly metadata: Uint8Array;
   /** controller(pause): how the pipeline goes on when the packet comes back. */
   readonly paused?: FrozenState;
+  /** No packet-in, but a sample. */
+  readonly sample?: FlowSample;
 }
 
 /** Keeps packet-in descriptions until the megaflows that name them are gone. */

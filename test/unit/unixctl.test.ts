@@ -2,7 +2,7 @@
 // those of the real daemon.
 
 import assert from 'node:assert/strict';
-import { mkdtempSync, rmSync } from 'node:fs';
+import { existsSync, mkdirSync, mkdtempSync, rmSync } from 'node:fs';
 import { connect } from 'node:net';
 import { tmpdir } from 'node:os';
 import { join } from 'node:path';
@@ -78,4 +78,14 @@ test('a socket that cannot be made says why, as the system would', async () => {
   await assert.rejects(listenUnixctl(join(dir, 'none', 'x.ctl'), new CommandTable()), {
     message: 'No such file or directory',
   });
+});
+
+test('a path longer than a socket address has room for', async () => {
+  const deep = join(dir, 'd'.repeat(120));
+  mkdirSync(deep);
+  const long = join(deep, 'x.ctl');
+  const other = await listenUnixctl(long, new CommandTable());
+  assert.ok(existsSync(long));
+  other.close();
+  assert.ok(!existsSync(long));
 });

@@ -1,10 +1,11 @@
 // unixctl: the control socket behind ovs-appctl. JSON-RPC 1.0 on a stream without framing; every parameter is a
 // string; a reply is one text (ovs-appctl(8)). The commands are one table, filled by the composition root.
 
-import { chmodSync, existsSync, unlinkSync } from 'node:fs';
+import { chmodSync, existsSync } from 'node:fs';
 import { createServer, type Server, type Socket } from 'node:net';
 import { dirname } from 'node:path';
 import { JsonSplitter } from '../../wire/ovsdb/splitter.ts';
+import { rmQuietly, shortPath } from '../openflow/vconn.ts';
 
 /** A failed command: its text is what ovs-appctl shows before "server returned an error". */
 export class CommandError extends Error {}
@@ -112,29 +113,29 @@ function serve(socket: Socket, table: CommandTable): () => void {
 /** Listens at `path` (mode 0750 as the real daemon's). Rejects with the system's error. */
 export function listenUnixctl(path: string, table: CommandTable): Promise<UnixctlServer> {
   return new Promise((resolve, reject) => {
-    try {
-      unlinkSync(path);
-    } catch {
-      // nothing there: the usual case
-    }
+    rmQuietly(path);
+    const short = shortPath(path);
     const connections = new Map<Socket, () => void>();
     const server: Server = createServer((socket) => {
       connections.set(socket, serve(socket, table));
       socket.on('close', () => connections.delete(socket));
     });
-    server.on('error', (error: NodeJS.ErrnoException) => {
+    server.once('error', (error: NodeJS.ErrnoException) => {
+      short[Symbol.dispose]();
       // libuv says "permission denied" of a directory that is not there.
       const missing = error.code === 'EACCES' && !existsSync(dirname(path));
       reject(
         missing ? Object.assign(new Error('No such file or directory'), { code: 'ENOENT' }) : error,
       );
     });
-    server.listen(path, () => {
+    server.listen(short.path, () => {
+      short[Symbol.dispose]();
       chmodSync(path, 0o750);
       resolve({
         path,
         close: () => {
           server.close();
+          rmQuietly(path);
           for (const end of connections.values()) end();
         },
       });

@@ -9,11 +9,16 @@
 //
 // Before that, it names the files in memory that shall survive it ("keep A B"): the monitor opens them, too, and gives
 // them to the next daemon after a crash (src/main/handover/keepsake.ts), as the descriptors behind READY_FD.
+//
+// The next daemon is there before it is needed: some seconds after the daemon is ready the monitor starts a standby, a
+// daemon that has its program loaded and its data plane made, and waits for a word on its standard input.
 
 import { type ChildProcess, spawn } from 'node:child_process';
 import { closeSync, constants, openSync, writeSync } from 'node:fs';
 import type { Readable } from 'node:stream';
-import { duplicateFd } from '../sys/fd.ts';
+import { duplicateFd, readFd } from '../sys/fd.ts';
+import { NativeBuffer } from '../sys/ffi.ts';
+import { watchFd } from '../sys/poll.ts';
 
 export type Stage = 'parent' | 'monitor' | 'daemon';
 
@@ -30,6 +35,8 @@ const CRASHES = new Set<NodeJS.Signals | null>([
   'SIGXCPU',
   'SIGXFSZ',
 ]);
+/** A standby is started so long after the daemon is ready: there is better work to do at first. */
+const STANDBY_DELAY_MS = 3000;
 /** As the real monitor: at once, but not again within this time. */
 const RESTART_INTERVAL_MS = 10_000;
 
@@ -41,12 +48,47 @@ export function currentStage(detach: boolean, monitor: boolean): Stage {
   return monitor ? 'monitor' : 'daemon';
 }
 
-function spawnStage(stage: Stage, detached: boolean, kept: readonly number[] = []): ChildProcess {
-  const env = { ...process.env, XVIO_STAGE: stage, XVIO_NOTIFY: '1', XVIO_KEPT: `${kept.length}` };
+function spawnStage(
+  stage: Stage,
+  detached: boolean,
+  kept: readonly number[] = [],
+  standby = false,
+): ChildProcess {
+  const env = {
+    ...process.env,
+    XVIO_STAGE: stage,
+    XVIO_NOTIFY: '1',
+    XVIO_KEPT: `${kept.length}`,
+    XVIO_STANDBY: standby ? '1' : '0',
+  };
   return spawn(process.execPath, [...process.execArgv, ...process.argv.slice(1)], {
     env,
     detached,
-    stdio: ['ignore', 'inherit', 'inherit', 'pipe', ...kept],
+    stdio: [standby ? 'pipe' : 'ignore', 'inherit', 'inherit', 'pipe', ...kept],
+  });
+}
+
+/** Whether this daemon has to wait until it is needed. */
+export function isStandby(): boolean {
+  const told = process.env.XVIO_STANDBY === '1';
+  delete process.env.XVIO_STANDBY;
+  return told;
+}
+
+/** Of a standby: resolves when the daemon before it has crashed. If the monitor ends, so does this process. */
+export function untilNeeded(): Promise<void> {
+  const { title } = process;
+  process.title = 'ovs-vswitchd: standing by';
+  return new Promise((resolve) => {
+    const word = new NativeBuffer(16);
+    const watcher = watchFd(0, { read: true }, () => {
+      const bytes = readFd(0, word);
+      if (bytes === 0) process.exit(0);
+      if (bytes < 0) return;
+      watcher[Symbol.dispose]();
+      process.title = title;
+      resolve();
+    });
   });
 }
 
@@ -95,28 +137,44 @@ export function notifyReady(): void {
   closeSync(nowhere);
 }
 
-/** The monitor: starts the daemon, and again whenever it crashes. */
-export function runMonitor(log: (text: string) => void, detached: boolean): void {
+/** The monitor: starts the daemon, and again whenever it crashes. `standby`: keeps the next one ready. */
+export function runMonitor(log: (text: string) => void, detached: boolean, standby: boolean): void {
   let ready = !detached;
   let child: ChildProcess;
+  let next: ChildProcess | undefined;
   let stopping = false;
   let kept: number[] = [];
   let restartedMs = Number.NEGATIVE_INFINITY;
+  const prepareNext = (): void => {
+    if (stopping || next !== undefined) return;
+    const process = spawnStage('daemon', false, kept, true);
+    const forget = (): void => {
+      if (next === process) next = undefined;
+    };
+    process.once('exit', forget);
+    process.once('error', forget);
+    process.stdin!.on('error', forget);
+    next = process;
+  };
+  const heard = (chunk: Buffer): void => {
+    const text = chunk.toString();
+    const asked = /^keep (.*)$/m.exec(text);
+    if (asked) {
+      const before = kept;
+      kept = openOf(child.pid!, asked[1]!.split(' ').map(Number));
+      for (const fd of before) closeSync(fd);
+    }
+    if (!text.includes('ready')) return;
+    if (!ready) notifyReady();
+    ready = true;
+    if (standby) setTimeout(prepareNext, STANDBY_DELAY_MS);
+  };
   const start = (): void => {
-    child = spawnStage('daemon', false, kept);
+    child = next ?? spawnStage('daemon', false, kept);
+    child.stdin?.end('go');
+    next = undefined;
     process.title = `ovs-vswitchd: monitoring pid ${child.pid} (healthy)`;
-    (child.stdio[READY_FD] as Readable).on('data', (chunk: Buffer) => {
-      const text = chunk.toString();
-      const asked = /^keep (.*)$/m.exec(text);
-      if (asked) {
-        const before = kept;
-        kept = openOf(child.pid!, asked[1]!.split(' ').map(Number));
-        for (const fd of before) closeSync(fd);
-      }
-      if (!text.includes('ready')) return;
-      if (!ready) notifyReady();
-      ready = true;
-    });
+    (child.stdio[READY_FD] as Readable).on('data', heard);
     child.once('exit', (code, signal) => {
       if (stopping || !CRASHES.has(signal) || !ready) {
         process.exit(code ?? (stopping ? 0 : 1));
@@ -124,7 +182,8 @@ export function runMonitor(log: (text: string) => void, detached: boolean): void
       log(`pid ${child.pid} died, killed (${signal}), restarting`);
       const delayMs = Math.max(0, restartedMs + RESTART_INTERVAL_MS - performance.now());
       restartedMs = performance.now() + delayMs;
-      setTimeout(start, delayMs);
+      if (delayMs > 0) setTimeout(start, delayMs);
+      else start();
     });
   };
   for (const signal of ['SIGTERM', 'SIGINT', 'SIGHUP'] as const) {

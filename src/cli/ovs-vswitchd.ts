@@ -13,7 +13,16 @@ import { syslogSender } from '../observe/syslog.ts';
 import { Vlog } from '../observe/vlog.ts';
 import { lockAllMemory } from '../sys/process.ts';
 import { becomeUser, lookupUser } from '../sys/user.ts';
-import { currentStage, keep, keptFds, notifyReady, runMonitor, runParent } from './daemonize.ts';
+import {
+  currentStage,
+  isStandby,
+  keep,
+  keptFds,
+  notifyReady,
+  runMonitor,
+  runParent,
+  untilNeeded,
+} from './daemonize.ts';
 import { LOG_MODULES } from './logModules.ts';
 import { parseOptions, UsageError, type VswitchdOptions } from './options.ts';
 import { inDir, pathsFrom } from './paths.ts';
@@ -60,7 +69,18 @@ function makeVlog(options: VswitchdOptions): Vlog {
   return vlog;
 }
 
-async function runDaemon(options: VswitchdOptions, vlog: Vlog): Promise<void> {
+function openLogFile(options: VswitchdOptions, vlog: Vlog): void {
+  if (options.logFile === undefined) return;
+  const file = inDir(paths.logdir, options.logFile || `${PROGRAM}.log`);
+  try {
+    vlog.openFile(file);
+  } catch (error) {
+    vlog.module('vlog').warn(`failed to open ${file} for logging: ${errorText(error)}`);
+  }
+}
+
+/** `standby`: makes everything that needs no files, database and devices, and goes on when the daemon before has died. */
+async function runDaemon(options: VswitchdOptions, vlog: Vlog, standby: boolean): Promise<void> {
   process.title = PROGRAM;
   const log = vlog.module('daemon_unix');
   const coverage = new Coverage();
@@ -80,7 +100,8 @@ async function runDaemon(options: VswitchdOptions, vlog: Vlog): Promise<void> {
     }
   };
   // Taking over, the files belong to the other daemon until it is gone.
-  if (!options.takeOver) claimPidfile();
+  const takeOver = options.takeOver && !standby;
+  if (!takeOver && !standby) claimPidfile();
   if (options.mlockall) {
     try {
       lockAllMemory();
@@ -139,7 +160,7 @@ async function runDaemon(options: VswitchdOptions, vlog: Vlog): Promise<void> {
       fatal(new Error(text));
     }
   };
-  if (!options.takeOver) await listen();
+  if (!takeOver && !standby) await listen();
   for (const signal of ['SIGTERM', 'SIGINT', 'SIGHUP', 'SIGALRM'] as const) {
     process.on(signal, () => {
       vlog.module('fatal_signal').warn(`terminating with signal ${signal}`);
@@ -177,7 +198,17 @@ async function runDaemon(options: VswitchdOptions, vlog: Vlog): Promise<void> {
       certificate: options.certificate,
       caCert: options.caCert,
     },
-    takeOver: options.takeOver,
+    takeOver,
+    ...(standby
+      ? {
+          untilNeeded: async () => {
+            await untilNeeded();
+            openLogFile(options, vlog);
+            claimPidfile();
+            await listen();
+          },
+        }
+      : {}),
     kept: keptFds(),
     ...(options.monitor ? { keep } : {}),
     onHandedOver: () => void end(false, true).finally(() => process.exit(0)),
@@ -191,7 +222,7 @@ async function runDaemon(options: VswitchdOptions, vlog: Vlog): Promise<void> {
       setTimeout(flushCompileCache, CACHE_DELAY_MS).unref();
     },
   });
-  if (options.takeOver) {
+  if (takeOver) {
     claimPidfile();
     await listen();
   }
@@ -218,17 +249,13 @@ if (stage === 'parent') {
   runParent(options.monitor);
 } else {
   const vlog = makeVlog(options);
-  if (options.logFile !== undefined && stage === 'daemon') {
-    const file = inDir(paths.logdir, options.logFile || `${PROGRAM}.log`);
-    try {
-      vlog.openFile(file);
-    } catch (error) {
-      vlog.module('vlog').warn(`failed to open ${file} for logging: ${errorText(error)}`);
-    }
-  }
+  const standby = isStandby();
+  if (stage === 'daemon' && !standby) openLogFile(options, vlog);
   if (stage === 'monitor') {
-    runMonitor((text) => vlog.module('daemon_unix').err(text), options.detach);
+    // What a standby makes beforehand it makes with all rights, and it would lock its memory, too.
+    const spare = options.user === undefined && !options.mlockall;
+    runMonitor((text) => vlog.module('daemon_unix').err(text), options.detach, spare);
   } else {
-    await runDaemon(options, vlog);
+    await runDaemon(options, vlog, standby);
   }
 }

@@ -52,6 +52,8 @@ export interface VswitchdOptions {
   onConfigured?: () => void;
   /** Takes over from the daemon that runs (--take-over). */
   takeOver?: boolean;
+  /** Of a standby: resolves when the daemon that it stands by for has crashed. */
+  untilNeeded?: () => Promise<void>;
   /** A successor has taken over: the process has to end. */
   onHandedOver?: () => void;
   /** Asks whoever starts this daemon to keep these files for the next one, should this one crash. */
@@ -105,10 +107,9 @@ class Daemon implements Vswitchd {
 
   constructor(options: VswitchdOptions, heir?: Heir) {
     this.#options = options;
-    const [keptConntrack, keptJournal] = options.kept ?? [];
+    const [, keptJournal] = options.kept ?? [];
     this.#journalFd = keptJournal ?? memfdCreate('xvio-journal', 0, false);
     const salvaged = keptJournal === undefined ? undefined : readJournal(keptJournal);
-    this.#salvaged = salvaged;
     const { vlog, coverage, paths } = options;
     // Before anything else asks for the time.
     this.#clock = options.dummies === undefined ? undefined : installDummyClock();
@@ -133,11 +134,6 @@ class Daemon implements Vswitchd {
       ...(salvaged ? { originNs: salvaged.originNs } : {}),
     });
     this.engine = engine;
-    if (salvaged?.conntrackLayout === conntrackLayout() && keptConntrack !== undefined) {
-      engine.adoptConntrack(keptConntrack, true);
-      closeFd(this.#conntrackFd);
-      this.#conntrackFd = keptConntrack;
-    }
     this.datapath = new Datapath({
       engine,
       ...(this.#dummies ? { name: 'dummy@ovs-dummy' } : {}),
@@ -226,6 +222,18 @@ class Daemon implements Vswitchd {
     commands.add(...dummyCommands({ dummies, clock, portByName, settle }));
     // Tests look at results right after they have sent packets.
     commands.beforeEach = settle;
+  }
+
+  /** Takes up what a predecessor that has crashed left. */
+  salvage(): void {
+    const [keptConntrack, keptJournal] = this.#options.kept ?? [];
+    const salvaged = keptJournal === undefined ? undefined : readJournal(keptJournal);
+    this.#salvaged = salvaged;
+    if (salvaged?.conntrackLayout === conntrackLayout() && keptConntrack !== undefined) {
+      this.engine.adoptConntrack(keptConntrack, true);
+      closeFd(this.#conntrackFd);
+      this.#conntrackFd = keptConntrack;
+    }
   }
 
   start(): void {
@@ -462,6 +470,8 @@ export async function startVswitchd(options: VswitchdOptions): Promise<Vswitchd>
   const heir = options.takeOver ? await askForState(options) : undefined;
   const daemon = new Daemon(options, heir);
   if (heir === undefined) {
+    await options.untilNeeded?.();
+    daemon.salvage();
     daemon.start();
     return daemon;
   }

@@ -3,6 +3,7 @@
 // queued is lost; how long packets waited is printed.
 
 import assert from 'node:assert/strict';
+import { existsSync, readFileSync } from 'node:fs';
 import { describe, it } from 'node:test';
 import { setTimeout as sleep } from 'node:timers/promises';
 import * as L from '../../src/guest/driver/layout.ts';
@@ -101,6 +102,12 @@ async function settle({ threads }: Scene, report: (text: string) => void): Promi
   }
 }
 
+const parentOf = (pid: number): number =>
+  Number(/^PPid:\s*(\d+)/m.exec(readFileSync(`/proc/${pid}/status`, 'utf8'))![1]);
+const childrenOf = (pid: number): number[] =>
+  readFileSync(`/proc/${pid}/task/${pid}/children`, 'utf8').trim().split(' ').map(Number);
+const titleOf = (pid: number): string => readFileSync(`/proc/${pid}/cmdline`, 'utf8');
+
 describe('a daemon that dies', () => {
   it('under --monitor comes back with flows, groups and connections', (t) =>
     withTraffic(['--monitor'], async (scene) => {
@@ -134,6 +141,36 @@ describe('a daemon that dies', () => {
       assert.ok(connections() >= known - 2, `${connections()} of ${known} connections`);
       await start(scene);
       await settle(scene, (text) => t.diagnostic(text));
+    }));
+
+  it('under --monitor has a standby, which goes on where it was', (t) =>
+    withTraffic(['--monitor'], async (scene) => {
+      const { box, guests } = scene;
+      box.ofctl('add-flow', 'br0', 'priority=50,udp,cookie=0x77,actions=NORMAL');
+      await start(scene);
+      const monitor = parentOf(box.daemonPid);
+      const spare = () => childrenOf(monitor).find((pid) => pid !== box.daemonPid);
+      const waits = () => /standing by/.test(spare() ? titleOf(spare()!) : '');
+      await box.until(waits, 30_000, 'standby');
+      const next = spare();
+      worstMs(scene);
+      await sleep(500);
+      t.diagnostic(`without: ${worstMs(scene).toFixed(1)} ms`);
+      process.kill(box.daemonPid, 'SIGSEGV');
+      await Promise.all(guests.map((guest) => guest.connected(2, 20_000)));
+      await sleep(1000);
+      const ms = worstMs(scene);
+      t.diagnostic(`a packet waited ${ms.toFixed(0)} ms`);
+      assert.ok(ms < BLOCKED_MAX_MS);
+      assert.equal(box.daemonPid, next);
+      assert.match(box.ofctl('dump-flows', 'br0'), /cookie=0x77/);
+      assert.match(box.appctl('version'), /ovs-vswitchd/);
+      await settle(scene, (text) => t.diagnostic(text));
+      // There is one for the next time, and none is left when the daemon ends.
+      await box.until(waits, 30_000, 'next standby');
+      const last = spare()!;
+      await box.stopDaemon();
+      await box.until(() => !existsSync(`/proc/${last}`), 10_000, 'end of the standby');
     }));
 
   it('by SIGKILL and is started again: guests go on where they were', (t) =>

@@ -286,7 +286,7 @@ export class SwitchBridge implements DatapathBridge {
   /** A tunnel port has new settings. */
   tunnelChanged(): void {
     this.datapath.tunnels.changed();
-    this.flowsChanged();
+    this.datapath.allChanged();
   }
 
   /** The device of the host by which a tunnel leaves (Interface.status:tunnel_egress_iface). */

@@ -195,7 +195,7 @@ export class Datapath {
     else if (port.dpPort >= 0) this.#ports.set(port.dpPort, { bridge, port });
     this.#byName.set(port.name, { bridge, port });
     this.#patchesChanged(port);
-    this.revalidator.changed(bridge);
+    this.#portChanged(bridge, port);
   }
 
   removePort(bridge: DatapathBridge, port: BridgePort): void {
@@ -203,7 +203,18 @@ export class Datapath {
     this.tunnels.remove(port);
     if (this.#byName.get(port.name)?.port === port) this.#byName.delete(port.name);
     this.#patchesChanged(port);
-    this.revalidator.changed(bridge);
+    this.#portChanged(bridge, port);
+  }
+
+  /** Packets of a tunnel come through other bridges, which have to look for them from now on. */
+  #portChanged(bridge: DatapathBridge, port: BridgePort): void {
+    if (tunnelOf(port) === undefined) this.revalidator.changed(bridge);
+    else this.allChanged();
+  }
+
+  /** Something that concerns all bridges is different now. */
+  allChanged(): void {
+    for (const bridge of this.#bridges.values()) this.revalidator.changed(bridge);
   }
 
   /** A patch port's other end looks different now. */
@@ -245,7 +256,7 @@ export class Datapath {
   /** Timeout policies of the zones that have one (CT_Zone). */
   setZonePolicies(policies: ReadonlyMap<number, number>): void {
     this.#zonePolicies = policies;
-    for (const bridge of this.#bridges.values()) this.revalidator.changed(bridge);
+    this.allChanged();
   }
 
   /** The host's routes and neighbours, for tunnels. */
@@ -256,9 +267,7 @@ export class Datapath {
   set underlay(underlay: Underlay | undefined) {
     this.#underlay = underlay;
     if (underlay === undefined) return;
-    underlay.onChange = () => {
-      for (const bridge of this.#bridges.values()) this.revalidator.changed(bridge);
-    };
+    underlay.onChange = () => this.allChanged();
   }
 
   /** Datapath port that stands for "no port" in packets of controllers. */

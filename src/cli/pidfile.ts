@@ -3,6 +3,7 @@
 // the file a second time: closing any descriptor of it would drop the lock (fcntl(2)).
 
 import { constants, ftruncateSync, openSync, renameSync, unlinkSync, writeSync } from 'node:fs';
+import { strerror } from '../sys/ffi.ts';
 import { lockHolder, tryLock } from '../sys/lock.ts';
 
 export class PidfileError extends Error {}
@@ -17,10 +18,7 @@ function openForLock(path: string, create: boolean): number | undefined {
 }
 
 const describe = (error: unknown): string =>
-  (error as Error).message
-    .replace(/^E\w+: /, '')
-    .replace(/,.*$/, '')
-    .replace(/^./, (c) => c.toUpperCase());
+  strerror(-((error as NodeJS.ErrnoException).errno ?? 0));
 
 /** Creates and locks the pid file; returns what removes it. Throws PidfileError if another process holds it. */
 export function createPidfile(path: string, overwrite: boolean): () => void {
@@ -37,9 +35,18 @@ export function createPidfile(path: string, overwrite: boolean): () => void {
   const fd = openForLock(temporary, true)!;
   if (!tryLock(fd))
     throw new PidfileError(`${temporary}: fcntl failed (Resource temporarily unavailable)`);
-  ftruncateSync(fd, 0);
-  writeSync(fd, `${process.pid}\n`);
-  renameSync(temporary, path);
+  const attempt = (what: string, act: () => void): void => {
+    try {
+      act();
+    } catch (error) {
+      // A stale file would be taken for that of a daemon.
+      unlinkSync(temporary);
+      throw new PidfileError(`${temporary}: ${what} failed (${describe(error)})`);
+    }
+  };
+  attempt('truncate', () => ftruncateSync(fd, 0));
+  attempt('write', () => writeSync(fd, `${process.pid}\n`));
+  attempt('rename', () => renameSync(temporary, path));
   return () => {
     try {
       unlinkSync(path);

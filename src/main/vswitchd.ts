@@ -28,7 +28,14 @@ import { Donor } from './handover/donor.ts';
 import { Heir } from './handover/heir.ts';
 import { Journal, readJournal } from './handover/keepsake.ts';
 import { conntrackLayout, handOverPath, type State } from './handover/messages.ts';
-import { donorHooks, type Household, revisionOf, stateOf, succeed } from './handover/succession.ts';
+import {
+  donorHooks,
+  type Household,
+  journalOf,
+  revisionOf,
+  salvage,
+  succeed,
+} from './handover/succession.ts';
 import type { SwitchIntent } from './intent.ts';
 import { intentFrom } from './intentFrom.ts';
 import { Reconciler } from './reconcile.ts';
@@ -303,7 +310,7 @@ class Daemon implements Vswitchd {
     this.#journal = new Journal(
       this.#journalFd,
       () => revisionOf(this.reconciler),
-      () => stateOf(household),
+      () => journalOf(household),
     );
     this.#options.keep([this.#conntrackFd, this.#journalFd]);
   }
@@ -368,9 +375,10 @@ class Daemon implements Vswitchd {
     this.#options.coverage.hit('bridge_reconfigure');
     this.#ctZones.apply(ctZonesFrom(snapshot));
     this.#publisher.settingsChanged();
+    let portsReady: (() => Promise<void>) | undefined;
     if (this.#salvaged && !intent.restoring) {
       this.#options.vlog.module('daemon').info('restoring flows and connections after a crash');
-      await this.reconciler.prepare(intent, this.#salvaged.bridges);
+      portsReady = await salvage(this.#household(), this.#salvaged, intent);
     }
     this.#salvaged = undefined;
     for (const name of intent.ignoredBridges) {
@@ -378,7 +386,7 @@ class Daemon implements Vswitchd {
         .module('bridge')
         .warn(`ignoring bridge with invalid name "${name}"`, this.#badNames);
     }
-    await this.reconciler.apply(intent);
+    await this.reconciler.apply(intent, portsReady);
     this.#announceDatapath();
     const identity: Wanted = {
       Open_vSwitch: new Map([

@@ -22,13 +22,13 @@ export interface SavedMegaflows {
 }
 
 /** `datapath` has just counted (syncStats). */
-export function saveMegaflows(datapath: Datapath): SavedMegaflows {
+export function saveMegaflows(datapath: Datapath, limit = FLOWS_MAX): SavedMegaflows {
   const now = datapath.engine.nowMs();
   // Of packets a second; a megaflow just made has a second to show what it is worth.
   const rate = ({ packets, createdMs }: Megaflow): number => packets / (now - createdMs + 1000);
   const rates = [...datapath.megaflows].map((flow) => ({ flow, rate: rate(flow) }));
   rates.sort((a, b) => b.rate - a.rate);
-  const flows = rates.slice(0, FLOWS_MAX).map(({ flow }) => flow);
+  const flows = rates.slice(0, limit).map(({ flow }) => flow);
   const keys = new Uint8Array(flows.length * KEY_SIZE);
   flows.forEach(({ key }, i) => {
     keys.set(key, i * KEY_SIZE);

@@ -128,7 +128,7 @@ describe('a daemon that dies', () => {
       assert.ok(connections() >= 20, `${connections()} connections`);
       threads[0]!.stopSending(0);
       threads[1]!.stopSending(0);
-      await sleep(1500); // the journal is written now and then
+      await sleep(2500); // the journal is written now and then
       const known = connections();
 
       const pid = box.daemonPid;
@@ -138,6 +138,11 @@ describe('a daemon that dies', () => {
       await box.until(() => box.run('ovs-ofctl', 'show', 'br0').status === 0, 20000, 'bridge');
       assert.deepEqual(flows(), before);
       assert.match(box.ofctl('-O', 'OpenFlow15', 'dump-groups', 'br0'), /group_id=7/);
+      // Nobody has sent anything since: this comes from the journal.
+      assert.match(box.appctl('fdb/show', 'br0'), /02:00:00:00:00:01[^]*02:00:00:00:00:02/);
+      const megaflows = box.appctl('dpctl/dump-flows').split('\n');
+      const recirculated = megaflows.filter((line) => /recirc_id\((?!0\))/.test(line));
+      assert.ok(recirculated.length >= 2, megaflows.join('\n'));
       assert.ok(connections() >= known - 2, `${connections()} of ${known} connections`);
       await start(scene);
       await settle(scene, (text) => t.diagnostic(text));

@@ -1,7 +1,8 @@
 // What survives a crash of the daemon under --monitor: the table of connections, and the OpenFlow state of the bridges,
 // in two files in memory that the monitor keeps open and gives to the next daemon (src/cli/daemonize.ts).
 //
-// The table of connections is the memory that the data plane works on. The OpenFlow state is written some time after it
+// The table of connections is the memory that the data plane works on. The OpenFlow state, and with it the keys of the
+// busiest megaflows and what the bridges have learned, is written some time after it
 // has changed, in two places by turns; the header, which says which one is whole, is written last.
 //
 //   journal   0  u32 magic, u32 place (0 or 1), f64 bytes       4096 + place * 2^31: State (messages.ts), packed
@@ -12,8 +13,10 @@ import { pack, type State, unpack } from './messages.ts';
 const MAGIC = 0x6b697678; // "xvik"
 const HEADER = 16;
 const placeAt = (place: number): number => 4096 + place * 2 ** 31;
-/** The state is looked at so often, and written when it has changed. */
+/** The state is looked at so often, and written when the tables have changed. */
 const INTERVAL_MS = 250;
+/** Megaflows and learned addresses come and go without that: they are at most so old. */
+const REFRESH_MS = 2000;
 /** Writing takes at most this share of the main thread's time. */
 const TIME_SHARE = 0.02;
 
@@ -41,6 +44,7 @@ export class Journal implements Disposable {
   #written: string | undefined;
   #place = 0;
   #notBeforeMs = 0;
+  #refreshAtMs = 0;
 
   constructor(fd: number, revision: () => string, state: () => State) {
     this.#fd = fd;
@@ -55,7 +59,7 @@ export class Journal implements Disposable {
     const startMs = performance.now();
     if (startMs < this.#notBeforeMs) return;
     const revision = this.#revision();
-    if (revision === this.#written) return;
+    if (revision === this.#written && startMs < this.#refreshAtMs) return;
     const body = pack(this.#state());
     this.#place ^= 1;
     const at = placeAt(this.#place);
@@ -68,8 +72,9 @@ export class Journal implements Disposable {
     header.writeDoubleLE(body.length, 8);
     writeSync(this.#fd, header, 0, HEADER, 0);
     this.#written = revision;
-    const tookMs = performance.now() - startMs;
-    this.#notBeforeMs = performance.now() + tookMs / TIME_SHARE;
+    const endMs = performance.now();
+    this.#notBeforeMs = endMs + (endMs - startMs) / TIME_SHARE;
+    this.#refreshAtMs = endMs + REFRESH_MS;
   }
 
   [Symbol.dispose](): void {

@@ -42,8 +42,9 @@ export interface State {
   /** Of the layout of the table of connections: only the same layout is taken over. */
   conntrackLayout: string;
   bridges: SavedBridge[];
-  /** Absent in a journal. */
   megaflows?: SavedMegaflows;
+  /** In a journal only: otherwise it comes when no packet can come any more. */
+  ledger?: Ledger[];
 }
 
 export interface Ready {

@@ -22,6 +22,9 @@ const REHEARSAL_MS = 500;
 /** The others are made in slices of this length. */
 const WARM_SLICE_MS = 2;
 
+/** The journal is written again and again. */
+const JOURNAL_FLOWS_MAX = 1024;
+
 export interface Household {
   readonly engine: DataPlaneEngine;
   readonly datapath: Datapath;
@@ -51,13 +54,44 @@ export function revisionOf(reconciler: Reconciler): string {
   );
 }
 
-export function stateOf({ engine, reconciler }: Household): State {
+export function stateOf({ engine, datapath, reconciler }: Household, flowsMax?: number): State {
+  datapath.syncStats();
   return {
     format: FORMAT,
     revision: revisionOf(reconciler),
     originNs: engine.originNs,
     conntrackLayout: conntrackLayout(),
     bridges: [...reconciler.bridges.values()].map(saveBridge),
+    megaflows: saveMegaflows(datapath, flowsMax),
+  };
+}
+
+/** What is written into the journal. */
+export function journalOf(household: Household): State {
+  const { bridges } = household.reconciler;
+  const state = stateOf(household, JOURNAL_FLOWS_MAX);
+  return { ...state, ledger: [...bridges.values()].map(takeLedger) };
+}
+
+/**
+ * After a crash: bridges as the journal has them. Gives what is to be done when the ports are there: what was learned, and
+ * megaflows. Counters begin anew.
+ */
+export async function salvage(
+  { datapath, reconciler }: Household,
+  state: State,
+  intent: SwitchIntent,
+): Promise<() => Promise<void>> {
+  await reconciler.prepare(intent, state.bridges);
+  return async () => {
+    for (const one of state.ledger ?? []) {
+      const unit = reconciler.bridges.get(one.name);
+      if (unit) applyLedger(unit, [], { ...one, groups: [] });
+    }
+    const megaflows = state.megaflows && restoreMegaflows(datapath, state.megaflows);
+    if (megaflows && take(megaflows, performance.now() + WARM_MS)) {
+      setImmediate(takeRest, megaflows);
+    }
   };
 }
 
@@ -65,11 +99,7 @@ export function donorHooks(household: Household): DonorHooks {
   const { reconciler, log } = household;
   return {
     log,
-    state: () => {
-      const { datapath } = household;
-      datapath.syncStats();
-      return { ...stateOf(household), megaflows: saveMegaflows(datapath) };
-    },
+    state: () => stateOf(household),
     revision: () => revisionOf(reconciler),
     conntrackFd: () => household.conntrackFd,
     release: async () => {

@@ -117,6 +117,8 @@ export class OpenflowOracle {
     this.#stack = [];
     this.#exit = false;
     this.#depth = 0;
+    this.#inBucket = false;
+    this.#inSet = false;
     this.#lookups = 0;
     this.#result = { outputs: [], packetIns: [], hits: [] };
     try {

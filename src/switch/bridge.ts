@@ -9,6 +9,7 @@ import {
   FLOW_SIZE,
   K_IN_PORT,
   K_PKT_MARK,
+  K_TCP_FLAGS,
   KEY_SIZE,
 } from '../../contract/key.ts';
 import type { TunnelConfig } from '../port/tunnelConfig.ts';
@@ -28,7 +29,7 @@ import { checkActions } from './checkActions.ts';
 import { Classifier } from './classifier.ts';
 import { flushConnections } from './ctMatch.ts';
 import type { Datapath, DatapathBridge } from './datapath.ts';
-import { newRecord, putBe32 } from './flow.ts';
+import { be16, newRecord, putBe32 } from './flow.ts';
 import { extractFlow } from './flowExtract.ts';
 import type { FlowEvent } from './flowMods.ts';
 import { GroupTable } from './groups.ts';
@@ -479,7 +480,7 @@ export class SwitchBridge implements DatapathBridge {
     return {
       discard,
       send: () => {
-        credit(out.effects, 1, data.length, this.nowMs());
+        credit(out.effects, 1, data.length, this.nowMs(), be16(key, K_TCP_FLAGS));
         for (const program of splitProgram(out.program)) {
           engine.inject({ inPort: dpPort, frame: data, key, actions: program });
         }

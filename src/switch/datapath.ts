@@ -307,10 +307,11 @@ export class Datapath {
 
   /** `pair.key` is the upcall's. True: a megaflow keeps the pair. */
   #translateMiss(upcall: Upcall, pair: KeyPair): boolean {
+    const tcpFlags = be16(upcall.key, K_TCP_FLAGS);
     if (upcall.reason === UPCALL_MISS) {
       const flow = this.#recentFlow(pair.keyWords);
       if (flow !== undefined) {
-        credit(flow.effects, 1, upcall.packetLen, this.engine.nowMs());
+        credit(flow.effects, 1, upcall.packetLen, this.engine.nowMs(), tcpFlags);
         this.#inject(upcall, flow.program);
         return false;
       }
@@ -333,7 +334,6 @@ export class Datapath {
       learn: true,
       scratch,
     });
-    const tcpFlags = be16(upcall.key, K_TCP_FLAGS);
     credit(out.effects, 1, upcall.packetLen, this.engine.nowMs(), tcpFlags);
     for (const actions of splitProgram(out.program)) this.#inject(upcall, actions);
     if (upcall.reason !== UPCALL_SLOW && this.#install(pair, out, validated)) return true;

@@ -153,7 +153,7 @@ export function credit(
   packets: number,
   bytes: number,
   usedMs: number,
-  tcpFlags = 0,
+  tcpFlags: number,
 ): void {
   for (const rule of effects.rules) {
     rule.packets += packets;

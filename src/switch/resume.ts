@@ -20,13 +20,14 @@ import {
   K_CT_ZONE,
   K_IN_PORT,
   K_PKT_MARK,
+  K_TCP_FLAGS,
   K_TUN_ID,
   KEY_SIZE,
 } from '../../contract/key.ts';
 import { type Action, type Continuation, OfError, type PacketIn } from '../wire/openflow/types.ts';
 import { checkBucketActions } from './checkActions.ts';
 import type { Datapath } from './datapath.ts';
-import { be32, newRecord, putBe32 } from './flow.ts';
+import { be16, be32, newRecord, putBe32 } from './flow.ts';
 import { extractFlow } from './flowExtract.ts';
 import { credit } from './megaflow.ts';
 import { splitProgram } from './slowPath.ts';
@@ -129,7 +130,7 @@ export function resume(datapath: Datapath, packet: PacketIn, vlanLimit: number):
     timeoutPolicy: datapath.timeoutPolicy,
     learn: true,
   });
-  credit(out.effects, 1, data.length, engine.nowMs());
+  credit(out.effects, 1, data.length, engine.nowMs(), be16(key, K_TCP_FLAGS));
   for (const program of splitProgram(out.program)) {
     engine.inject({ inPort: dpPort, frame: data, key, actions: program });
   }

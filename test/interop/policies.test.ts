@@ -297,6 +297,18 @@ const SCENARIOS: readonly [name: string, version: number, flows: string[], befor
     ],
   ],
   [
+    'notes, outputs to registers, timeouts at the end of connections',
+    0,
+    [
+      'table=0,in_port=1,tcp actions=note:00.11.22.33.44.55.66,load:2->NXM_NX_REG0[0..15],output:NXM_NX_REG0[0..15],' +
+        'fin_timeout(idle_timeout=5,hard_timeout=9),load:0xfff8->NXM_NX_REG1[],output:NXM_NX_REG1[],resubmit(,1)',
+      'table=0,in_port=1,udp actions=load:0x1ffff->NXM_NX_REG2[],output:NXM_NX_REG2[],output:NXM_NX_REG2[4..7],note:ff',
+      'table=0,in_port=2 actions=load:0xfffe->NXM_NX_REG3[],output:NXM_NX_REG3[],output:NXM_OF_IN_PORT[]',
+      'table=0,tcp6 actions=fin_timeout(idle_timeout=1),move:NXM_NX_REG0[]->NXM_NX_REG4[],output:NXM_NX_REG4[],output:3',
+      'table=1,tcp actions=load:0xfffd->NXM_NX_REG5[],output:NXM_NX_REG5[],output(max_len=100,port=3)',
+    ],
+  ],
+  [
     'learning',
     0,
     [
@@ -321,9 +333,11 @@ describe('traces', () => {
         text
           .replace(/recirc_id=\d+,rule_cookie/g, 'recirc_id=N,rule_cookie')
           .replace(/recirc\(0x[0-9a-f]+\)/g, 'recirc(N)')
-          // The one port that is not a patch port has another number in each.
+          // The ports that are no patch ports have other numbers in each.
           .replace(/^Datapath actions: .*$/gm, (line) =>
-            line.replace(/(?<=[ ,(])(101|2)(?=$|[,)])/g, 'LOCAL'),
+            line
+              .replace(/(?<=[ ,(])(101|2)(?=$|[,)])/g, 'LOCAL')
+              .replace(/(?<=[ ,])(100|1)(?=$|,)/g, 'BR0'),
           );
       await same(
         PACKETS.filter((packet) => !/_l3l4/.test(name) || !packet.includes('0x88b5')).map(
@@ -375,6 +389,42 @@ describe('learning', () => {
       'ovs-ofctl dump-flows br0 table=10',
     ]);
   });
+});
+
+describe('fin_timeout', () => {
+  /** A TCP packet without payload; packet-out does not mind its checksum. */
+  const packetOut = (flags: string) =>
+    `ovs-ofctl packet-out br0 'in_port=1 packet=020000000002020000000001080045000028000040004006000` +
+    `00a0000010a00000203e80050000000000000000050${flags}200000000000 actions=resubmit(,0)'`;
+  const SYN = '02';
+  const ACK = '10';
+  const FIN = '11';
+  const RST = '04';
+
+  for (const [end, flags] of [
+    ['FIN', FIN],
+    ['RST', RST],
+  ] as const) {
+    it(`shortens the timeouts of the flow that met a ${end}`, async () => {
+      const flow = (rest: string, timeouts: string) =>
+        `ovs-ofctl add-flow br0 '${rest}${timeouts} actions=fin_timeout(idle_timeout=50,hard_timeout=70),output:2'`;
+      await same([
+        ofctl(3, 'del-flows br0'),
+        flow('tcp,tp_dst=80,', 'idle_timeout=100,hard_timeout=200'),
+        packetOut(SYN),
+        packetOut(ACK),
+        'ovs-ofctl dump-flows br0',
+        packetOut(flags),
+        'ovs-ofctl dump-flows br0',
+        flow('tcp,tp_dst=80,', 'idle_timeout=10'),
+        packetOut(flags),
+        'ovs-ofctl dump-flows br0',
+        flow('tcp,tp_dst=80,', 'hard_timeout=60'),
+        packetOut(flags),
+        'ovs-ofctl dump-flows br0',
+      ]);
+    });
+  }
 });
 
 describe('flows that cannot be', () => {

@@ -211,7 +211,10 @@ async function runDaemon(options: VswitchdOptions, vlog: Vlog, standby: boolean)
       : {}),
     kept: keptFds(),
     ...(options.monitor ? { keep } : {}),
-    onHandedOver: () => void end(false, true).finally(() => process.exit(0)),
+    onHandedOver: (pid) => {
+      manager.handedOver(pid);
+      void end(false, true).finally(() => process.exit(0));
+    },
     onConfigured: () => {
       if (options.detach) vlog.silenceConsole();
       vlog.module('bridge').info(VERSION);

@@ -6,6 +6,8 @@ import { sdNotify } from '../sys/sdNotify.ts';
 export interface ServiceManager {
   ready(): void;
   stopping(): void;
+  /** Another process is the service's main process now: to be said before this one ends, which would be the service's end. */
+  handedOver(pid: number): void;
 }
 
 /**
@@ -32,6 +34,7 @@ export function serviceManager(
       say('READY=1', `MAINPID=${process.pid}`, 'STATUS=switching');
       if (wanted) setInterval(feed, Math.max(periodMs, 1)).unref();
     },
+    handedOver: (other) => void say(`MAINPID=${other}`),
     stopping: () => void say('STOPPING=1', 'STATUS=ending'),
   };
 }

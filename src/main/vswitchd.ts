@@ -62,7 +62,7 @@ export interface VswitchdOptions {
   /** Of a standby: resolves when the daemon that it stands by for has crashed. */
   untilNeeded?: () => Promise<void>;
   /** A successor has taken over: the process has to end. */
-  onHandedOver?: () => void;
+  onHandedOver?: (pid: number) => void;
   /** Asks whoever starts this daemon to keep these files for the next one, should this one crash. */
   keep?: (fds: readonly number[]) => void;
   /** What the predecessor, which has crashed, asked to be kept. */
@@ -291,7 +291,7 @@ class Daemon implements Vswitchd {
         }, LOCK_PATIENCE_MS).unref();
         this.#wake();
       },
-      end: () => onHandedOver?.(),
+      end: (pid) => onHandedOver?.(pid),
     };
   }
 

@@ -6,6 +6,7 @@ import { execFileSync, spawn, spawnSync } from 'node:child_process';
 import {
   chmodSync,
   chownSync,
+  existsSync,
   mkdtempSync,
   readdirSync,
   readFileSync,
@@ -187,6 +188,10 @@ class FakeManager implements Disposable {
   }
 }
 
+const count = (text: string, part: string): number => text.split(part).length - 1;
+const isZombie = (pid: number): boolean =>
+  /^State:\s*Z/m.test(readFileSync(`/proc/${pid}/status`, 'utf8'));
+
 describe('systemd', () => {
   it('hears of readiness, of life while there is life, and of the end', async () => {
     using manager = new FakeManager();
@@ -214,6 +219,49 @@ describe('systemd', () => {
     } finally {
       delete env.NOTIFY_SOCKET;
       delete env.WATCHDOG_USEC;
+    }
+  });
+
+  it('keeps its main process in sight when another takes over (ExecReload)', async () => {
+    const unit = readFileSync(join(ROOT, 'packaging/systemd/xvio-vswitchd.service'), 'utf8');
+    const line = (key: string): string[] =>
+      new RegExp(`^${key}=(.*)$`, 'm').exec(unit)![1]!.split(' ');
+    const [env, watchdog, ...reload] = line('ExecReload');
+    const start = line('ExecStart');
+    assert.deepEqual([env, reload], ['/usr/bin/env', [...start, '--take-over', '--detach']]);
+    assert.equal(watchdog, `WATCHDOG_USEC=${Number(line('WatchdogSec')[0]) * 1e6}`);
+
+    using manager = new FakeManager();
+    await new Promise((resolve) => setTimeout(resolve, 300));
+    process.env.NOTIFY_SOCKET = manager.socket;
+    try {
+      await using box = await Sandbox.start();
+      const first = box.daemonPid;
+      await box.until(() => manager.text.includes('READY=1'), 10_000, 'READY=1');
+      const told = manager.messages.length;
+      // As the unit says it, in this sandbox: the command ends when the other daemon serves.
+      const words = reload
+        .slice(1)
+        .map((word) => word.replace(/^unix:.*/, `unix:${box.path('db.sock')}`));
+      const command = box.spawn(join(ROOT, 'bin/ovs-vswitchd'), words);
+      await box.until(() => command.exitCode !== null, 30_000, 'end of the reload');
+      assert.equal(command.exitCode, 0);
+      const second = box.daemonPid;
+      try {
+        assert.notEqual(second, first);
+        assert.equal(existsSync(`/proc/${first}`) && !isZombie(first), false);
+        assert.match(box.appctl('version'), /ovs-vswitchd/);
+        // By the one that ends, and again by the other; no word of an end.
+        await box.until(() => count(manager.text, `MAINPID=${second}`) === 2, 10_000, 'MAINPID');
+        const said = manager.messages.slice(told).join('\n');
+        assert.ok(said.indexOf(`MAINPID=${second}`) < said.indexOf('READY=1'), said);
+        assert.ok(!said.includes('STOPPING=1'));
+      } finally {
+        box.appctl('exit');
+      }
+      await box.until(() => !existsSync(`/proc/${second}`) || isZombie(second), 10_000, 'end');
+    } finally {
+      delete process.env.NOTIFY_SOCKET;
     }
   });
 

@@ -20,8 +20,8 @@ export interface DonorHooks {
   release(): Promise<Map<string, Bequest>>;
   /** After release(). */
   ledger(): Ledger[];
-  /** The other one has it all: this process ends. */
-  done(): void;
+  /** The other one, process `pid`, has it all: this process ends. */
+  done(pid: number): void;
   /** The other one is gone: takes up again what was released. */
   resume(devices: Map<string, Bequest>, state: M.State, ledger: Ledger[]): Promise<void>;
   log: { info(text: string): void; warn(text: string): void; err(text: string): void };
@@ -86,14 +86,14 @@ export class Donor implements Disposable {
       }
       const known = M.unpack<M.Ready>(ready.body).revision;
       if (known === revision()) {
-        await this.#give(channel, state);
+        await this.#give(channel, state, pid);
         return;
       }
     }
     log.warn('hand-over: the flow tables change faster than they can be handed over');
   }
 
-  async #give(channel: HandOverChannel, state: M.State): Promise<void> {
+  async #give(channel: HandOverChannel, state: M.State, pid: number): Promise<void> {
     const { log } = this.#hooks;
     const startMs = performance.now();
     const devices = await this.#hooks.release();
@@ -119,7 +119,7 @@ export class Donor implements Disposable {
         );
         for (const { fds: own } of devices.values()) for (const fd of own) closeFd(fd);
         this.#given = true;
-        this.#hooks.done();
+        this.#hooks.done(pid);
         // The line stays open until the process ends: that is what the other one waits for.
         return await new Promise(() => {});
       }

@@ -37,8 +37,8 @@ export interface Household {
   hold(): Promise<void>;
   /** Reconfigurations may begin again. */
   unhold(): void;
-  /** Handed over: the process ends. */
-  end(): void;
+  /** Handed over to process `pid`: this one ends. */
+  end(pid: number): void;
   log: DonorHooks['log'];
 }
 
@@ -107,9 +107,9 @@ export function donorHooks(household: Household): DonorHooks {
       return reconciler.handOver();
     },
     ledger: () => [...reconciler.bridges.values()].map(takeLedger),
-    done: () => {
+    done: (pid) => {
       reconciler.forget();
-      household.end();
+      household.end(pid);
     },
     resume: async (devices, state, ledger) => {
       reconciler.forget();

@@ -196,7 +196,10 @@ async function runDaemon(options: VswitchdOptions, vlog: Vlog, standby: boolean)
     ssl: {
       privateKey: options.privateKey,
       certificate: options.certificate,
-      caCert: options.caCert,
+      caCert: options.caCert ?? options.bootstrapCaCert,
+      bootstrap: options.bootstrapCaCert !== undefined,
+      protocols: options.sslProtocols,
+      ciphers: options.sslCiphers,
     },
     takeOver,
     ...(standby

@@ -7,7 +7,7 @@ import type { CommandTable } from '../control/appctl/server.ts';
 import { OvsdbClient } from '../control/ovsdb/client.ts';
 import { daemonIdentity, mergeWanted, type Wanted } from '../control/ovsdb/columns.ts';
 import { Publisher } from '../control/ovsdb/publisher.ts';
-import type { TlsFiles } from '../control/ovsdb/remote.ts';
+import { type TlsFiles, unknownProtocol } from '../control/ovsdb/remote.ts';
 import { createEngine, type DataPlaneEngine } from '../engine/engine.ts';
 import type { Coverage } from '../observe/coverage.ts';
 import { rateLimit, type Vlog } from '../observe/vlog.ts';
@@ -118,6 +118,8 @@ class Daemon implements Vswitchd {
     this.#journalFd = keptJournal ?? memfdCreate('xvio-journal', 0, false);
     const salvaged = keptJournal === undefined ? undefined : readJournal(keptJournal);
     const { vlog, coverage, paths } = options;
+    const odd = unknownProtocol(options.ssl?.protocols ?? '');
+    if (odd !== undefined) vlog.module('stream_ssl').err(`${odd}: SSL protocol not recognized`);
     // Before anything else asks for the time.
     this.#clock = options.dummies === undefined ? undefined : installDummyClock();
     this.#dummies = options.dummies === undefined ? undefined : new Dummies(options.dummies);

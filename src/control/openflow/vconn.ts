@@ -261,7 +261,7 @@ function connectSsl(target: { host: string; port: number }, context: StreamConte
 }
 
 /** Always an error: the connection that taught us the certificate was not verified. */
-function bootstrapCa(socket: TLSSocket, file: string, log: Log): Error {
+export function bootstrapCa(socket: TLSSocket, file: string, log: Pick<Log, 'info'>): Error {
   let certificate: PeerCertificate & { issuerCertificate?: PeerCertificate } =
     socket.getPeerCertificate(true);
   for (let depth = 0; depth < 16; depth++) {

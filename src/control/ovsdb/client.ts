@@ -157,7 +157,7 @@ export class OvsdbClient {
         return;
       }
       this.#log.info(`${this.#name}: connecting...`);
-      stream = openRemote(remote, this.#options.tls);
+      stream = openRemote(remote, this.#options.tls, this.#log);
     } catch (error) {
       this.#failed(errorText(error));
       return;

@@ -73,6 +73,7 @@ export async function enlist(peer: Peer, setup: Setup, options: Options): Promis
   let generator: Generator | undefined;
   try {
     generator = new Generator(testbed.sockets, options, setup.mtu, setup.offloads);
+    if (testbed.wire) generator.setWire(testbed.wire);
     await generator.start();
     await testbed.ready();
     return { testbed, generator, threads: testbed.threads() };

@@ -2,6 +2,8 @@
 // testbed a peer that runs, a scenario what is measured on it. Rates are packets a second, times nanoseconds unless the
 // name says otherwise.
 
+import type { Wire } from './generator/wire.ts';
+
 /** How a switch under test forwards between the ports that the generator drives. */
 export type Wiring =
   /** in_port → output, ports in pairs: 0 ↔ 1, 2 ↔ 3, … */
@@ -12,6 +14,8 @@ export type Wiring =
   | 'rules'
   /** A stateful firewall: connections begin at even ports, and packets of established ones pass both ways. */
   | 'firewall'
+  /** Port 0 behind the rules of `rules`, port 1 the wire under a VXLAN tunnel. */
+  | 'acl-vxlan'
   /** Pairs without parsing or tables. */
   | 'relay'
   /** Nothing installed: the scenario does it. */
@@ -52,6 +56,8 @@ export interface Testbed extends AsyncDisposable {
   ready(): Promise<void>;
   /** Forwarding threads. May be called only when ports are up. */
   threads(): SwitchThread[];
+  /** The guest that has to send and receive frames in a tunnel, if there is one. */
+  readonly wire?: Wire | undefined;
   /** Processes to be stopped while it is another one's turn. */
   readonly pids: readonly number[];
   clearBusy?(): void;

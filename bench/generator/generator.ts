@@ -9,6 +9,7 @@ import * as L from '../../src/guest/driver/layout.ts';
 import { Guest, guestFeatures } from '../../src/guest/guest.ts';
 import { frameTemplate } from '../../src/guest/thread.ts';
 import type { Options } from '../types.ts';
+import { VXLAN_BYTES, vxlanHeaders, type Wire } from './wire.ts';
 import type { GeneratorData, Trial, TrialResult } from './worker.ts';
 
 const MODULE = path.join(import.meta.dirname, '../../build/saturate.wasm');
@@ -27,6 +28,8 @@ const SPREADS = {
   reply: L.SPREAD_REPLY,
 } as const;
 
+const NOTHING = new Uint8Array(0);
+
 export interface Stream {
   from: number;
   to: number;
@@ -38,8 +41,9 @@ export interface Stream {
    * then port, for many connections, and the answers to those.
    */
   spread?: keyof typeof SPREADS;
+  /** Not in a tunnel. */
   imix?: boolean;
-  /** Frames are TCP, too long for the wire, with segments of so many bytes. */
+  /** Not in a tunnel. Frames are TCP, too long for the wire, with segments of so many bytes. */
   gsoBytes?: number;
   /** 0 = as many as the ring takes. */
   perSecond?: number;
@@ -68,6 +72,7 @@ export class Generator implements AsyncDisposable {
   #waiting: ((result: TrialResult) => void) | undefined;
   #failed: Error | undefined;
   readonly #core: number;
+  #wire: Wire | undefined;
 
   /** Guests listen at `sockets` from now on. */
   constructor(sockets: readonly string[], options: Options, mtu = 1500, offloads = false) {
@@ -111,16 +116,27 @@ export class Generator implements AsyncDisposable {
     });
   }
 
+  /** From the next streams on, one of the guests sends and receives frames in a tunnel. */
+  setWire(wire: Wire): void {
+    this.#wire = wire;
+  }
+
   setStreams(streams: readonly Stream[]): void {
     for (const { view } of this.guests) {
       view.setUint32(L.GUEST_CONTROL + L.GT_MODE, 0, true);
       // Whoever receives looks for the mark where the senders put it.
       view.setUint32(L.GUEST_CONTROL + L.GT_GSO_SIZE, streams[0]?.gsoBytes ?? 0, true);
     }
+    if (this.#wire) {
+      const { view } = this.guests[this.#wire.guest]!;
+      view.setUint32(L.GUEST_CONTROL + L.GT_OUTER, VXLAN_BYTES, true);
+    }
     for (const stream of streams) {
       const { view, bytes } = this.guests[stream.from]!;
       const at = L.GUEST_CONTROL;
       const frameBytes = stream.frameBytes ?? 60;
+      const outer =
+        this.#wire?.guest === stream.from ? vxlanHeaders(this.#wire, frameBytes) : NOTHING;
       const template = frameTemplate(
         {
           send: true,
@@ -133,9 +149,10 @@ export class Generator implements AsyncDisposable {
       );
       template[34] = 4; // source port 1024, if there is one flow
       if (stream.gsoBytes) makeTcp(template);
-      bytes.set(template, at + L.GT_TEMPLATE);
+      bytes.set(outer, at + L.GT_TEMPLATE);
+      bytes.set(template, at + L.GT_TEMPLATE + outer.length);
       if (stream.gsoBytes) bytes.set(TCP_REST, at + L.GT_TEMPLATE + L.PAYLOAD);
-      view.setUint32(at + L.GT_FRAME_LEN, frameBytes, true);
+      view.setUint32(at + L.GT_FRAME_LEN, outer.length + frameBytes, true);
       view.setUint32(at + L.GT_FLOWS, stream.flows ?? 1, true);
       view.setUint32(at + L.GT_SPREAD, SPREADS[stream.spread ?? 'port'], true);
       view.setUint32(at + L.GT_IMIX, stream.imix ? 1 : 0, true);

@@ -4,8 +4,10 @@
 import { readdirSync, readFileSync, writeFileSync } from 'node:fs';
 import { join } from 'node:path';
 import { Sandbox, type SandboxOptions } from '../../test/interop/sandbox.ts';
+import type { Wire } from '../generator/wire.ts';
 import { FIREWALL_ZONE, firewallLines, ruleLines } from '../rules.ts';
 import type { BusyTime, Setup, SwitchThread, Testbed } from '../types.ts';
+import { addTunnel, addUnderlay, UNDERLAY_BRIDGE, UNDERLAY_PORT } from './underlay.ts';
 
 export interface OvsOptions {
   name: string;
@@ -40,10 +42,13 @@ export async function startOvs(options: OvsOptions, setup: Setup): Promise<OvsTe
       'datapath_type=netdev',
       'fail_mode=secure',
     );
+    const tunnel = setup.wiring === 'acl-vxlan';
+    if (tunnel) addUnderlay(box);
     const ports = Array.from({ length: setup.ports }, (_, i) => `vm${i}`);
     const args: string[] = [];
     for (const [i, port] of ports.entries()) {
-      args.push('--', 'add-port', 'br0', port, '--', 'set', 'interface', port);
+      const bridge = tunnel && i === UNDERLAY_PORT ? UNDERLAY_BRIDGE : 'br0';
+      args.push('--', 'add-port', bridge, port, '--', 'set', 'interface', port);
       args.push('type=dpdkvhostuserclient', `options:vhost-server-path=${box.path(port)}`);
       args.push(`ofport_request=${i + 1}`);
       if (setup.mtu) args.push(`mtu_request=${setup.mtu}`);
@@ -53,10 +58,12 @@ export async function startOvs(options: OvsOptions, setup: Setup): Promise<OvsTe
     if (setup.wiring === 'relay') options.relay?.(box, ports);
     else installFlows(box, setup);
     if (setup.wiring === 'firewall') keepConnections(box);
+    const wire = tunnel ? await addTunnel(box) : undefined;
     return new OvsTestbed(
       options,
       box,
       ports.map((port) => box.path(port)),
+      wire,
     );
   } catch (error) {
     await box.stop();
@@ -78,7 +85,8 @@ function installFlows(box: Sandbox, { wiring, ports }: Setup): void {
   for (let i = 0; i < ports; i++) {
     const [from, to] = [i + 1, (i ^ 1) + 1];
     if (wiring === 'port') lines.push(`priority=1,in_port=${from},actions=output:${to}`);
-    if (wiring === 'rules') lines.push(...ruleLines(from, to));
+    // With a tunnel, what is behind it has port 2, as guest 1 without.
+    if (wiring === 'rules' || wiring === 'acl-vxlan') lines.push(...ruleLines(from, to));
     if (wiring === 'firewall') lines.push(...firewallLines(from, to, i % 2 === 0));
   }
   if (lines.length === 0) return;
@@ -91,13 +99,15 @@ export class OvsTestbed implements Testbed {
   readonly name: string;
   readonly box: Sandbox;
   readonly sockets: readonly string[];
+  readonly wire: Wire | undefined;
   readonly #options: OvsOptions;
 
-  constructor(options: OvsOptions, box: Sandbox, sockets: readonly string[]) {
+  constructor(options: OvsOptions, box: Sandbox, sockets: readonly string[], wire?: Wire) {
     this.name = options.name;
     this.#options = options;
     this.box = box;
     this.sockets = sockets;
+    this.wire = wire;
   }
 
   get pids(): readonly number[] {

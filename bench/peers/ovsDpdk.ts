@@ -23,7 +23,7 @@ function renamed(): string {
 
 export const ovsDpdk: Peer = {
   name: 'ovs-dpdk',
-  wirings: ['port', 'l2', 'rules', 'firewall', 'none'],
+  wirings: ['port', 'l2', 'rules', 'acl-vxlan', 'firewall', 'none'],
   missing() {
     if (!existsSync(BINARY)) return 'apt-get install openvswitch-switch-dpdk';
     return ensureHugepages(MEGABYTES);

@@ -42,10 +42,10 @@ export function xvioOf(directory: string): Peer {
   const name = `xvio:${path.basename(directory)}`;
   return peer(
     name,
-    ['port', 'l2', 'rules', 'firewall', 'none'],
+    ['port', 'l2', 'rules', 'acl-vxlan', 'firewall', 'none'],
     path.resolve(directory, 'bin/ovs-vswitchd'),
   );
 }
 
-export const xvio = peer('xvio', ['port', 'l2', 'rules', 'firewall', 'none']);
+export const xvio = peer('xvio', ['port', 'l2', 'rules', 'acl-vxlan', 'firewall', 'none']);
 export const xvioRelay = peer('xvio-relay', ['relay']);

@@ -1,6 +1,7 @@
 // All scenarios, in the order of a full run.
 
 import type { Scenario } from '../types.ts';
+import { aclVxlan } from './aclVxlan.ts';
 import { explosion } from './explosion.ts';
 import { firewall } from './firewall.ts';
 import { flowmod } from './flowmod.ts';
@@ -25,6 +26,7 @@ export const SCENARIOS: readonly Scenario[] = [
   port,
   l2,
   rules,
+  aclVxlan,
   firewall,
   imix,
   size1500,

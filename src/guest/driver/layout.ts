@@ -63,7 +63,8 @@ export const GT_SPREAD = 164; // u32 how flows differ: SPREAD_*
 export const GT_IMIX = 168; // u32 1 = sizes of IMIX in turn instead of GT_FRAME_LEN
 export const GT_TWICE = 176; // f64 frames whose sequence number had come before
 export const GT_GSO_SIZE = 172; // u32 not 0 = frames are TCP, to be cut into segments of so many bytes by whoever must
-/** Template of the frame: Ethernet, IPv4, UDP; then the mark. */
+export const GT_OUTER = 184; // u32 bytes of a tunnel's headers before each frame, 0 = none
+/** Template of the frame: headers of a tunnel, if any; Ethernet, IPv4, UDP; then the mark. */
 export const GT_TEMPLATE = 256;
 
 export const TRAFFIC_SEND = 1;

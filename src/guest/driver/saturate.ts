@@ -5,6 +5,9 @@
 // on split rings, descriptors and avail entries are written once (prepare); a packet costs the guest one store into
 // its payload, and one load where it arrives. On packed rings the driver has to write descriptors, so it does.
 // The rings are used in order, which every known back-end does for packets of one buffer.
+//
+// A guest that is the wire of an underlay has a tunnel's headers before each frame, both ways (GT_OUTER). They are part
+// of the template; only the outer UDP source port varies with the flow, as every tunnel end has it.
 
 import {
   GR_BUFFER_SIZE,
@@ -27,6 +30,7 @@ import {
   GT_LOST,
   GT_MODE,
   GT_OURS,
+  GT_OUTER,
   GT_PER_MS,
   GT_RECEIVED,
   GT_RECEIVED_BYTES,
@@ -131,7 +135,8 @@ export function prepare(pair: u32): bool {
 
 /** Where mark, sequence number and time stand in the frames. */
 function payloadOf(traffic: u32): u32 {
-  return load<u32>(traffic, GT_GSO_SIZE) === 0 ? PAYLOAD : PAYLOAD + TCP_MORE;
+  const more: u32 = load<u32>(traffic, GT_GSO_SIZE) === 0 ? 0 : TCP_MORE;
+  return load<u32>(traffic, GT_OUTER) + PAYLOAD + more;
 }
 
 /** virtio-net header of a TCP segment over IPv4 that is longer than the wire allows (virtio 1.2, 5.1.6). */
@@ -290,13 +295,18 @@ export function send(pair: u32, nowMs: f64): u32 {
   const bufferSize = load<u32>(tx, GR_BUFFER_SIZE);
   const mask = load<u32>(tx, GR_SIZE) - 1;
   const payload = payloadOf(traffic);
+  const outer = load<u32>(traffic, GT_OUTER);
+  const template = traffic + GT_TEMPLATE + outer;
   let sequence = load<u32>(traffic, GT_SEQUENCE);
   let flow = sequence % flows;
   // The answer to a single flow is another frame, too.
   const vary = flows > 1 || load<u32>(traffic, GT_SPREAD) === SPREAD_REPLY;
   for (let i: u32 = 0; i < n; i++) {
     const frame = buffers + ((next + i) & mask) * bufferSize;
-    if (vary) setFlow(frame, traffic, flow);
+    if (vary) {
+      setFlow(frame + outer, traffic, template, flow);
+      if (outer !== 0) setEntropy(frame, flow);
+    }
     if (++flow === flows) flow = 0;
     store<u32>(frame + payload, sequence++, 4);
     store<f64>(frame + payload, nowMs, 8);
@@ -310,8 +320,13 @@ export function send(pair: u32, nowMs: f64): u32 {
   return n;
 }
 
+/** Source port of the outer UDP header: from the upper half, different for most flows. */
+function setEntropy(outer: u32, flow: u32): void {
+  store<u16>(outer, bswap<u16>(<u16>(0x8000 | ((flow * 40503) & 0x7fff))), UDP_SOURCE);
+}
+
 /** Makes the frame one of flow number `flow`. */
-function setFlow(frame: u32, traffic: u32, flow: u32): void {
+function setFlow(frame: u32, traffic: u32, template: u32, flow: u32): void {
   const spread = load<u32>(traffic, GT_SPREAD);
   if (spread === SPREAD_PORT) {
     store<u16>(frame, bswap<u16>(<u16>(1024 + flow)), UDP_SOURCE);
@@ -319,30 +334,30 @@ function setFlow(frame: u32, traffic: u32, flow: u32): void {
   }
   if (spread === SPREAD_BITS) {
     // The checksum is wrong then; switches do not look at it.
-    const address = bswap<u32>(load<u32>(traffic + GT_TEMPLATE, IP_SOURCE)) ^ (1 << (flow & 31));
+    const address = bswap<u32>(load<u32>(template, IP_SOURCE)) ^ (1 << (flow & 31));
     store<u32>(frame, bswap<u32>(address), IP_SOURCE);
-    const ports = bswap<u32>(load<u32>(traffic + GT_TEMPLATE, UDP_SOURCE));
+    const ports = bswap<u32>(load<u32>(template, UDP_SOURCE));
     const bits = (0x10000 << ((flow >> 5) & 15)) | (1 << ((flow >> 9) & 15));
     store<u32>(frame, bswap<u32>(ports ^ bits), UDP_SOURCE);
     return;
   }
   if (spread === SPREAD_CONNECTION || spread === SPREAD_REPLY) {
-    setConnection(frame, traffic, flow, spread === SPREAD_REPLY);
+    setConnection(frame, template, flow, spread === SPREAD_REPLY);
     return;
   }
   // The template's source address ends in 0.0 and its checksum covers that.
   store<u16>(frame, bswap<u16>(<u16>flow), IP_SOURCE_LOW);
   store<u16>(frame, bswap<u16>(<u16>(1024 + ((flow * 40503) & 0x3fff))), UDP_SOURCE);
-  addToChecksum(frame, load<u16>(traffic + GT_TEMPLATE, IP_CHECKSUM), flow);
+  addToChecksum(frame, load<u16>(template, IP_CHECKSUM), flow);
 }
 
 /** Makes the frame one of connection number `flow`, or the answer to it. All addresses of templates end in 0.0. */
-function setConnection(frame: u32, traffic: u32, flow: u32, reply: bool): void {
+function setConnection(frame: u32, template: u32, flow: u32, reply: bool): void {
   const low = flow & 0xffff;
   const port = bswap<u16>(<u16>(1024 + (flow >> 16)));
   if (reply) {
     // The template's ports are those of a request.
-    const service = load<u16>(traffic + GT_TEMPLATE, UDP_DESTINATION);
+    const service = load<u16>(template, UDP_DESTINATION);
     store<u16>(frame, bswap<u16>(<u16>low), IP_DESTINATION_LOW);
     store<u16>(frame, port, UDP_DESTINATION);
     store<u16>(frame, service, UDP_SOURCE);
@@ -350,5 +365,5 @@ function setConnection(frame: u32, traffic: u32, flow: u32, reply: bool): void {
     store<u16>(frame, bswap<u16>(<u16>low), IP_SOURCE_LOW);
     store<u16>(frame, port, UDP_SOURCE);
   }
-  addToChecksum(frame, load<u16>(traffic + GT_TEMPLATE, IP_CHECKSUM), low);
+  addToChecksum(frame, load<u16>(template, IP_CHECKSUM), low);
 }

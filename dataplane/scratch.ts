@@ -17,6 +17,7 @@
 //   0x0f000  lists of one packet for nested programs                NEST_MAX x u32
 //   0x0f100  simple matches missed       256 x u32
 //   0x0f500  output ports of a burst     256 x u32
+//   0x0f900  pushes into tunnels of a burst: operands, 0 = none   256 x u32
 //   0x10000  output batches of the slots     64 x 256 x u32
 
 import { PV_LOOKUP } from '../contract/packet.ts';
@@ -36,6 +37,7 @@ export const S_UPCALL_KEY: u32 = PV_LOOKUP + 0xe000;
 export const S_NEST: u32 = PV_LOOKUP + 0xf000;
 export const S_SIMPLE_MISSED: u32 = PV_LOOKUP + 0xf100;
 export const S_DIRECT: u32 = PV_LOOKUP + 0xf500;
+export const S_DIRECT_PUSH: u32 = PV_LOOKUP + 0xf900;
 export const S_SEGMENTS: u32 = PV_LOOKUP + 0xe300;
 export const S_BATCHES: u32 = PV_LOOKUP + 0x10000;
 

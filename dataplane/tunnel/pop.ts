@@ -75,6 +75,7 @@ import {
 import { LINE2, LINE3, LINE5, LINE6, markLines } from '../key.ts';
 import { clearKey } from '../parse.ts';
 import { fold, sumBytes, sumPacket } from '../port/checksum.ts';
+import { copyBytes } from '../port/copy.ts';
 import { load16 } from '../port/headers.ts';
 import { cut, refill, shrink } from './head.ts';
 
@@ -107,7 +108,7 @@ export function popTunnel(pkt: u32, operands: u32): u32 {
   let end: u32 = 0; // of the IP packet, in the frame
   if (version === 4) {
     if (l4 !== l3 + 20) return DROP_TUNNEL_HEADER; // options: as in Open vSwitch
-    if (fold(sumBytes(ip, 20)) !== 0xffff) return DROP_TUNNEL_CHECKSUM;
+    if (headerSum(ip) !== 0xffff) return DROP_TUNNEL_CHECKSUM;
     end = l3 + load16(ip + 2);
   } else if (version === 6 && l4 >= l3 + 40) {
     end = l3 + 40 + load16(ip + 4);
@@ -179,7 +180,7 @@ export function popTunnel(pkt: u32, operands: u32): u32 {
   }
   if (optionBytes !== 0) {
     store<u8>(key + K_TUN_OPTS_LEN, <u8>optionBytes);
-    memory.copy(key + K_TUN_OPTS, options, optionBytes);
+    copyBytes(key + K_TUN_OPTS, options, optionBytes);
     lines |= optionBytes > 64 ? LINE5 | LINE6 : LINE5;
   }
   if (packetType !== 0) {
@@ -191,6 +192,14 @@ export function popTunnel(pkt: u32, operands: u32): u32 {
   refill(pkt);
   store<u32>(pkt + PKT_IN_PORT, port);
   return DROP_NONE;
+}
+
+/** Folded sum of an IPv4 header without options. */
+function headerSum(ip: u32): u32 {
+  const a = load<u64>(ip);
+  const b = load<u64>(ip, 8);
+  const low = (a & 0xffffffff) + (b & 0xffffffff);
+  return fold(low + (a >> 32) + (b >> 32) + load<u32>(ip, 16));
 }
 
 /** A packet from this host, whose outer checksum nobody has completed, or that was checked on the way in. */

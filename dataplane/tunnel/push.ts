@@ -48,6 +48,7 @@ import {
 import { freeRecords, keyOf, release, takeRecord } from '../batch.ts';
 import { countDrop } from '../drop.ts';
 import { completeChecksum, fold, sumBytes, sumPacket } from '../port/checksum.ts';
+import { copyBytes } from '../port/copy.ts';
 import { gsoBegin, gsoHeaderBytes, gsoNext } from '../port/gso.ts';
 import { load16, store16 } from '../port/headers.ts';
 import { S_SEGMENTS, SEGMENTS_LIST } from '../scratch.ts';
@@ -150,7 +151,8 @@ function l4Offset(header: u32): u32 {
   return <u32>load<u16>(header, 12) === BE_IPV6 ? ETH + 40 : ETH + 20;
 }
 
-function push(pkt: u32, operands: u32): u32 {
+/** Encapsulates a packet that is not to be segmented. DROP_NONE, or why it has to be dropped. */
+export function push(pkt: u32, operands: u32): u32 {
   const typeAndSize = load<u32>(operands + TP_TYPE * 4);
   const type = typeAndSize & 0xffff;
   const size = typeAndSize >> 16;
@@ -168,7 +170,7 @@ function push(pkt: u32, operands: u32): u32 {
   const total = inner + size - ETH; // bytes of the IP packet
   if (total - (l4 === ETH + 40 ? 40 : 0) > 0xffff || !grow(pkt, size)) return DROP_TUNNEL_HEADROOM;
   const head = load<u32>(pkt + PKT_HEAD);
-  memory.copy(head, header, size);
+  copyBytes(head, header, size);
   store<u16>(pkt + PKT_L3, <u16>ETH);
   store<u16>(pkt + PKT_L4, <u16>l4);
   const ip = head + ETH;

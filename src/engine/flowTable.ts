@@ -48,7 +48,7 @@ export class FlowTable {
   private readonly grace: Grace;
   private readonly hashOf: HashOf;
   private readonly subtables: Subtables;
-  private readonly programs = new Programs();
+  private readonly programs: Programs;
   private readonly flows: (Flow | undefined)[] = [];
   private readonly free: number[] = [];
   private next = 0;
@@ -63,6 +63,7 @@ export class FlowTable {
     this.grace = grace;
     this.hashOf = hashOf;
     this.subtables = new Subtables(memory, grace);
+    this.programs = new Programs(memory.u32);
   }
 
   get size(): number {
@@ -199,12 +200,12 @@ export class FlowTable {
     }
   }
 
-  /** Writes a program where no worker reads: into the fresh record, or into space of its own. */
+  /** Writes a program where no worker reads: into the fresh record, or into space of its own or of flows that do the same. */
   private writeProgram(id: FlowId, flow: Flow, actions: Uint32Array, fresh: boolean): number {
     const inline = fresh && actions.length <= FL_INLINE_WORDS;
-    const address = inline ? recordOf(id) + FL_INLINE : this.programs.take(actions.length * 4);
+    const address = inline ? recordOf(id) + FL_INLINE : this.programs.take(actions);
     if (address === 0) return 0;
-    this.memory.u32.set(actions, address / 4);
+    if (inline) this.memory.u32.set(actions, address / 4);
     flow.programBytes = inline ? 0 : actions.length * 4;
     return address;
   }

@@ -116,4 +116,6 @@ export interface SwitchIntent {
   bridges: readonly BridgeIntent[];
   /** Names that could leave the run directory: such bridges are not made. */
   ignoredBridges: readonly string[];
+  /** "br0: stp_enable": set in the database, and without effect here. */
+  unsupported: readonly string[];
 }

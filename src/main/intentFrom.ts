@@ -231,6 +231,21 @@ function bridgeIntent(
   };
 }
 
+/** Columns that ask for what is not there: whoever relies on them, on a loop being cut above all, has to be told. */
+function unsupportedOf(row: BridgeRow): string[] {
+  const columns = {
+    stp_enable: row.stp_enable,
+    rstp_enable: row.rstp_enable,
+    mcast_snooping_enable: row.mcast_snooping_enable,
+    sflow: row.sflow !== undefined,
+    netflow: row.netflow !== undefined,
+    ipfix: row.ipfix !== undefined,
+    auto_attach: row.auto_attach !== undefined,
+  };
+  const asked = Object.entries(columns).filter(([, set]) => set);
+  return asked.map(([column]) => `${row.name}: ${column}`);
+}
+
 /** Sockets are named after bridges. */
 function isUsableName(name: string): boolean {
   return !/[/\\]/.test(name) && name !== '' && name !== '.' && name !== '..';
@@ -256,6 +271,7 @@ export function intentFrom(snapshot: Snapshot): SwitchIntent | undefined {
       .filter(({ name }) => isUsableName(name))
       .map((row) => bridgeIntent(snapshot, row, root.other_config))
       .sort((a, b) => (a.name < b.name ? -1 : 1)),
+    unsupported: rows.flatMap(unsupportedOf).sort(),
     ignoredBridges: rows.map(({ name }) => name).filter((name) => !isUsableName(name)),
   };
 }

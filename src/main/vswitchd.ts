@@ -109,6 +109,8 @@ class Daemon implements Vswitchd {
   #journal: Journal | undefined;
   /** OpenFlow state of a predecessor that has crashed, until it is restored. */
   #salvaged: State | undefined;
+  /** What has been warned of. */
+  #unsupported: readonly string[] = [];
   /** They would be named with every change of the database. */
   readonly #badNames = rateLimit(5);
 
@@ -388,6 +390,12 @@ class Daemon implements Vswitchd {
         .module('bridge')
         .warn(`ignoring bridge with invalid name "${name}"`, this.#badNames);
     }
+    for (const what of intent.unsupported.filter((text) => !this.#unsupported.includes(text))) {
+      this.#options.vlog
+        .module('bridge')
+        .info(`bridge ${what} is not supported, and has no effect`);
+    }
+    this.#unsupported = intent.unsupported;
     await this.reconciler.apply(intent, portsReady);
     this.#announceDatapath();
     const identity: Wanted = {

@@ -361,6 +361,17 @@ export class BridgePorts {
       unit.error = error.message;
       return;
     }
+    const owner = netdev instanceof TunnelPort && bridge.datapath.tunnels.ownerOf(netdev);
+    if (owner) {
+      await netdev.close();
+      const error = `could not add network device ${iface.name} to ofproto (File exists)`;
+      if (unit.error !== error) {
+        const text = `attempting to add tunnel port with same config as port '${owner.name}'`;
+        this.#options.log.warn(`${iface.name}: ${text}`);
+      }
+      unit.error = error;
+      return;
+    }
     try {
       unit.port = bridge.addPort({
         netdev,

@@ -48,6 +48,8 @@ async function restart(net: OvnNet, host: Host, t: TestContext): Promise<void> {
       .map((line) => line.replace(/group:\d+|conj_id=\d+|conjunction\(\d+/g, 'N'))
       .map((line) => (line.includes('table=40,') ? line.replace(/ actions=.*/, '') : line))
       .sort();
+  // What ovn-controller has changed bit by bit it may list otherwise than what it computes at once after the restart.
+  host.box.must('ovn-appctl', '-t', 'ovn-controller', 'recompute');
   net.sync();
   const before = flows();
   net.start('vm2', 'iperf3', '-s', '-1', '-p', '5201');

@@ -185,6 +185,27 @@ test('MPLS between the two', () => {
   }
 });
 
+test('a tunnel that another port has already is refused until that one goes', async () => {
+  const columns = (box: Sandbox, name: string): string =>
+    box.vsctl('--columns=error,ofport,link_state', 'list', 'Interface', name);
+  const same = { remote_ip: '172.31.0.77', key: 'flow' };
+  for (const box of [ours, theirs]) {
+    addTunnel(box, 'one', 'vxlan', same);
+    addTunnel(box, 'other', 'vxlan', { ...same, dst_port: '4799' });
+    addTunnel(box, 'two', 'vxlan', same);
+  }
+  for (const box of [ours, theirs]) {
+    assert.match(
+      columns(box, 'two'),
+      /could not add network device two to ofproto \(File exists\)/,
+    );
+    assert.match(columns(box, 'other'), /error +: \[\]/);
+    box.vsctl('del-port', 'br-int', 'one');
+    await box.until(() => /error +: \[\]/.test(columns(box, 'two')), 10000, 'port two');
+    for (const port of ['two', 'other']) box.vsctl('del-port', 'br-int', port);
+  }
+});
+
 /** Packets without Ethernet header come out with addresses of zero: they are for whoever is there. */
 function setBareFlows(box: Sandbox): void {
   const mac = box.must('cat', '/sys/class/net/br-int/address').trim();

@@ -163,13 +163,10 @@ export class TunnelPorts<B extends XlateBridge = XlateBridge> {
     return index;
   }
 
-  /** The port that matches the same packets as this one and was there before, if any. */
-  duplicateOf(port: BridgePort): BridgePort | undefined {
+  /** The port that has the packets which a new tunnel would match, if any. */
+  ownerOf({ tunnel, port }: TunnelPort): BridgePort | undefined {
     this.#byMatch ??= this.#index();
-    const netdev = tunnelOf(port);
-    if (netdev === undefined) return undefined;
-    const first = this.#byMatch.get(keyOf(netdev.tunnel, netdev.port))?.port;
-    return first === port ? undefined : first;
+    return this.#byMatch.get(keyOf(tunnel, port))?.port;
   }
 
   get listeners(): readonly Listener[] {

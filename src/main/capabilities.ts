@@ -28,7 +28,7 @@ const CAPABILITIES: Readonly<Record<string, string>> = {
   max_vlan_headers: '2',
   nd_ext: 'true',
   recirc: 'true',
-  sample_nesting: '0',
+  sample_nesting: 'true', // so the real daemon, whatever the depth
   tnl_push_pop: 'true',
   trunc: 'true',
   ufid: 'true',

@@ -284,12 +284,12 @@ const FEATURES: readonly [string, string][] = [
   ['Tunnel push pop', 'Yes'],
   ['Ufid', 'Yes'],
   ['Truncate action', 'Yes'],
-  ['Clone action', 'No'],
-  ['Sample nesting', '0'],
+  ['Clone action', 'Yes'],
+  ['Sample nesting', '10'],
   ['Conntrack eventmask', 'Yes'],
   ['Conntrack clear', 'Yes'],
-  ['Max dp_hash algorithm', '0'],
-  ['Check pkt length action', 'No'],
+  ['Max dp_hash algorithm', '1'],
+  ['Check pkt length action', 'Yes'],
   ['Conntrack timeout policy', 'Yes'],
   ['Explicit Drop action', 'Yes'],
   ['Optimized Balance TCP mode', 'No'],
@@ -305,7 +305,7 @@ const FEATURES: readonly [string, string][] = [
   ['CT state NAT', 'Yes'],
   ['CT orig tuple', 'Yes'],
   ['CT orig tuple for IPv6', 'Yes'],
-  ['IPv6 ND Extension', 'No'],
+  ['IPv6 ND Extension', 'Yes'],
 ];
 
 function ofprotoTrace(

@@ -139,7 +139,8 @@ describe('a daemon that dies', () => {
       assert.deepEqual(flows(), before);
       assert.match(box.ofctl('-O', 'OpenFlow15', 'dump-groups', 'br0'), /group_id=7/);
       // Nobody has sent anything since: this comes from the journal.
-      assert.match(box.appctl('fdb/show', 'br0'), /02:00:00:00:00:01[\s\S]*02:00:00:00:00:02/);
+      const learned = box.appctl('fdb/show', 'br0');
+      for (const host of [1, 2]) assert.ok(learned.includes(mac(host)), learned);
       const megaflows = box.appctl('dpctl/dump-flows').split('\n');
       const recirculated = megaflows.filter((line) => /recirc_id\((?!0\))/.test(line));
       assert.ok(recirculated.length >= 2, megaflows.join('\n'));

@@ -21,10 +21,19 @@ const TYPES: readonly { name: string; type: string; options: Record<string, stri
   { name: 'vxlan-gpe', type: 'vxlan', options: { key: '5', exts: 'gpe', dst_port: '4790' } },
   { name: 'geneve', type: 'geneve', options: { key: '102', csum: 'true' } },
   { name: 'gre', type: 'gre', options: {} },
-  { name: 'gre with everything', type: 'gre', options: { key: '103', csum: 'true', seq: 'true' } },
+  { name: 'gre with checksums', type: 'gre', options: { key: '103', csum: 'true' } },
+  // Not with csum, too: the real daemon sums up the packet before it writes the sequence number.
+  { name: 'gre with sequence numbers', type: 'gre', options: { key: '103', seq: 'true' } },
   { name: 'layer 3 gre', type: 'gre', options: { key: '104', packet_type: 'legacy_l3' } },
   // Not gtpu: this version of the real daemon sums up the UDP checksum before it writes the length, so its packets are wrong.
 ];
+
+/** Those set by hand, too. */
+function flushNeighbours(box: Sandbox): void {
+  for (const state of ['permanent', 'all']) {
+    box.must('ip', 'neigh', 'flush', 'dev', 'br-int', 'nud', state);
+  }
+}
 
 let ours: Sandbox;
 let theirs: Sandbox;
@@ -75,7 +84,7 @@ for (const family of ['IPv4', 'IPv6'] as const) {
         } finally {
           for (const box of [ours, theirs]) {
             box.vsctl('del-port', 'br-int', 'tun');
-            box.must('ip', 'neigh', 'flush', 'dev', 'br-int');
+            flushNeighbours(box);
             box.ofctl('del-flows', 'br-int');
             box.ofctl('add-flow', 'br-int', 'priority=0,actions=NORMAL');
           }
@@ -123,7 +132,7 @@ for (const family of ['IPv4', 'IPv6'] as const) {
       } finally {
         for (const box of [ours, theirs]) {
           box.vsctl('del-port', 'br-int', 'tun');
-          box.must('ip', 'neigh', 'flush', 'dev', 'br-int');
+          flushNeighbours(box);
           box.ofctl('del-flows', 'br-int');
           box.ofctl('del-tlv-map', 'br-int');
           box.ofctl('add-flow', 'br-int', 'priority=0,actions=NORMAL');
@@ -201,7 +210,10 @@ test('a tunnel that another port has already is refused until that one goes', as
     );
     assert.match(columns(box, 'other'), /error +: \[\]/);
     box.vsctl('del-port', 'br-int', 'one');
-    await box.until(() => /error +: \[\]/.test(columns(box, 'two')), 10000, 'port two');
+    // The real daemon may try again too early, and then only after the next change.
+    if (box === ours) {
+      await box.until(() => /error +: \[\]/.test(columns(box, 'two')), 10000, 'port two');
+    }
     for (const port of ['two', 'other']) box.vsctl('del-port', 'br-int', port);
   }
 });

@@ -14,6 +14,14 @@ import {
   toArrayBuffer,
 } from 'node:ffi';
 import { constants } from 'node:os';
+import { setFlagsFromString } from 'node:v8';
+import { isMainThread } from 'node:worker_threads';
+
+// A worker that ends frees what V8 knows of its C functions (CFunctionInfo) before its isolate cancels the compilations
+// that run in the background (Node 26.10). One that is at a call of such a function reads freed memory then: SIGSEGV or
+// int3 in a compiler thread, or code that jumps anywhere. Calls that the compiler does not inline cost some 50 ns more
+// (we make them per batch) and have none of that. A flag of the whole process, so it is set once, before any worker is.
+if (isMainThread) setFlagsFromString('--no-turbo-fast-api-calls');
 
 const { lib, functions } = dlopen(null, {
   __errno_location: { arguments: [], return: 'pointer' },

@@ -88,17 +88,17 @@ export function pushEth(pkt: u32, operands: u32): bool {
   return true;
 }
 
-/** Takes the Ethernet header off; its type goes into the packet's. Tags are gone already (translation sees to it). */
+/** Takes the Ethernet header off, tags and all; the type behind them goes into the packet's. */
 export function popEth(pkt: u32): bool {
   const key = load<u32>(pkt + PKT_KEY);
   const l3: u32 = load<u16>(pkt + PKT_L3);
   const l4: u32 = load<u16>(pkt + PKT_L4);
   if (load<u32>(key + K_PACKET_TYPE) !== 0) return true;
-  if (l3 !== 14 || l3 > load<u32>(pkt + PKT_HEAD_LEN)) return false;
-  const type: u32 = bswap<u16>(load<u16>(load<u32>(pkt + PKT_HEAD), 12));
-  shrink(pkt, 14);
+  if (l3 === NONE || l3 < 14 || l3 > load<u32>(pkt + PKT_HEAD_LEN)) return false;
+  const type: u32 = bswap<u16>(load<u16>(load<u32>(pkt + PKT_HEAD) + l3 - 2));
+  shrink(pkt, l3);
   store<u16>(pkt + PKT_L3, 0);
-  store<u16>(pkt + PKT_L4, <u16>(l4 === NONE ? NONE : l4 - 14));
+  store<u16>(pkt + PKT_L4, <u16>(l4 === NONE ? NONE : l4 - l3));
   store<u32>(key + K_PACKET_TYPE, bswap<u32>(PACKET_TYPE_ETHERTYPE | type));
   markLines(key, LINE2);
   return true;

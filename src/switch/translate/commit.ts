@@ -252,9 +252,7 @@ function commitPacketType(x: Xlate): void {
     );
     base.set(flow.subarray(K_ETH_DST, K_ETH_DST + 12), K_ETH_DST);
   } else if (had === 0) {
-    // A tag is part of the header that goes.
-    for (let tags = countVlans(base); tags > 0; tags--) x.program.push(ACT_POP_VLAN | (1 << 16));
-    if (countVlans(base) > 0) exact(x.wildcards, K_VLAN0_TCI, 8);
+    // Tags are part of the header that goes.
     base.fill(0, K_VLAN0_TCI, K_VLAN1_TCI + 4);
     x.program.push(ACT_POP_ETH | (1 << 16));
   }

@@ -160,6 +160,9 @@ export function credit(
     rule.bytes += bytes;
     if (usedMs > rule.usedMs) rule.usedMs = usedMs;
   }
+  for (const { from, to, bytes: header } of effects.outers) {
+    for (let i = from; i < to; i++) effects.rules[i]!.bytes += packets * header;
+  }
   for (const { table, matched } of effects.tables) {
     table.lookups += packets;
     if (matched) table.matched += packets;

@@ -45,9 +45,9 @@ import {
   K_TCP_FLAGS,
   K_TP_DST,
   K_TP_SRC,
-  K_TUN_DST,
   K_TUN_FLAGS,
   K_TUN_GBP_ID,
+  K_TUN_GTPU_FLAGS,
   K_TUN_ID,
   K_TUN_IPV6_SRC,
   K_TUN_SRC,
@@ -137,12 +137,15 @@ function packetMask(flow: Uint8Array): Uint8Array {
   if (originalTuple) cover(K_CT_TP_SRC, 5);
   if (!isZero(flow, F_METADATA, 8)) cover(F_METADATA, 8);
   const tunFlags = be16(flow, K_TUN_FLAGS);
-  if (!isZero(flow, K_TUN_ID, 8) || (tunFlags & TUN_KEY) !== 0) cover(K_TUN_ID, 8);
+  // A tunnel's key is one by its flag; without a tunnel, by its value.
+  const hasKey = hasTunnel(flow) ? (tunFlags & TUN_KEY) !== 0 : !isZero(flow, K_TUN_ID, 8);
+  if (hasKey) cover(K_TUN_ID, 8);
   if (hasTunnel(flow)) {
-    if (be32(flow, K_TUN_DST) !== 0) cover(K_TUN_SRC, 8);
-    else cover(K_TUN_IPV6_SRC, 32);
+    cover(K_TUN_SRC, 8);
+    cover(K_TUN_IPV6_SRC, 32);
     cover(K_TUN_FLAGS, 4); // TOS and TTL, too
     cover(K_TUN_GBP_ID, 3);
+    cover(K_TUN_GTPU_FLAGS, 2);
   }
   cover(K_PACKET_TYPE, 4);
   cover(K_ETH_DST, 14);

@@ -106,6 +106,7 @@ export function newXlate(input: XlateIn, scratch: XlateScratch): Xlate {
     in: input,
     effects: {
       rules: [],
+      outers: [],
       tables: [],
       macs: [],
       groups: [],

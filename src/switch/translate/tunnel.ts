@@ -53,7 +53,17 @@ import { PACKET_TYPE_ETHERTYPE, TUNNEL_GRE, TUNNEL_IP6GRE } from '../../../contr
 import type { TunnelPort } from '../../port/tunnel.ts';
 import { TUNNEL_KINDS, type TunnelConfig } from '../../port/tunnelConfig.ts';
 import { OFPP_LOCAL } from '../../wire/openflow/types.ts';
-import { be16, be32, ETH_TYPE_IP, ETH_TYPE_IPV6, exact, isIp, putBe16, putBe32 } from '../flow.ts';
+import {
+  be16,
+  be32,
+  ETH_TYPE_ARP,
+  ETH_TYPE_IP,
+  ETH_TYPE_IPV6,
+  exact,
+  isIp,
+  putBe16,
+  putBe32,
+} from '../flow.ts';
 import { buildHeader, ipProtocolOf, isGreType } from '../tunnel/header.ts';
 import { composeOptions } from '../tunnel/metadata.ts';
 import { tunnelOf } from '../tunnel/ports.ts';
@@ -64,6 +74,7 @@ import {
   tunnelDestination,
   tunnelSource,
 } from '../tunnel/record.ts';
+import type { Underlay } from '../tunnel/types.ts';
 import type { BridgePort } from '../types.ts';
 import { formatAddress, isMapped, isUnset } from '../underlay/address.ts';
 import { commit } from './commit.ts';
@@ -259,11 +270,14 @@ function push(x: Xlate, netdev: TunnelPort): void {
     ...words,
   );
   const before = x.program.length;
+  const { rules, outers } = x.effects;
+  const from = rules.length;
   // The packet is the underlay's from here on. What its bridge looks at is what was just made: no part of the megaflow.
   const wildcards = x.wildcards.slice();
   asOuter(flow, header, source, destination, isIpv6, netdev.tunnel);
   x.base.set(flow);
   enterBridge(x, out, local, undefined);
+  if (rules.length > from) outers.push({ from, to: rules.length, bytes: header.length });
   x.wildcards.set(wildcards);
   x.base.set(base);
   if (x.program.length === before) {
@@ -319,7 +333,7 @@ export function terminateTunnel(x: Xlate, port: BridgePort): boolean {
   const { flow, wildcards } = x;
   const listener = tunnels.terminate(port.name, flow, wildcards);
   if (listener === undefined) {
-    if (underlay.addressesOf(port.name).length > 0) snoop(x, port.name);
+    if (underlay.addressesOf(port.name).length > 0) snoop(x, port.name, underlay);
     return false;
   }
   const { encapsulation, payloadType } = listener;
@@ -329,17 +343,39 @@ export function terminateTunnel(x: Xlate, port: BridgePort): boolean {
 }
 
 /** ARP and neighbour discovery that reach the host's port tell tunnels of their neighbours. */
-function snoop(x: Xlate, device: string): void {
+function snoop(x: Xlate, device: string, underlay: Underlay): void {
   const type = be16(x.flow, K_ETH_TYPE);
-  if (type !== 0x0806 && !(type === ETH_TYPE_IPV6 && x.flow[K_NW_PROTO] === 58)) return;
-  if (x.in.learn) x.in.tunnels?.underlay?.snoop(device, x.flow);
+  if (type !== ETH_TYPE_ARP && !(type === ETH_TYPE_IPV6 && x.flow[K_NW_PROTO] === 58)) return;
+  if (x.in.learn && isAnswerFor(x.flow, underlay.addressesOf(device))) {
+    underlay.snoop(device, x.flow);
+  }
   // Another neighbour's answer has to be seen, too.
   x.wildcards[K_NW_PROTO] = 0xff;
-  if (type === 0x0806) {
+  if (type === ETH_TYPE_ARP) {
     exact(x.wildcards, K_NW_SRC, 8);
     exact(x.wildcards, K_ETH_SRC, 6);
   } else {
     exact(x.wildcards, K_TP_SRC, 4);
     if (be16(x.flow, K_TP_SRC) === 136) exact(x.wildcards, K_IPV6_SRC, 32);
   }
+}
+
+/**
+ * Is ARP or neighbour discovery meant for one of these addresses? What others are told does not change our neighbours,
+ * except where somebody announces its own address.
+ */
+function isAnswerFor(flow: Uint8Array, own: readonly { readonly address: Uint8Array }[]): boolean {
+  if (be16(flow, K_ETH_TYPE) === ETH_TYPE_ARP) {
+    const target = be32(flow, K_NW_DST);
+    if (be32(flow, K_NW_SRC) === target) return true;
+    return own.some(({ address }) => isMapped(address) && be32(address, 12) === target);
+  }
+  const to = flow.subarray(K_IPV6_DST, K_IPV6_DST + 16);
+  // ff02::1:ffXX:XXXX, the solicited-node address (RFC 4291 §2.7.1), stands for all that end in the same three bytes.
+  const many = to[0] === 0xff && (to[1]! & 15) === 2 && to[11] === 1 && to[12] === 0xff;
+  return own.some(
+    ({ address }) =>
+      !isMapped(address) &&
+      (sameBytes(to, address) || (many && sameBytes(to.subarray(13), address.subarray(13)))),
+  );
 }

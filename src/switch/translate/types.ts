@@ -158,6 +158,8 @@ export interface TableEffect {
 
 export interface Effects {
   rules: Rule[];
+  /** Rules `from` … `to` - 1 see packets that are `bytes` longer: with a tunnel's outer headers. */
+  outers: { from: number; to: number; bytes: number }[];
   tables: TableEffect[];
   macs: MacEffect[];
   learns: { flows: FlowOwner; mod: FlowMod; limit: number }[];

@@ -24,6 +24,8 @@ const TYPES: readonly { name: string; type: string; options: Record<string, stri
   { name: 'gre with checksums', type: 'gre', options: { key: '103', csum: 'true' } },
   // Not with csum, too: the real daemon sums up the packet before it writes the sequence number.
   { name: 'gre with sequence numbers', type: 'gre', options: { key: '103', seq: 'true' } },
+  { name: 'ip6gre', type: 'ip6gre', options: { key: '105' } },
+  { name: 'ip6gre with checksums', type: 'ip6gre', options: { csum: 'true' } },
   { name: 'layer 3 gre', type: 'gre', options: { key: '104', packet_type: 'legacy_l3' } },
   // Not gtpu: this version of the real daemon sums up the UDP checksum before it writes the length, so its packets are wrong.
 ];
@@ -46,6 +48,9 @@ before(async () => {
     ours.must('ip', 'link', 'set', 'far0', 'netns', box.namespace!);
     box.must('ip', 'link', 'set', 'far0', 'name', 'eth0');
   });
+  for (const box of [ours, theirs]) {
+    box.vsctl('add-port', 'br-int', 'sink', '--', 'set', 'interface', 'sink', 'type=internal');
+  }
   // The real daemon takes checksums from a veth as they are: the kernels have to complete them.
   for (const box of [ours, theirs]) {
     for (const device of ['eth0', 'br-int', 'br-phy']) {
@@ -142,6 +147,46 @@ for (const family of ['IPv4', 'IPv6'] as const) {
   });
 }
 
+test('what the underlay cannot carry is dropped at its port, and nobody is told', () => {
+  const options = { key: '301', df_default: 'false' };
+  addTunnel(ours, 'tun', 'vxlan', { remote_ip: underlay4(2), ...options });
+  addTunnel(theirs, 'tun', 'vxlan', { remote_ip: underlay4(1), ...options });
+  const pairs = [
+    [ours, 2],
+    [theirs, 1],
+  ] as const;
+  try {
+    pingUntil(() => ours.must('ping', '-c', '1', '-W', '1', overlay4(2)));
+    pingUntil(() => theirs.must('ping', '-c', '1', '-W', '1', overlay4(1)));
+    for (const [box, remote] of pairs) {
+      const ping = (bytes: number, count: number): number => {
+        const sizes = ['-c', String(count), '-i', '0.2', '-W', '2', '-s', String(bytes)];
+        const text = box.run('ping', ...sizes, overlay4(remote)).stdout;
+        assert.doesNotMatch(text, /[Ff]rag needed|too (big|long)|mtu/, text);
+        return Number(/(\d+) received/.exec(text)?.[1]);
+      };
+      box.must('ip', 'link', 'set', 'eth0', 'mtu', '1300');
+      const dropped = (): number =>
+        Number(/drop=(\d+), errs=\d+, coll/.exec(box.ofctl('dump-ports', 'br-phy', 'eth0'))?.[1]);
+      // 28 bytes of IPv4 and ICMP, 14 of Ethernet, 36 of IPv4, UDP and VXLAN: 1300 of the underlay.
+      assert.equal(ping(1222, 2), 2);
+      const before = dropped(); // the real daemon does not count them
+      assert.equal(ping(1260, 3), 0);
+      if (box === ours) assert.ok(dropped() >= before + 3, `${dropped()} after ${before}`);
+      box.must('ip', 'link', 'set', 'eth0', 'mtu', '1500');
+      assert.equal(ping(1260, 2), 2);
+    }
+  } catch (error) {
+    throw new Error(`${(error as Error).message}\n${diagnosis()}`);
+  } finally {
+    for (const box of [ours, theirs]) {
+      box.must('ip', 'link', 'set', 'eth0', 'mtu', '1500');
+      box.vsctl('del-port', 'br-int', 'tun');
+      flushNeighbours(box);
+    }
+  }
+});
+
 test('MPLS between the two', () => {
   const labels = (box: Sandbox, out: string, inLabel: number, outLabel: number): void => {
     box.ofctl('del-flows', 'br-int');
@@ -223,7 +268,10 @@ function setBareFlows(box: Sandbox): void {
   const mac = box.must('cat', '/sys/class/net/br-int/address').trim();
   const port = box.vsctl('get', 'interface', 'tun', 'ofport').trim();
   box.ofctl('add-flow', 'br-int', `priority=10,in_port=${port},actions=mod_dl_dst:${mac},LOCAL`);
-  box.ofctl('add-flow', 'br-int', `priority=10,in_port=LOCAL,ip,actions=output:${port}`);
+  // With a tag, that another port gets to see: what goes into the tunnel has lost it together with the Ethernet header.
+  const sink = box.vsctl('get', 'interface', 'sink', 'ofport').trim();
+  const tagged = `mod_vlan_vid:5,output:${sink}`;
+  box.ofctl('add-flow', 'br-int', `priority=10,in_port=LOCAL,ip,actions=${tagged},output:${port}`);
 }
 
 function setBareNeighbours(): void {

@@ -207,6 +207,11 @@ function formatTunnel(
   if (mask[K.K_TUN_GBP_FLAGS]) out.push(`tun_gbp_flags=${hex(key[K.K_TUN_GBP_FLAGS]!)}`);
   if (mask[K.K_TUN_TOS]) out.push(`tun_tos=${key[K.K_TUN_TOS]!.toString(16)}`);
   if (mask[K.K_TUN_TTL]) out.push(`tun_ttl=${key[K.K_TUN_TTL]}`);
+  if (mask[K.K_TUN_GTPU_FLAGS]) {
+    // Only of packets (ofproto/trace), where Open vSwitch tells of ERSPAN, too: no packet of ours has it.
+    out.push('tun_erspan_ver=0', `gtpu_flags=${hex(key[K.K_TUN_GTPU_FLAGS]!)}`);
+    out.push(`gtpu_msgtype=${key[K.K_TUN_GTPU_MSGTYPE]}`);
+  }
   const flags = get16(mask, K.K_TUN_FLAGS) & 15;
   if (flags)
     out.push(

@@ -96,7 +96,9 @@ export function actByFlow(list: u32, n: i32, marked: bool): void {
     } else {
       countPackets(flow, start, count);
       const program = atomic.load<u32>(flow + FL_PROGRAM);
-      if (marked && !isKeyless(program)) parseMarked(start, count);
+      if (marked && !isKeyless(program)) {
+        for (let i = 0; i < count; i++) parseMarked(load<u32>(start + (i << 2)));
+      }
       execute(program, start, count);
     }
   }
@@ -171,12 +173,12 @@ function groupByFlow(list: u32, n: i32): i32 {
   return <i32>count;
 }
 
-/** Parses simple matches after all. */
-function parseMarked(list: u32, n: i32): void {
-  for (let i = 0; i < n; i++) {
-    const pkt = load<u32>(list + (i << 2));
-    if (load<u32>(pkt + PKT_MARK) & MARK_UNPARSED) parseOne(pkt);
-  }
+/** Parses a simple match after all: it is a packet like any other from then on. */
+export function parseMarked(pkt: u32): void {
+  const mark = load<u32>(pkt + PKT_MARK);
+  if ((mark & MARK_UNPARSED) === 0) return;
+  parseOne(pkt);
+  store<u32>(pkt + PKT_MARK, mark & ~MARK_UNPARSED);
 }
 
 function countPackets(flow: u32, list: u32, n: i32): void {

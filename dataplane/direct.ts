@@ -8,9 +8,8 @@ import { K_TCP_FLAGS } from '../contract/key.ts';
 import { PKT_FLOW, PKT_HASH, PKT_IN_PORT, PKT_KEY, PKT_LEN, PKT_MARK } from '../contract/packet.ts';
 import { FL_PROGRAM } from '../contract/table.ts';
 import { outputList, release } from './batch.ts';
-import { countFlow, MARK_UNPARSED } from './burst.ts';
+import { countFlow, MARK_UNPARSED, parseMarked } from './burst.ts';
 import { countDrop } from './drop.ts';
-import { parseOne } from './parse.ts';
 import { S_DIRECT, S_DIRECT_PUSH } from './scratch.ts';
 import { isSegmented, push } from './tunnel/push.ts';
 import { privateBase } from './worker.ts';
@@ -70,7 +69,7 @@ function pushEach(list: u32, n: i32): i32 {
     const pkt = load<u32>(list + (i << 2));
     const operands = load<u32>(pushes + (i << 2));
     if (operands !== 0) {
-      if (load<u32>(pkt + PKT_MARK) & MARK_UNPARSED) parseOne(pkt);
+      parseMarked(pkt);
       const reason = push(pkt, operands);
       if (reason !== DROP_NONE) {
         countDrop(load<u32>(pkt + PKT_IN_PORT), reason);

@@ -37,7 +37,7 @@ import {
 } from '../../contract/memory.ts';
 import { PT_SIMPLE, portAddress } from '../../contract/port.ts';
 import { execute, keyOf, newPacket } from '../oracle/execute.ts';
-import { anyFrame, validFrame } from '../oracle/frames.ts';
+import { anyFrame, ethernet, ipv4, ipv6, tcp, validFrame } from '../oracle/frames.ts';
 import { Rig } from '../oracle/rig.ts';
 
 /** Fields that a mask may have besides port and Ethernet type: [offset, bytes]. */
@@ -210,3 +210,24 @@ for (const vlanLimit of [1, 2]) {
     assert.ok(stat(WK_SIMPLE_HITS) > 0);
   });
 }
+
+test('simple matches that are parsed after all count as parsed when they are looked up again', async () => {
+  const rig = await Rig.create();
+  const input = rig.addPort();
+  const recirculate = Uint32Array.from([ACT_RECIRC | (2 << 16), 77, ACT_END | (1 << 16)]);
+  for (const type of [0x0800, 0x86dd]) {
+    const { key, mask } = Rig.matchPort(input);
+    key.set([type >> 8, type & 255], K_ETH_TYPE);
+    mask.fill(0xff, K_ETH_TYPE, K_ETH_TYPE + 2);
+    rig.flows.put(key, mask, recirculate);
+  }
+  const { key, mask } = Rig.matchPort(input, 77);
+  const again = rig.flows.put(key, mask, Uint32Array.from([ACT_END | (1 << 16)]));
+  const segment = tcp(1000, 80, new Uint8Array(60), 0x12);
+  rig.send(input, ethernet(0x0800, ipv4(6, segment)));
+  rig.send(input, ethernet(0x86dd, ipv6(6, segment)));
+  rig.poll();
+  assert.equal(rig.memory.f64[(WORKER_BASE + WK_SIMPLE_HITS) / 8], 2);
+  const { packets, tcpFlags } = rig.flows.stats(again);
+  assert.deepEqual([packets, tcpFlags], [2, 0x12]);
+});

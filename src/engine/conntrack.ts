@@ -66,6 +66,7 @@ import {
   WSCALE_MASK,
   WSCALE_UNKNOWN,
 } from '../../contract/ct.ts';
+import { EXC_LOCK, EXPECT_BASE } from '../../contract/ctExpect.ts';
 import {
   FG_ENABLED,
   FG_LOCK,
@@ -142,6 +143,7 @@ export class ConntrackTable implements Conntrack {
     mem.u8.fill(0, CT_LOCKS, CT_LOCKS + CT_LOCK_COUNT * 4);
     mem.store(CT_CONTROL + CTC_POOL_LOCK, 0);
     mem.store(FRAGMENTS_BASE + FG_LOCK, 0);
+    mem.store(EXPECT_BASE + EXC_LOCK, 0);
     const high = mem.load(CT_CONTROL + CTC_HIGH);
     for (let n = 0; n < high; n++) mem.store(connectionAddress(n) + CN_LOCK, 0);
   }

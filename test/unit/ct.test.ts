@@ -22,6 +22,7 @@ import {
   CTC_POOL_LOCK,
   connectionAddress,
 } from '../../contract/ct.ts';
+import { EXC_LOCK, EXPECT_BASE } from '../../contract/ctExpect.ts';
 import { FG_LOCK, FRAGMENTS_BASE } from '../../contract/ctFragments.ts';
 import { ACK, CtRig, type CtSpec, FIN, hex, RST, SYN, segment } from '../oracle/ctRig.ts';
 import {
@@ -412,25 +413,39 @@ test('a full table: established connections go on, new ones are let through untr
   assert.equal(table.count(), 1);
 });
 
+/** All kinds of locks. */
+const LOCKS = [
+  ...Array.from({ length: CT_LOCK_COUNT }, (_, i) => CT_LOCKS + i * 4),
+  CT_CONTROL + CTC_POOL_LOCK,
+  FRAGMENTS_BASE + FG_LOCK,
+  EXPECT_BASE + EXC_LOCK,
+  connectionAddress(0) + CN_LOCK,
+];
+
 test('what a worker that trapped has locked is free when it starts again', () => {
   const packet = udp4(IP4_A, 1000, IP4_B, 53);
   ct.track(packet, commit);
   const { memory } = ct.rig;
-  const words = [
-    ...Array.from({ length: CT_LOCK_COUNT }, (_, i) => CT_LOCKS + i * 4),
-    CT_CONTROL + CTC_POOL_LOCK,
-    FRAGMENTS_BASE + FG_LOCK,
-    connectionAddress(0) + CN_LOCK,
-  ];
-  for (const word of words) memory.set(word, 1); // worker 0
+  for (const word of LOCKS) memory.set(word, 1); // worker 0
   memory.set(CT_LOCKS + 4, 9); // another one is at work: its lock stays
   ct.rig.restart();
   assert.deepEqual(
-    words.filter((word) => memory.get(word) !== 0),
+    LOCKS.filter((word) => memory.get(word) !== 0),
     [CT_LOCKS + 4],
   );
   memory.set(CT_LOCKS + 4, 0);
   assert.equal(ct.track(udp4(IP4_B, 53, IP4_A, 1000), {}).state, REPLY);
+});
+
+test('whatever a crashed daemon has locked is free in its successor', () => {
+  ct.track(udp4(IP4_A, 1000, IP4_B, 53), commit);
+  const { memory, conntrack } = ct.rig;
+  for (const word of LOCKS) memory.set(word, 1 + (word % 17));
+  conntrack.unlockAll();
+  assert.deepEqual(
+    LOCKS.filter((word) => memory.get(word) !== 0),
+    [],
+  );
 });
 
 test('ICMPv6 echo, and an error that quotes an answer', () => {

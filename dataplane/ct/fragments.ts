@@ -50,6 +50,7 @@ import { K_ETH_TYPE } from '../../contract/key.ts';
 import {
   KEY_STRIDE,
   PKT_HEAD,
+  PKT_HEAD_COPY,
   PKT_HEAD_LEN,
   PKT_IN_PORT,
   PKT_KEY,
@@ -178,6 +179,8 @@ function place(pkt: u32, zone: u32, tuple: u32, v4: bool): bool {
     }
   }
   if (end > length || payload >= end) return false;
+  // Tags pushed before may have moved long headers beyond what the head of the whole has room for.
+  if (payload > <u32>PKT_HEAD_COPY) return false;
   bytes = end - payload;
   if (more && (bytes & 7) !== 0) return false;
   // The whole packet, its own headers included, has a length of 16 bits.

@@ -128,10 +128,18 @@ export class CtRig {
     this.input = rig.addPort();
   }
 
-  /** Sends frames, as one burst, through the actions, one after the other without recirculation between them. */
-  run(frames: readonly (Uint8Array | WireFrame)[], specs: readonly CtSpec[]): Tracked[] {
+  /**
+   * Sends frames, as one burst, through the actions, one after the other without recirculation between them. `before`:
+   * words of other actions, which come first.
+   */
+  run(
+    frames: readonly (Uint8Array | WireFrame)[],
+    specs: readonly CtSpec[],
+    before: readonly number[] = [],
+  ): Tracked[] {
     const { key, mask } = Rig.matchPort(this.input);
     const program = [
+      ...before,
       ...specs.flatMap(ctAction),
       ACT_USERSPACE | (4 << 16),
       UPCALL_CONTROLLER,

@@ -2,6 +2,7 @@
 
 import assert from 'node:assert/strict';
 import { beforeEach, test } from 'node:test';
+import { ACT_PUSH_VLAN } from '../../contract/action.ts';
 import { CS_DNAT, CS_EST, CS_INV, CS_NEW, CS_RPL, CS_SNAT, CS_TRK } from '../../contract/ct.ts';
 import { FG_USED_SLOTS, FRAGMENTS_BASE } from '../../contract/ctFragments.ts';
 import { ipfCommandTable } from '../../src/switch/ipfCommands.ts';
@@ -155,6 +156,23 @@ test('a wrong checksum of the whole makes all fragments invalid', () => {
     [INVALID, INVALID, INVALID],
   );
   assert.equal(ct.rig.conntrack.counters().invalid_l4_checksum, 1);
+});
+
+test('headers that reach beyond what a head holds, tags pushed before: invalid', () => {
+  const options = [60, [23, ...new Array<number>(190).fill(0)]] as const;
+  const body = ipv6(17, udp(1000, 53, new Uint8Array(3000).fill(7))).subarray(40);
+  const frames = [body.subarray(0, 1504), body.subarray(1504)].map((part, i) => {
+    const fragment = i === 0 ? 1 : 1504;
+    return ethernet(0x86dd, raw6(part, { extensions: [options], fragment }));
+  });
+  const pushVlan = [ACT_PUSH_VLAN | (2 << 16), 0x00058100];
+  const out = ct.run(frames, [commit], [...pushVlan, ...pushVlan, ...pushVlan]);
+  assert.deepEqual(
+    out.map(({ state }) => state),
+    [INVALID, INVALID],
+  );
+  assert.equal(ct.rig.conntrack.counters().fragments_v6_accepted, 0);
+  assert.ok(ct.run(frames, [commit]).every(({ state }) => state === NEW));
 });
 
 test('overlapping, small, too many and switched off: invalid at once', () => {

@@ -194,20 +194,30 @@ function outputAll(list: u32, n: i32, port: u32, last: bool): void {
   }
 }
 
-/** All clone records can be taken only by packets that wait for recirculation, hence the name of the drop. */
+/**
+ * What is going to be looked up again: the packet if this is its last action, else a clone. 0 = dropped. All clone
+ * records can be taken only by packets that wait for recirculation, hence the name of the drop.
+ */
+function toRecirculate(pkt: u32, last: bool): u32 {
+  const copy = last ? pkt : cloneWithKey(pkt);
+  if (copy !== 0 && recirculating < LIST_MAX) return copy;
+  countDrop(load<u32>(pkt + PKT_IN_PORT), DROP_RECIRC_LIMIT);
+  if (copy !== 0) release(copy);
+  return 0;
+}
+
+function recirculate(pkt: u32): void {
+  store<u32>(pkt + PKT_TRUNC, 0);
+  store<u32>(privateBase + S_RECIRC + (recirculating << 2), pkt);
+  recirculating++;
+}
+
 function recirculateAll(list: u32, n: i32, id: u32, last: bool): void {
   for (let i = 0; i < n; i++) {
-    const pkt = load<u32>(list + (i << 2));
-    const copy = last ? pkt : cloneWithKey(pkt);
-    if (copy === 0 || recirculating === LIST_MAX) {
-      countDrop(load<u32>(pkt + PKT_IN_PORT), DROP_RECIRC_LIMIT);
-      if (copy !== 0) release(copy);
-      continue;
-    }
-    store<u32>(load<u32>(copy + PKT_KEY) + K_RECIRC_ID, bswap<u32>(id));
-    store<u32>(copy + PKT_TRUNC, 0);
-    store<u32>(privateBase + S_RECIRC + (recirculating << 2), copy);
-    recirculating++;
+    const pkt = toRecirculate(load<u32>(list + (i << 2)), last);
+    if (pkt === 0) continue;
+    store<u32>(load<u32>(pkt + PKT_KEY) + K_RECIRC_ID, bswap<u32>(id));
+    recirculate(pkt);
   }
   addStat(WK_RECIRC, <f64>n);
 }
@@ -215,22 +225,15 @@ function recirculateAll(list: u32, n: i32, id: u32, last: bool): void {
 /** Packets come out of the tunnel: they are looked up as if they had come in by its port. */
 function popAll(operands: u32, list: u32, n: i32, last: bool): void {
   for (let i = 0; i < n; i++) {
-    const pkt = load<u32>(list + (i << 2));
-    const copy = last ? pkt : cloneWithKey(pkt);
-    if (copy === 0 || recirculating === LIST_MAX) {
-      countDrop(load<u32>(pkt + PKT_IN_PORT), DROP_RECIRC_LIMIT);
-      if (copy !== 0) release(copy);
-      continue;
+    const pkt = toRecirculate(load<u32>(list + (i << 2)), last);
+    if (pkt === 0) continue;
+    const reason = popTunnel(pkt, operands);
+    if (reason === DROP_NONE) {
+      recirculate(pkt);
+    } else {
+      countDrop(load<u32>(pkt + PKT_IN_PORT), reason);
+      release(pkt);
     }
-    const reason = popTunnel(copy, operands);
-    if (reason !== DROP_NONE) {
-      countDrop(load<u32>(copy + PKT_IN_PORT), reason);
-      release(copy);
-      continue;
-    }
-    store<u32>(copy + PKT_TRUNC, 0);
-    store<u32>(privateBase + S_RECIRC + (recirculating << 2), copy);
-    recirculating++;
   }
 }
 

@@ -13,7 +13,6 @@ import {
   PKT_SEG_COUNT,
   PKT_SEGS,
   PKT_SIZE,
-  PKT_TRUNC,
   POOL_MAX,
   PV_KEYS,
   PV_PACKETS,
@@ -154,9 +153,4 @@ export function flushBatches(): void {
     store<u32>(privateBase + S_PORT_SLOT + load<u32>(privateBase + S_SLOTS + slot * 8) * 4, ~0);
   }
   slotsUsed = 0;
-}
-
-/** Clears what applied to one output only. */
-export function outputDone(pkt: u32): void {
-  store<u32>(pkt + PKT_TRUNC, 0);
 }

@@ -120,7 +120,7 @@ export function clearKey(key: u32): void {
 }
 
 /** Zeroes everything that comes from the packet's bytes, for a key whose metadata stay. */
-export function clearHeaders(key: u32): void {
+function clearHeaders(key: u32): void {
   // K_ETH_DST … K_NW_DST and K_ND_RESERVED … K_MPLS_LSE. A call of memory.fill would cost more than the stores.
   const zero = i64x2.splat(0);
   v128.store(key + K_ETH_DST, zero);

@@ -58,10 +58,9 @@ import {
   PKT_L4,
   PKT_LEN,
   PKT_RXQ,
-  PKT_SEG_COUNT,
-  PKT_SEGS,
 } from '../../contract/packet.ts';
 import { fold, sumBytes } from '../port/checksum.ts';
+import { copyFrame } from '../upcall.ts';
 import {
   datagramOf,
   family,
@@ -83,7 +82,7 @@ let spent: u32 = 0;
 /** holdFragment() keeps the packet: its record may be reused. */
 export const HELD = 0;
 /** It stays in the list, and is invalid. */
-export const NOT_HELD = 1;
+const NOT_HELD = 1;
 
 /** The datagram that the fragment held last has completed: address of its first slot (in order of arrival), else 0. */
 export let completed: u32 = 0;
@@ -258,14 +257,5 @@ function fill(slot: u32, pkt: u32): void {
   store<u32>(slot, load<u32>(pkt + PKT_IN_PORT), SL_IN_PORT);
   store<u32>(slot, load<u32>(pkt + PKT_RXQ), SL_RXQ);
   memory.copy(slot + SL_KEY, load<u32>(pkt + PKT_KEY), KEY_STRIDE);
-  let to = slot + SL_FRAME;
-  const headBytes = load<u32>(pkt + PKT_HEAD_LEN);
-  memory.copy(to, load<u32>(pkt + PKT_HEAD), headBytes);
-  to += headBytes;
-  const segments = pkt + PKT_SEGS;
-  for (let i: u32 = 0; i < load<u32>(pkt + PKT_SEG_COUNT); i++) {
-    const size = load<u32>(segments + (i << 3), 4);
-    memory.copy(to, load<u32>(segments + (i << 3)), size);
-    to += size;
-  }
+  copyFrame(slot + SL_FRAME, pkt, load<u32>(pkt + PKT_LEN));
 }

@@ -44,7 +44,7 @@ function reverseIcmp(meta: u32, type: u32): u32 {
 }
 
 /** Ports of the other direction. ICMP keeps its id and exchanges the type (contract/ct.ts, CN_PORTS). */
-export function reversePorts(meta: u32, ports: u32): u32 {
+function reversePorts(meta: u32, ports: u32): u32 {
   const proto = protoOf(meta);
   if (proto === (isV6(meta) ? PROTO_ICMPV6 : PROTO_ICMP)) {
     return (ports & 0xff00ffff) | (reverseIcmp(meta, (ports >> 16) & 0xff) << 16);

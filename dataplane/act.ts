@@ -97,10 +97,16 @@ export function resetAct(): void {
 
 /**
  * Runs `program` on the `n` packets of `list`, which it may reorder and shorten. `modified`: their headers differ from
- * the key, which stays what the look-up saw until the end.
+ * the key, which stays what the look-up saw until the end. `handedOn`: the packets have gone somewhere already, so the
+ * end of the program is no drop.
  */
-export function execute(program: u32, list: u32, n: i32, modified: bool = false): void {
-  let handedOn = false; // the packets have gone somewhere, so the end of the program is no drop
+export function execute(
+  program: u32,
+  list: u32,
+  n: i32,
+  modified: bool = false,
+  handedOn: bool = false,
+): void {
   let at = program;
   while (n > 0) {
     const header = load<u32>(at);
@@ -146,7 +152,7 @@ export function execute(program: u32, list: u32, n: i32, modified: bool = false)
       handedOn = true;
     } else if (op === ACT_TUNNEL_PUSH) {
       if (anySegmented(list, n)) {
-        pushOneByOne(operands, at, list, n);
+        pushOneByOne(operands, at, list, n, handedOn);
         return;
       }
       n = pushTunnel(operands, list, n);
@@ -164,7 +170,7 @@ export function execute(program: u32, list: u32, n: i32, modified: bool = false)
       n = conntrack(list, n, operands, nowMs);
       if (load<u32>(operands) & CT_NAT) modified = true;
       const fragments = releasedCount() - before;
-      if (fragments > 0) execute(at, releasedFrom(before), fragments, modified);
+      if (fragments > 0) execute(at, releasedFrom(before), fragments, modified, handedOn);
       forgetReleased(before);
     } else if (op === ACT_SET_META) {
       for (let i = 0; i < n; i++) setMeta(load<u32>(list + (i << 2)), operands);
@@ -238,7 +244,7 @@ function popAll(operands: u32, list: u32, n: i32, last: bool): void {
 }
 
 /** A push with packets that have to be segmented first. In order: the rest of the program runs for each before the next. */
-function pushOneByOne(operands: u32, rest: u32, list: u32, n: i32): void {
+function pushOneByOne(operands: u32, rest: u32, list: u32, n: i32, handedOn: bool): void {
   for (let i = 0; i < n; i++) {
     let at = list + (i << 2);
     let count = 1;
@@ -249,7 +255,7 @@ function pushOneByOne(operands: u32, rest: u32, list: u32, n: i32): void {
     }
     count = pushTunnel(operands, at, count);
     readdress(operands, rest, at, count);
-    if (count > 0) execute(rest, at, count, true);
+    if (count > 0) execute(rest, at, count, true, handedOn);
   }
 }
 

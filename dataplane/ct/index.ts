@@ -19,17 +19,15 @@ import {
   TU_SIZE,
 } from '../../contract/ct.ts';
 import { FRAGMENTS_PER_DATAGRAM } from '../../contract/ctFragments.ts';
-import { DROP_RECIRC_LIMIT } from '../../contract/drop.ts';
 import { K_NW_FRAG } from '../../contract/key.ts';
-import { PKT_IN_PORT, PKT_KEY } from '../../contract/packet.ts';
+import { PKT_KEY } from '../../contract/packet.ts';
 import { release } from '../batch.ts';
-import { countDrop } from '../drop.ts';
 import { extract } from './extract.ts';
 import { completed, HELD, holdFragment, resetFragments, spend } from './fragments.ts';
 import { count, recover, scratch, setHolder } from './lock.ts';
 import { clearFields, forget, remembered, rememberedRevision, writeFields } from './metadata.ts';
 import { recordAhead, startPool } from './pool.ts';
-import { buildWhole, emitFragments } from './reassemble.ts';
+import { buildWhole, dropFragments, emitFragments } from './reassemble.ts';
 import { keepLengths } from './replace.ts';
 import { bucketOf, connectionOf } from './table.ts';
 import { setClock } from './timeout.ts';
@@ -95,7 +93,7 @@ function hold(list: u32, n: i32, program: u32): i32 {
     const key = load<u32>(pkt + PKT_KEY);
     if (load<u8>(key + K_NW_FRAG) !== 0) {
       if (holdFragment(pkt, load<u32>(program, 4), scratch + ONE_TUPLE) === HELD) {
-        if (completed !== 0) trackWhole(pkt, completed, program);
+        if (completed !== 0) trackWhole(completed, program);
         release(pkt);
         continue;
       }
@@ -106,21 +104,22 @@ function hold(list: u32, n: i32, program: u32): i32 {
   return kept;
 }
 
-function trackWhole(pkt: u32, first: u32, program: u32): void {
-  const zone = load<u32>(program, 4);
-  const whole = buildWhole(pkt, first);
-  if (whole !== 0) {
+function trackWhole(first: u32, program: u32): void {
+  const room = RELEASED_MAX - released >= FRAGMENTS_PER_DATAGRAM;
+  const whole = room ? buildWhole(first) : 0;
+  if (whole === 0) {
+    dropFragments(first);
+  } else {
+    const zone = load<u32>(program, 4);
     const tuple = scratch + ONE_TUPLE;
     store<u32>(tuple, extract(whole, zone, tuple), TU_INVALID);
     keepLengths(true);
     trackOne(whole, tuple, program, zone);
     keepLengths(false);
-    const room = RELEASED_MAX - released >= FRAGMENTS_PER_DATAGRAM;
     const translated = (load<u32>(program) & CT_NAT) !== 0;
-    if (room) released += emitFragments(whole, first, releasedFrom(released), translated);
+    released += emitFragments(whole, first, releasedFrom(released), translated);
     release(whole);
   }
-  if (whole === 0) countDrop(load<u32>(pkt + PKT_IN_PORT), DROP_RECIRC_LIMIT);
   spend(first);
 }
 

@@ -28,7 +28,7 @@ import {
   PKT_SEG_COUNT,
   PKT_SEGS,
 } from '../../contract/packet.ts';
-import { cloneWithKey } from '../batch.ts';
+import { freeRecords, keyOf, takeRecord } from '../batch.ts';
 import { countDrop } from '../drop.ts';
 import { parseAgain } from '../parse.ts';
 import { ipv4Checksum } from '../port/checksum.ts';
@@ -38,15 +38,14 @@ import { copyTracking } from './metadata.ts';
 /** Bytes of headers before the payload of the whole built last. */
 let prefix: u32 = 0;
 
-/** A new record for the datagram whose slots begin with `first`; `pkt` is any packet. 0 = no record left. */
-export function buildWhole(pkt: u32, first: u32): u32 {
-  const whole = cloneWithKey(pkt);
-  if (whole === 0) return 0;
+/** A new record for the datagram whose slots begin with `first`. 0 = no record left. */
+export function buildWhole(first: u32): u32 {
   const start = slotAt(first, 0);
+  const whole = newRecord(start);
+  if (whole === 0) return 0;
   const v6 = load<u32>(start, SL_CUT) !== 0;
   const frame = start + SL_FRAME;
   prefix = v6 ? load<u32>(start, SL_CUT) : load<u32>(start, SL_PAYLOAD);
-  resetRecord(whole, start);
   const head = whole + PKT_HEAD_START;
   const bytes = load<u32>(start, SL_BYTES);
   const inHead = min<u32>(bytes, PKT_HEAD_COPY - prefix);
@@ -74,7 +73,6 @@ export function buildWhole(pkt: u32, first: u32): u32 {
     store<u16>(ip, 0, 6);
     ipv4Checksum(ip, prefix - load<u32>(start, SL_L3));
   }
-  memory.copy(load<u32>(whole + PKT_KEY), start + SL_KEY, KEY_STRIDE);
   parseAgain(whole);
   return whole;
 }
@@ -87,14 +85,18 @@ function slotAt(first: u32, offset: u32): u32 {
   return 0;
 }
 
-/** Empties a clone's record, key apart. */
-function resetRecord(pkt: u32, slot: u32): void {
-  const key = load<u32>(pkt + PKT_KEY);
+/** An empty record with the key of a slot, 0 = none left. */
+function newRecord(slot: u32): u32 {
+  if (!freeRecords(1)) return 0;
+  const pkt = takeRecord();
+  const key = keyOf(pkt);
   memory.fill(pkt, 0, PKT_SEGS);
+  memory.copy(key, slot + SL_KEY, KEY_STRIDE);
   store<u32>(pkt + PKT_KEY, key);
   store<u32>(pkt + PKT_HEAD, pkt + PKT_HEAD_START);
   store<u32>(pkt + PKT_IN_PORT, load<u32>(slot, SL_IN_PORT));
   store<u32>(pkt + PKT_RXQ, load<u32>(slot, SL_RXQ));
+  return pkt;
 }
 
 function addSegment(pkt: u32, count: u32, at: u32, bytes: u32): u32 {
@@ -124,12 +126,11 @@ function unlinkHeader(ip: u32, end: u32, next: u32): void {
 export function emitFragments(whole: u32, first: u32, list: u32, translated: bool): i32 {
   let n = 0;
   for (let slot = first; slot !== 0; slot = load<u32>(slot, SL_NEXT)) {
-    const pkt = cloneWithKey(whole);
+    const pkt = newRecord(slot);
     if (pkt === 0) {
       countDrop(load<u32>(slot, SL_IN_PORT), DROP_RECIRC_LIMIT);
       continue;
     }
-    resetRecord(pkt, slot);
     const length = load<u32>(slot, SL_LENGTH);
     const inHead = min<u32>(length, PKT_HEAD_COPY);
     const head = pkt + PKT_HEAD_START;
@@ -140,15 +141,20 @@ export function emitFragments(whole: u32, first: u32, list: u32, translated: boo
       addSegment(pkt, 0, slot + SL_FRAME + inHead, length - inHead);
       store<u32>(pkt + PKT_SEG_COUNT, 1);
     }
-    const key = load<u32>(pkt + PKT_KEY);
-    memory.copy(key, slot + SL_KEY, KEY_STRIDE);
-    copyTracking(key, load<u32>(whole + PKT_KEY));
+    copyTracking(load<u32>(pkt + PKT_KEY), load<u32>(whole + PKT_KEY));
     parseAgain(pkt); // the key stays what the look-up saw, so before the translation
     if (translated) translateFragment(pkt, slot, whole, inHead);
     store<u32>(list + (n << 2), pkt);
     n++;
   }
   return n;
+}
+
+/** Instead of emitFragments(): there is no room for them. */
+export function dropFragments(first: u32): void {
+  for (let slot = first; slot !== 0; slot = load<u32>(slot, SL_NEXT)) {
+    countDrop(load<u32>(slot, SL_IN_PORT), DROP_RECIRC_LIMIT);
+  }
 }
 
 function translateFragment(pkt: u32, slot: u32, whole: u32, inHead: u32): void {

@@ -2,11 +2,12 @@
 
 import assert from 'node:assert/strict';
 import { beforeEach, test } from 'node:test';
-import { ACT_PUSH_VLAN } from '../../contract/action.ts';
+import { ACT_DROP, ACT_END, ACT_OUTPUT, ACT_PUSH_VLAN, ACT_RECIRC } from '../../contract/action.ts';
 import { CS_DNAT, CS_EST, CS_INV, CS_NEW, CS_RPL, CS_SNAT, CS_TRK } from '../../contract/ct.ts';
 import { FG_USED_SLOTS, FRAGMENTS_BASE } from '../../contract/ctFragments.ts';
+import { DROP_FLOW_EXPLICIT, DROP_NONE, DROP_RECIRC_LIMIT } from '../../contract/drop.ts';
 import { ipfCommandTable } from '../../src/switch/ipfCommands.ts';
-import { CtRig, type CtSpec, hex } from '../oracle/ctRig.ts';
+import { CtRig, type CtSpec, ctAction, hex } from '../oracle/ctRig.ts';
 import {
   ethernet,
   IP4_A,
@@ -18,9 +19,11 @@ import {
   onesSum,
   udp,
 } from '../oracle/frames.ts';
+import { Rig } from '../oracle/rig.ts';
 
 const NEW = CS_TRK | CS_NEW;
 const INVALID = CS_TRK | CS_INV;
+const END = ACT_END | (1 << 16);
 const commit: CtSpec = { commit: true };
 
 let ct: CtRig;
@@ -192,6 +195,35 @@ test('overlapping, small, too many and switched off: invalid at once', () => {
   assert.equal(ct.track(c, commit).state, INVALID, 'switched off');
   conntrack.setFragments({ enabledV4: true });
   assert.equal(ct.run([b, c], [commit]).length, 3);
+});
+
+test('every fragment that finds no record is counted', () => {
+  const { rig, input } = ct;
+  const { key, mask } = Rig.matchPort(input);
+  const recirculate = [ACT_RECIRC | (2 << 16), 77];
+  const program = [...recirculate, ...recirculate, ...recirculate, ...ctAction(commit)];
+  rig.flows.put(key, mask, Uint32Array.from([...program, END]));
+  const again = Rig.matchPort(input, 77);
+  rig.flows.put(again.key, again.mask, Uint32Array.from([ACT_DROP | (2 << 16), DROP_NONE, END]));
+  const other = ethernet(0x0800, ipv4(17, udp(1, 2, new Uint8Array(10))));
+  const fragments = pieces(IP4_A, 1000, IP4_B, 53);
+  const burst = [...new Array<Uint8Array>(256 - fragments.length).fill(other), ...fragments];
+  for (const frame of burst) rig.send(input, frame);
+  rig.poll(); // all 768 records are taken
+  assert.equal(rig.counters(input).drops[DROP_RECIRC_LIMIT], fragments.length);
+  assert.equal(rig.conntrack.count(), 1);
+});
+
+test('fragments that have been sent before they were tracked are no drops at the end', () => {
+  const { rig, input } = ct;
+  const { key, mask } = Rig.matchPort(input);
+  const program = [ACT_OUTPUT | (2 << 16), input, ...ctAction(commit), END];
+  rig.flows.put(key, mask, Uint32Array.from(program));
+  for (const frame of pieces(IP4_A, 1000, IP4_B, 53)) rig.send(input, frame);
+  rig.poll();
+  assert.equal(rig.sent(input).length, 3);
+  assert.equal(rig.conntrack.count(), 1);
+  assert.equal(rig.counters(input).drops[DROP_FLOW_EXPLICIT], 0);
 });
 
 test('what does not complete is dropped after its time', () => {

@@ -375,10 +375,11 @@ export class GuestWindows implements Windows {
   }
 
   private emptyPool(): void {
+    // The victims are still to come back; a guest that comes before them will want all the others.
+    if (this.evicting) return;
     lockPool(this.memory.i32);
     this.memory.set(WINDOW_POOL + WP_COUNT, 0);
     unlockPool(this.memory.i32);
-    if (this.evicting) return; // the victims are still to come back
     for (const window of this.poolChunks) this.space.give(window);
     this.poolChunks.clear();
   }

@@ -3,7 +3,14 @@
 import assert from 'node:assert/strict';
 import { readSync } from 'node:fs';
 import { test } from 'node:test';
-import { WINDOW_BASE } from '../../contract/memory.ts';
+import {
+  CONTROL_BASE,
+  CTL_GENERATION,
+  WINDOW_BASE,
+  WK_ACK,
+  WK_STATE,
+  WORKER_BASE,
+} from '../../contract/memory.ts';
 import { PT_REGION_COUNT, PT_REGIONS, portAddress } from '../../contract/port.ts';
 import {
   CHUNK_SIZE,
@@ -67,6 +74,32 @@ test('a file that cannot be mapped leaves nothing behind', () => {
   assert.throws(() => windows.mapRange(0x7fff, 0n, 4096), /EBADF|Bad file descriptor/);
   const fd = memfdCreate('b', 4096);
   assert.equal(windows.mapRange(fd, 0n, 4096), before);
+  closeFd(fd);
+});
+
+test('a large guest that leaves while chunks are being evicted leaves all of them to the next one', async () => {
+  const memory = new EngineMemory();
+  const grace = new Grace(memory, () => [0]);
+  const windows = new GuestWindows(memory, grace);
+  const acknowledge = async (): Promise<void> => {
+    await new Promise((resolve) => setImmediate(resolve));
+    memory.store(WORKER_BASE + WK_ACK, memory.load(CONTROL_BASE + CTL_GENERATION));
+    grace.check();
+  };
+  memory.store(WORKER_BASE + WK_STATE, 1);
+  const fd = memfdCreate('large', 12 * GIB);
+  const guest = { guestAddress: 0n, bytes: BigInt(12 * GIB) };
+  const region = windows.mapRegion(fd, 0n, guest.bytes);
+  windows.setRegions(1, [{ ...guest, window: region }]);
+  const fault = createFault(memory.memory, () => {});
+  let mapped = 0;
+  for (; fault(1, region.chunk + mapped) !== 0; mapped++) windows.fillPool();
+  windows.setRegions(1, []);
+  windows.unmapRegion(region);
+  windows.mapRegion(fd, 0n, guest.bytes);
+  await acknowledge();
+  windows.fillPool();
+  assert.ok(windows.poolSize() >= mapped, `${windows.poolSize()} of ${mapped} chunks`);
   closeFd(fd);
 });
 

@@ -210,6 +210,12 @@ export class GuestWindows implements Windows {
       this.loseRegion(region, why);
       return true;
     }
+    // A chunk that is being evicted stands in no table, but the worker may not have let go of it yet.
+    for (const window of this.poolChunks) {
+      if (offset < window || offset >= window + CHUNK_SIZE) continue;
+      this.blank(window, CHUNK_SIZE);
+      return true;
+    }
     return false;
   }
 

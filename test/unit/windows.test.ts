@@ -77,6 +77,29 @@ test('a file that cannot be mapped leaves nothing behind', () => {
   closeFd(fd);
 });
 
+test('a worker that waits for a lost page of a chunk being evicted goes on', async () => {
+  const memory = new EngineMemory();
+  const windows = new GuestWindows(memory, new Grace(memory, () => [0]));
+  memory.store(WORKER_BASE + WK_STATE, 1); // a worker that never acknowledges
+  const fd = memfdCreate('large', 12 * GIB);
+  const bytes = BigInt(12 * GIB);
+  const region = windows.mapRegion(fd, 0n, bytes);
+  windows.setRegions(1, [{ guestAddress: 0n, bytes, window: region }]);
+  const fault = createFault(memory.memory, () => {});
+  const mapped: number[] = [];
+  for (let at = fault(1, region.chunk); at !== 0; at = fault(1, region.chunk + mapped.length)) {
+    mapped.push(at >>> 0);
+    windows.fillPool();
+  }
+  const victim = mapped.find((_, i) => memory.get(chunkAddress(region.chunk + i)) === 0)!;
+  memory.u8[victim + 5] = 1;
+  assert.equal(windows.lostAt(victim + 5), true);
+  assert.equal(memory.u8[victim + 5], 0);
+  assert.equal(windows.lostAt(WINDOW_BASE - 1), false);
+  await new Promise((resolve) => setImmediate(resolve));
+  closeFd(fd);
+});
+
 test('a large guest that leaves while chunks are being evicted leaves all of them to the next one', async () => {
   const memory = new EngineMemory();
   const grace = new Grace(memory, () => [0]);

@@ -11,11 +11,11 @@ import { DROP_CONTROLLER_RATE } from '../../../contract/drop.ts';
 import type { Action } from '../../wire/openflow/types.ts';
 import { OFPP_IN_PORT } from '../../wire/openflow/types.ts';
 import { freezeMetadata } from '../recirc.ts';
-import { executeActionSet } from './actions.ts';
 import { commit } from './commit.ts';
 import { recirculate } from './conntrack.ts';
 import { report, type Xlate } from './context.ts';
 import { REASONS, snapshot } from './output.ts';
+import { executeActionSet } from './tables.ts';
 
 /** Actions whose packet-ins name table and cookie of their rule. */
 const NAMING: ReadonlySet<Action['type']> = new Set([

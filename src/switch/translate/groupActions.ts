@@ -21,10 +21,11 @@ import {
   hashUint64,
 } from '../flowHash.ts';
 import type { Group, GroupBucket } from '../groups.ts';
-import { mayResubmit, runActions } from './actions.ts';
+import { runActions } from './actions.ts';
 import { actionSetOrder, portOf, report, type Xlate } from './context.ts';
 import { coverMasked, prerequisiteMet } from './fieldOps.ts';
 import { awaitHash, finishFreezing } from './freeze.ts';
+import { mayResubmit } from './tables.ts';
 
 const OFPG_ANY = 0xffffffff;
 const OFPPS_LIVE = 4;

@@ -45,13 +45,13 @@ import { processSpecial } from '../protocolPort.ts';
 import { tunnelOf } from '../tunnel/ports.ts';
 import { clearTunnel, copyTunnel } from '../tunnel/record.ts';
 import type { BridgePort } from '../types.ts';
-import { translateTable } from './actions.ts';
 import { commit } from './commit.ts';
 import { inPort, portOf, report, type Xlate } from './context.ts';
 import { clearConntrack } from './ctFields.ts';
 import { finish } from './freeze.ts';
 import { mirrorOutput } from './mirror.ts';
 import { isIrreversible, nest } from './nxActions.ts';
+import { translateTable } from './tables.ts';
 import { outputToTunnel, terminateTunnel } from './tunnel.ts';
 import type { XlateBridge } from './types.ts';
 

@@ -7,7 +7,7 @@ import { type Action, OFPP_MAX, OfError } from '../wire/openflow/types.ts';
 import { checkActions } from './checkActions.ts';
 import type { Datapath } from './datapath.ts';
 import { be32 } from './flow.ts';
-import { parseTraceArguments, TraceError, type TraceRequest } from './trace.ts';
+import { parseTraceArguments, TraceError, type TraceRequest } from './traceArguments.ts';
 
 /** Numbers of ports end below; then come the reserved ones, with a gap. */
 const PORTS_MAX = 0xff00;

@@ -75,7 +75,7 @@ export class Dummies {
   }
 
   #activity(datapath: Datapath): number {
-    let sum = datapath.upcallCount;
+    let sum = datapath.handler.upcallCount;
     for (const { counters } of this.devices.values())
       sum += counters.rxPackets + counters.txPackets;
     return sum;

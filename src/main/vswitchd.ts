@@ -331,8 +331,8 @@ class Daemon implements Vswitchd {
   }
 
   *#events(): Iterable<[string, number]> {
-    yield ['upcall_packets', this.datapath.upcallCount];
-    yield ['upcall_not_installed', this.datapath.notInstalled];
+    yield ['upcall_packets', this.datapath.handler.upcallCount];
+    yield ['upcall_not_installed', this.datapath.handler.notInstalled];
     for (const [reason, count] of this.reconciler.drops().entries()) {
       const name = DROP_NAMES[reason];
       if (reason > 0 && name !== undefined) yield [`drop_${name}`, count];

@@ -408,7 +408,7 @@ export function switchCommandTable(datapath: Datapath): SwitchCommand[] {
     }),
     ...(['disable', 'enable'] as const).map((word) =>
       command(`upcall/${word}-megaflows`, '', 0, 0, async () => {
-        datapath.megaflowsEnabled = word === 'enable';
+        datapath.handler.megaflowsEnabled = word === 'enable';
         await datapath.purge();
         return `megaflows ${word}d`;
       }),

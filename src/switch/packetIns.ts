@@ -2,6 +2,9 @@
 // ACT_USERSPACE); here the number leads to bridge, reason, cookie of the rule and pipeline state.
 
 import {
+  F_IN_PORT,
+  F_METADATA,
+  FLOW_SIZE,
   K_CT_IPV6_SRC,
   K_CT_LABEL,
   K_CT_MARK,
@@ -11,9 +14,13 @@ import {
   K_CT_TP_SRC,
   K_CT_ZONE,
   K_ETH_TYPE,
+  K_PKT_MARK,
+  K_TUN_ID,
   KEY_SIZE,
 } from '../../contract/key.ts';
 import { VNET_NEEDS_CSUM } from '../../contract/packet.ts';
+import type { Upcall } from '../engine/types.ts';
+import type { PacketIn } from '../wire/openflow/types.ts';
 import { be16, be32, ETH_TYPE_IP, isZero } from './flow.ts';
 import { IdPool, type Numbers, ObjectNumbers } from './idPool.ts';
 import { frozenKey } from './recirc.ts';
@@ -33,7 +40,7 @@ const TUPLE: typeof FIELDS = [
 ];
 
 /** Adds what connection tracking says of the packet, `from` its key, to the metadata of a packet-in. */
-export function addConntrackMetadata(from: Uint8Array, key: Uint8Array, mask: Uint8Array): void {
+function addConntrackMetadata(from: Uint8Array, key: Uint8Array, mask: Uint8Array): void {
   const put = (offset: number, bytes: number): void => {
     key.set(from.subarray(offset, offset + bytes), offset);
     mask.fill(0xff, offset, offset + bytes);
@@ -67,6 +74,35 @@ export function wholeFrame(frame: Uint8Array, vnet: Uint8Array): Uint8Array {
   data[at] = checksum >> 8;
   data[at + 1] = checksum & 0xff;
   return data;
+}
+
+/** Fields of 64 bits: matched whole if at all. */
+const WIDE_METADATA: readonly number[] = [F_METADATA, K_TUN_ID];
+
+/** What controllers get: the packet cut to max_len, and the pipeline's state at the action. */
+export function packetInOf(spec: PacketInSpec, upcall: Upcall): PacketIn {
+  const key = spec.metadata.slice();
+  const data = wholeFrame(upcall.data, upcall.vnet);
+  key.set(upcall.key.subarray(K_PKT_MARK, K_PKT_MARK + 4), K_PKT_MARK);
+  const mask = new Uint8Array(FLOW_SIZE);
+  for (let i = 0; i < FLOW_SIZE; i += 4) {
+    if (be32(key, i) !== 0) mask.fill(0xff, i, i + 4);
+  }
+  for (const wide of WIDE_METADATA) {
+    if (be32(key, wide) !== 0 || be32(key, wide + 4) !== 0) mask.fill(0xff, wide, wide + 8);
+  }
+  mask.fill(0xff, F_IN_PORT, F_IN_PORT + 4);
+  if (spec.conntracked) addConntrackMetadata(upcall.key, key, mask);
+  return {
+    bufferId: 0xffffffff,
+    totalLen: upcall.packetLen,
+    reason: spec.reason,
+    table: spec.table,
+    cookie: spec.cookie,
+    match: { key, mask },
+    data: spec.paused === undefined ? data.subarray(0, spec.maxLen) : data,
+    ...(spec.userdata === undefined ? {} : { userdata: spec.userdata }),
+  };
 }
 
 export class PacketIns implements PacketInStore {

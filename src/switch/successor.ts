@@ -88,7 +88,7 @@ export function* restoreMegaflows(
         const port = ports.get(be32(key, K_IN_PORT));
         if (port === undefined) continue;
         putBe32(key, K_IN_PORT, port);
-        const ids = datapath.foresee(key, !rehearse);
+        const ids = datapath.handler.foresee(key, !rehearse);
         if (ids === undefined) continue;
         reserved.push(...ids);
         const theirs = saved.recircs[i]!;

@@ -48,9 +48,9 @@ test('packets of megaflows that a changed flow has left alone fare as the change
           );
           for (const [index, frame] of packets) {
             const port = ports[index]!;
-            const before = rig.datapath.upcallCount;
+            const before = rig.datapath.handler.upcallCount;
             rig.send(port, frame);
-            if (rig.datapath.upcallCount === before) hits++;
+            if (rig.datapath.handler.upcallCount === before) hits++;
             const sent = rig.sent(bridge).map((s) => text(s.port.ofport, s.frame));
             const wanted = oracle.run(frame, port.ofport).outputs.map((o) => text(o.port, o.frame));
             assert.deepEqual(sent.sort(), wanted.sort());
@@ -112,7 +112,7 @@ test('a flow that matches a header as it was rewritten touches the megaflow', as
   await bridge.settled();
   rig.send(p1!, frame);
   assert.equal(rig.sent(bridge).length, 0, 'matches neither');
-  const upcalls = rig.datapath.upcallCount;
+  const upcalls = rig.datapath.handler.upcallCount;
   const rule = add(1, 2, 'dl_dst=02:00:00:00:00:0c', 'output:2');
   await bridge.settled();
   rig.send(p1!, frame);
@@ -125,6 +125,6 @@ test('a flow that matches a header as it was rewritten touches the megaflow', as
   await bridge.settled();
   rig.send(p1!, frame);
   assert.equal(rig.sent(bridge).length, 0);
-  assert.equal(rig.datapath.upcallCount - upcalls, 0, 'all by the one megaflow');
+  assert.equal(rig.datapath.handler.upcallCount - upcalls, 0, 'all by the one megaflow');
   rig.close();
 });

@@ -87,10 +87,10 @@ for (const vlanLimit of [1, 2]) {
               for (const rule of expected.hits) {
                 expectedHits.set(rule, (expectedHits.get(rule) ?? 0) + 1);
               }
-              const before = rig.datapath.upcallCount;
+              const before = rig.datapath.handler.upcallCount;
               packetIns.length = 0;
               rig.send(port, frame);
-              if (rig.datapath.upcallCount === before) hits++;
+              if (rig.datapath.handler.upcallCount === before) hits++;
               const sent = rig
                 .sent(bridge)
                 .map((s) => `${s.port.ofport} ${hex(withoutChecksums(s.frame))}`);

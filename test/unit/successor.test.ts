@@ -66,10 +66,10 @@ test('first packets meet megaflows, through recirculations, under other numbers'
   const made = [...restoreMegaflows(dp, saved)].at(-1);
   assert.equal(made, old.rig.datapath.megaflows.size);
   assert.equal(dp.megaflows.size, before + made!);
-  const upcalls = dp.upcallCount;
+  const upcalls = dp.handler.upcallCount;
   assert.deepEqual(heir.sends(1, 53), [2]);
   assert.deepEqual(heir.sends(1, 99), [3]);
-  assert.equal(dp.upcallCount, upcalls);
+  assert.equal(dp.handler.upcallCount, upcalls);
 });
 
 test('what the tables say counts, not what the predecessor did', async () => {

@@ -378,7 +378,7 @@ test('the flow limit keeps packets flowing without megaflows', async () => {
   for (let i = 0; i < 6; i++) rig.send(p1, frame([2, 0, 0, 0, 1, i]));
   assert.equal(rig.sent(bridge).length, 12);
   assert.equal(rig.datapath.megaflows.size, 3);
-  assert.equal(rig.datapath.notInstalled, 3);
+  assert.equal(rig.datapath.handler.notInstalled, 3);
   await rig.datapath.purge();
   assert.equal(rig.datapath.megaflows.size, 0);
   bridge.syncStats();
@@ -472,7 +472,7 @@ test('packets that missed before their megaflow was there keep their order, and 
   });
   rig.send(p1!, ...frames);
   assert.equal(rig.datapath.megaflows.size, 2);
-  assert.equal(rig.datapath.upcallCount, 240, 'all missed');
+  assert.equal(rig.datapath.handler.upcallCount, 240, 'all missed');
   const order = rig.sent(bridge).map(({ frame }) => (frame.at(-2)! << 8) | frame.at(-1)!);
   assert.deepEqual(order, [...Array(240).keys()]);
   bridge.syncStats();

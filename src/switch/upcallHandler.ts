@@ -1,0 +1,235 @@
+// Upcalls: packets that the data plane cannot, or must not, handle alone.
+//
+//   miss      translate ── inject the packet with the program, put the megaflow
+//   others    to the bridge's controllers (packet-in) or to its exporters (sample)
+//
+// Order within a flow: a packet is injected, into the worker that it came from, before its megaflow is put, so it leaves in
+// front of all that are received from then on. Packets of the same flow that missed in between wait in the upcall ring and
+// may be overtaken, as in the Linux datapath; they take a short way (the megaflows put last), so that it is few.
+
+import {
+  UPCALL_CONTROLLER,
+  UPCALL_MISS,
+  UPCALL_SAMPLE,
+  UPCALL_SLOW,
+} from '../../contract/action.ts';
+import {
+  DROP_CONTROLLER_RATE,
+  DROP_COUNT,
+  DROP_NO_PORT,
+  DROP_TUNNEL_NO_PORT,
+} from '../../contract/drop.ts';
+import { K_RECIRC_ID, K_TCP_FLAGS } from '../../contract/key.ts';
+import type { Upcall } from '../engine/types.ts';
+import type { Datapath, DatapathLog, DatapathOptions } from './datapath.ts';
+import { be16, be32 } from './flow.ts';
+import { type FlowLog, logFlowAdded } from './flowLog.ts';
+import type { KeyPair } from './keyPool.ts';
+import { credit, hashKey, type Megaflow, meets } from './megaflow.ts';
+import { packetInOf } from './packetIns.ts';
+import { continuationOf } from './resume.ts';
+import { slowPathProgram, splitProgram } from './slowPath.ts';
+import { translate } from './translate/translate.ts';
+import type { XlateOut } from './translate/types.ts';
+import { datapathMask } from './translate/wildcards.ts';
+import { hasTunnel } from './tunnel/record.ts';
+
+/** Megaflows with which an upcall is compared before it is translated. */
+const RECENT_FLOWS = 8;
+
+export class UpcallHandler {
+  readonly #datapath: Datapath;
+  readonly #log: DatapathLog | undefined;
+  readonly #flowLog: FlowLog | undefined;
+  /** Upcalls that were translated, and that could not be installed. */
+  upcallCount = 0;
+  notInstalled = 0;
+  /** false (upcall/disable-megaflows): every flow of the data plane matches everything of its packets. */
+  megaflowsEnabled = true;
+  /** Packets that got lost here, by DROP_* reason. */
+  readonly drops = new Array<number>(DROP_COUNT).fill(0);
+  #limitWarned = false;
+  /** The megaflows put last: packets of theirs may still wait in the upcall ring. */
+  readonly #recent: Megaflow[] = [];
+
+  constructor(datapath: Datapath, { log, flowLog }: Pick<DatapathOptions, 'log' | 'flowLog'>) {
+    this.#datapath = datapath;
+    this.#log = log;
+    this.#flowLog = flowLog;
+  }
+
+  handle(upcall: Upcall): void {
+    switch (upcall.reason) {
+      case UPCALL_MISS:
+      case UPCALL_SLOW:
+        this.#miss(upcall);
+        break;
+      case UPCALL_CONTROLLER:
+        this.#toController(upcall);
+        break;
+      case UPCALL_SAMPLE:
+        this.#toExporter(upcall);
+        break;
+    }
+  }
+
+  #miss(upcall: Upcall): void {
+    this.upcallCount++;
+    const pair = this.#datapath.keys.take();
+    pair.key.set(upcall.key);
+    if (!this.#translateMiss(upcall, pair)) this.#datapath.keys.give(pair);
+  }
+
+  /** `pair.key` is the upcall's. True: a megaflow keeps the pair. */
+  #translateMiss(upcall: Upcall, pair: KeyPair): boolean {
+    const tcpFlags = be16(upcall.key, K_TCP_FLAGS);
+    if (upcall.reason === UPCALL_MISS) {
+      const flow = this.#recentFlow(pair.keyWords);
+      if (flow !== undefined) {
+        credit(flow.effects, 1, upcall.packetLen, this.#datapath.engine.nowMs(), tcpFlags);
+        this.#inject(upcall, flow.program);
+        return false;
+      }
+    }
+    const { scratch } = this.#datapath;
+    const located = this.#datapath.flowOf(upcall.key, scratch.flow);
+    if (located === undefined) {
+      // The port went away, and its queues are on their way out; or no tunnel port is for this packet.
+      this.drops[hasTunnel(upcall.key) ? DROP_TUNNEL_NO_PORT : DROP_NO_PORT]!++;
+      return false;
+    }
+    const validated = this.#datapath.revalidator.change;
+    const out = translate({
+      ...located,
+      packetIns: this.#datapath.packetIns,
+      tunnels: this.#datapath.tunnels,
+      recircs: this.#datapath.recircs,
+      timeoutPolicy: this.#datapath.timeoutPolicy,
+      packet: upcall.data,
+      learn: true,
+      scratch,
+    });
+    credit(out.effects, 1, upcall.packetLen, this.#datapath.engine.nowMs(), tcpFlags);
+    for (const actions of splitProgram(out.program)) this.#inject(upcall, actions);
+    if (upcall.reason !== UPCALL_SLOW && this.#install(pair, out, validated)) return true;
+    this.#datapath.releaseIds(out.effects);
+    return false;
+  }
+
+  /**
+   * Translates a packet's key without a packet, and puts the megaflow if `install` says so. Gives the recirculation ids in
+   * the program, which the caller has to release; undefined if there is no megaflow for such packets.
+   */
+  foresee(key: Uint8Array, install: boolean): number[] | undefined {
+    const { scratch, recircs } = this.#datapath;
+    const pair = this.#datapath.keys.take();
+    pair.key.set(key);
+    const located = this.#datapath.flowOf(key, scratch.flow);
+    const validated = this.#datapath.revalidator.change;
+    const out =
+      located &&
+      translate({
+        ...located,
+        packetIns: this.#datapath.packetIns,
+        tunnels: this.#datapath.tunnels,
+        recircs,
+        timeoutPolicy: this.#datapath.timeoutPolicy,
+        learn: false,
+        scratch,
+      });
+    const ids =
+      out && !out.passing ? out.effects.recircs.filter((id) => recircs.retain(id)) : undefined;
+    if (out && ids && install && this.#install(pair, out, validated)) return ids;
+    if (out) this.#datapath.releaseIds(out.effects);
+    this.#datapath.keys.give(pair);
+    return ids;
+  }
+
+  #recentFlow(keyWords: Int32Array): Megaflow | undefined {
+    for (const flow of this.#recent) {
+      if (!flow.deleted && !flow.slow && meets(flow, keyWords)) return flow;
+    }
+    return undefined;
+  }
+
+  #inject({ inPort, data: frame, vnet, key, worker }: Upcall, actions: Uint32Array): void {
+    this.#datapath.engine.inject({ inPort, frame, vnet, key, actions, worker });
+  }
+
+  /** Puts the megaflow into the data plane. False: not now, neither effects nor pair are kept. */
+  #install(pair: KeyPair, out: XlateOut, validated: number): boolean {
+    const { key, mask } = pair;
+    datapathMask(out.wildcards, key, mask);
+    if (!this.megaflowsEnabled) mask.fill(0xff);
+    const hash = hashKey(pair);
+    if (this.#datapath.megaflows.find(pair, hash) !== undefined) return false; // a packet that missed before it was there
+    if (this.#datapath.megaflows.size >= this.#datapath.revalidator.flowLimit) {
+      this.notInstalled++;
+      if (!this.#limitWarned) {
+        this.#limitWarned = true;
+        const { flowLimit } = this.#datapath.revalidator;
+        this.#log?.warn(`upcall: datapath reached the dynamic limit of ${flowLimit} flows.`);
+      }
+      return false;
+    }
+    this.#limitWarned = false;
+    const recirc = be32(key, K_RECIRC_ID);
+    if (recirc !== 0 && !this.#datapath.recircs.retain(recirc)) return false;
+    const program = out.slow ? slowPathProgram(out.slowReasons) : out.program;
+    const id = this.#datapath.engine.putFlow(key, mask, program);
+    if (id < 0) {
+      if (recirc !== 0) this.#datapath.recircs.release([recirc]);
+      this.notInstalled++;
+      return false;
+    }
+    const now = this.#datapath.engine.nowMs();
+    const flow: Megaflow = {
+      id,
+      key,
+      mask,
+      pair,
+      hash,
+      createdMs: now,
+      program,
+      effects: out.effects,
+      slow: out.slow,
+      packets: 0,
+      bytes: 0,
+      usedMs: 0,
+      validated,
+      deleted: false,
+      next: undefined,
+    };
+    this.#datapath.megaflows.add(flow);
+    if (this.#flowLog?.isDbg()) logFlowAdded(this.#flowLog, this.#datapath, flow);
+    if (this.#recent.unshift(flow) > RECENT_FLOWS) this.#recent.pop();
+    this.#datapath.revalidator.wake();
+    return true;
+  }
+
+  #toController(upcall: Upcall): void {
+    const spec = this.#datapath.packetIns.get(upcall.cookie);
+    const bridge = spec === undefined ? undefined : this.#datapath.bridges.get(spec.bridge.name);
+    if (spec === undefined || bridge?.onPacketIn === undefined) {
+      // Older than its megaflow by seconds, or nobody listens.
+      this.drops[DROP_CONTROLLER_RATE]!++;
+      return;
+    }
+    const packet = packetInOf(spec, upcall);
+    if (spec.paused !== undefined) {
+      const id = this.#datapath.bridgeIds.of(spec.bridge);
+      packet.continuation = continuationOf(spec.paused, id, upcall.inPort);
+    }
+    bridge.onPacketIn(packet, spec.controllerId);
+  }
+
+  #toExporter({ cookie, key, packetLen }: Upcall): void {
+    const spec = this.#datapath.packetIns.get(cookie);
+    const bridge = spec === undefined ? undefined : this.#datapath.bridges.get(spec.bridge.name);
+    if (spec?.sample !== undefined && bridge?.onSample !== undefined) {
+      bridge.onSample(spec.sample, key, packetLen);
+    } else {
+      this.drops[DROP_CONTROLLER_RATE]!++;
+    }
+  }
+}

@@ -2,9 +2,13 @@
 
 import assert from 'node:assert/strict';
 import { test } from 'node:test';
+import { setTimeout } from 'node:timers/promises';
 import fc from 'fast-check';
+import type { Datapath } from '../../src/switch/datapath.ts';
 import { newRecord } from '../../src/switch/flow.ts';
 import { extractFlow } from '../../src/switch/flowExtract.ts';
+import type { Underlay } from '../../src/switch/tunnel/types.ts';
+import type { BridgePort } from '../../src/switch/types.ts';
 import {
   type DeviceAddress,
   formatAddress,
@@ -12,11 +16,16 @@ import {
   parsePrefix,
   sameUnder,
 } from '../../src/switch/underlay/address.ts';
-import { Neighbours } from '../../src/switch/underlay/neighbours.ts';
+import { NEIGHBOURS_MAX, Neighbours } from '../../src/switch/underlay/neighbours.ts';
 import { formatRoute, Router } from '../../src/switch/underlay/router.ts';
 import { composeSolicitation } from '../../src/switch/underlay/solicit.ts';
+import { HostUnderlay } from '../../src/switch/underlay/underlay.ts';
 import { RouteMonitor } from '../../src/sys/routeNetlink.ts';
+import { parseActions } from '../../src/wire/openflow/actionParse.ts';
+import { parseMatch } from '../../src/wire/openflow/matchParse.ts';
+import { OFPP_LOCAL } from '../../src/wire/openflow/types.ts';
 import { decodeAddress, decodeRoute } from '../../src/wire/rtnetlinkRoute.ts';
+import { makeRule, SwitchRig } from '../oracle/openflowRig.ts';
 
 const address = (text: string): Uint8Array => parseAddress(text)!;
 const on = (text: string): DeviceAddress => parsePrefix(text)!;
@@ -116,6 +125,24 @@ test('neighbours: learned, refreshed when asked for, aged, flushed', () => {
   assert.equal(changes, 2);
 });
 
+test('neighbours: of too many, those in use stay', () => {
+  let nowMs = 0;
+  const neighbours = new Neighbours(
+    () => nowMs,
+    () => {},
+  );
+  const mac = Uint8Array.of(2, 0, 0, 0, 0, 9);
+  neighbours.set('br0', address('10.0.0.9'), mac);
+  for (let i = 0; i < 3 * NEIGHBOURS_MAX; i++) {
+    nowMs++;
+    neighbours.set('br0', address(`11.0.${i >> 8}.${i & 255}`), mac);
+    if (i % 1000 === 0) assert.deepEqual(neighbours.lookup('br0', address('10.0.0.9')), mac);
+  }
+  assert.equal(neighbours.size, NEIGHBOURS_MAX);
+  assert.deepEqual(neighbours.lookup('br0', address('10.0.0.9')), mac);
+  assert.equal(neighbours.lookup('br0', address('11.0.0.0')), undefined, 'nobody asked');
+});
+
 const flowOf = (frame: Uint8Array): Uint8Array => {
   const flow = newRecord();
   extractFlow(flow, frame, 1);
@@ -145,6 +172,74 @@ test('ARP and neighbour discovery teach; questions do not', () => {
   tell6[78] = 2; // target link-layer address
   assert.equal(neighbours.snoop('br0', flowOf(tell6)), true);
   assert.deepEqual(neighbours.lookup('br0', address('2001:db8::2')), mac);
+});
+
+test('each answer reaches the neighbours, whatever megaflow the one before it has left', async () => {
+  const rig = await SwitchRig.create();
+  const bridge = rig.addBridge('br0');
+  const uplink = rig.addPort(bridge, 'p1', {}, 1);
+  rig.addPort(bridge, 'br0', {}, OFPP_LOCAL);
+  bridge.tables[0]!.insert(makeRule(0, 1, parseMatch(''), parseActions('LOCAL')));
+  const neighbours = new Neighbours(
+    () => 0,
+    () => {},
+  );
+  const own = [address('10.0.0.1'), address('2001:db8::1')];
+  rig.datapath.underlay = {
+    change: 1,
+    onChange: undefined,
+    addressesOf: () => own.map((one) => ({ address: one })),
+    snoop: (device: string, flow: Uint8Array) => neighbours.snoop(device, flow),
+  } as unknown as Underlay;
+  const tunnel = { type: 'vxlan', dstPort: 4789, payloadType: 0 };
+  const netdev = { tunnel, device: 'vxlan_sys_4789', port: 99 };
+  rig.datapath.tunnels.add(bridge, { name: 'vx0', netdev } as unknown as BridgePort);
+
+  const mac = Uint8Array.of(2, 0, 0, 0, 0, 1);
+  const other = Uint8Array.of(2, 0, 0, 0, 0, 2);
+  const reply = composeSolicitation(mac, address('10.0.0.2'), address('10.0.0.1'));
+  reply[21] = 2;
+  const moved = reply.slice();
+  moved.set(other, 22); // sender hardware address
+  rig.send(uplink, reply);
+  assert.deepEqual(neighbours.lookup('br0', address('10.0.0.2')), mac);
+  rig.send(uplink, moved);
+  assert.deepEqual(neighbours.lookup('br0', address('10.0.0.2')), other);
+
+  const advert = composeSolicitation(mac, address('2001:db8::2'), address('2001:db8::2'));
+  advert.set(own[1]!, 38);
+  advert[54] = 136;
+  advert[78] = 2;
+  const ofAnother = advert.slice();
+  ofAnother.set(address('2001:db8::3'), 62); // target
+  const moved6 = advert.slice();
+  moved6.set(other, 80); // target link-layer address
+  rig.send(uplink, advert);
+  assert.deepEqual(neighbours.lookup('br0', address('2001:db8::2')), mac);
+  rig.send(uplink, ofAnother);
+  assert.deepEqual(neighbours.lookup('br0', address('2001:db8::3')), mac);
+  rig.send(uplink, moved6);
+  assert.deepEqual(neighbours.lookup('br0', address('2001:db8::2')), other);
+  rig.close();
+});
+
+test('tables that cannot be read are asked for again, not all the time', async () => {
+  let reads = 0;
+  const warnings: string[] = [];
+  using underlay = new HostUnderlay({
+    datapath: { engine: { nowMs: () => 0 } } as unknown as Datapath,
+    readKernel: () => {
+      reads++;
+      throw new Error('no');
+    },
+    warn: (text) => warnings.push(text),
+  });
+  await setTimeout(300);
+  assert.equal(reads, 1);
+  await setTimeout(1000);
+  assert.ok(reads >= 2, 'tried again');
+  assert.equal(warnings.length, reads);
+  assert.equal(underlay.addressesOf('br0').length, 0);
 });
 
 test('solicitations on the wire', () => {

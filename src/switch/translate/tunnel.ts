@@ -19,12 +19,15 @@ import {
   DROP_TUNNEL_PROTOCOL,
 } from '../../../contract/drop.ts';
 import {
+  K_ARP_SHA,
+  K_ARP_THA,
   K_ETH_DST,
   K_ETH_SRC,
   K_ETH_TYPE,
   K_IPV6_DST,
   K_IPV6_LABEL,
   K_IPV6_SRC,
+  K_ND_TARGET,
   K_NW_DST,
   K_NW_FRAG,
   K_NW_PROTO,
@@ -61,6 +64,7 @@ import {
   ETH_TYPE_IPV6,
   exact,
   isIp,
+  ND_ADVERT,
   putBe16,
   putBe32,
 } from '../flow.ts';
@@ -349,14 +353,19 @@ function snoop(x: Xlate, device: string, underlay: Underlay): void {
   if (x.in.learn && isAnswerFor(x.flow, underlay.addressesOf(device))) {
     underlay.snoop(device, x.flow);
   }
-  // Another neighbour's answer has to be seen, too.
+  // Another neighbour's answer has to be seen, too, and so has another answer of the same neighbour.
   x.wildcards[K_NW_PROTO] = 0xff;
   if (type === ETH_TYPE_ARP) {
     exact(x.wildcards, K_NW_SRC, 8);
     exact(x.wildcards, K_ETH_SRC, 6);
+    exact(x.wildcards, K_ARP_SHA, 6);
   } else {
     exact(x.wildcards, K_TP_SRC, 4);
-    if (be16(x.flow, K_TP_SRC) === 136) exact(x.wildcards, K_IPV6_SRC, 32);
+    if (be16(x.flow, K_TP_SRC) === ND_ADVERT) {
+      exact(x.wildcards, K_IPV6_SRC, 32);
+      exact(x.wildcards, K_ND_TARGET, 16);
+      exact(x.wildcards, K_ARP_THA, 6);
+    }
   }
 }
 

@@ -1,7 +1,8 @@
 // Neighbours of tunnels ("tnl/neigh"): which MAC address an IP address has behind a bridge. Taught by ARP replies,
 // gratuitous ARP and neighbour advertisements that reach the bridge's own port, by tunnel packets, and by hand.
 //
-// An entry lives for 15 minutes (tnl/neigh/aging) after it was last asked for.
+// An entry lives for 15 minutes (tnl/neigh/aging) after it was last asked for. Anybody on the network can tell of
+// neighbours: of too many, the one goes that nobody has asked for the longest.
 
 import {
   K_ARP_SHA,
@@ -30,6 +31,7 @@ import { addressKey, formatAddress } from './address.ts';
 
 const AGING_DEFAULT_S = 900;
 export const AGING_MAX_S = 3600;
+export const NEIGHBOURS_MAX = 4096;
 const ARP_REPLY = 2;
 const ARP_REQUEST = 1;
 const MAC_SIZE = 6;
@@ -66,6 +68,7 @@ function teachesNd(flow: Uint8Array): boolean {
 export class Neighbours {
   readonly #now: () => number;
   readonly #changed: () => void;
+  /** The least recently used first. */
   readonly #entries = new Map<string, Neighbour>();
   #agingMs = AGING_DEFAULT_S * 1000;
 
@@ -76,25 +79,34 @@ export class Neighbours {
   }
 
   lookup(bridge: string, address: Uint8Array): Uint8Array | undefined {
-    const entry = this.#entries.get(keyOf(bridge, address));
-    const now = this.#now();
-    if (entry === undefined || entry.expiresMs <= now) return undefined;
-    entry.expiresMs = now + this.#agingMs;
+    const key = keyOf(bridge, address);
+    const entry = this.#entries.get(key);
+    if (entry === undefined || entry.expiresMs <= this.#now()) return undefined;
+    this.#use(key, entry);
     return entry.mac;
+  }
+
+  /** The entry is new, or of use: it lives as long as any. */
+  #use(key: string, entry: Neighbour): void {
+    entry.expiresMs = this.#now() + this.#agingMs;
+    this.#entries.delete(key);
+    this.#entries.set(key, entry);
   }
 
   set(bridge: string, address: Uint8Array, mac: Uint8Array): void {
     const key = keyOf(bridge, address);
-    const now = this.#now();
     const old = this.#entries.get(key);
-    const expiresMs = now + this.#agingMs;
-    const same = old !== undefined && old.expiresMs > now && Buffer.compare(old.mac, mac) === 0;
-    if (same) {
-      old.expiresMs = expiresMs;
+    if (old !== undefined && old.expiresMs > this.#now() && Buffer.compare(old.mac, mac) === 0) {
+      this.#use(key, old);
       return;
     }
-    const entry = { bridge, address: address.slice(), mac: mac.slice(), expiresMs };
-    this.#entries.set(key, entry);
+    this.#use(key, { bridge, address: address.slice(), mac: mac.slice(), expiresMs: 0 });
+    if (this.#entries.size > NEIGHBOURS_MAX) {
+      for (const oldest of this.#entries.keys()) {
+        this.#entries.delete(oldest);
+        break;
+      }
+    }
     this.#changed();
   }
 

@@ -20,6 +20,8 @@ import { composeSolicitation } from './solicit.ts';
 /** Notifications come in swarms: they are waited for. Long tables are read less often. */
 const SETTLE_MS = 20;
 const READ_SHARE = 10;
+/** After a failure. */
+const RETRY_MS = 1000;
 const SOLICIT_INTERVAL_MS = 1000;
 const EXPIRE_INTERVAL_MS = 1000;
 const SOLICITATIONS_MAX = 4096;
@@ -77,8 +79,11 @@ export class HostUnderlay implements Underlay, Disposable {
 
   /** The kernel has told of a change. */
   kernelChanged(): void {
+    this.#readAfter(Math.max(SETTLE_MS, READ_SHARE * this.#lastReadMs));
+  }
+
+  #readAfter(delayMs: number): void {
     if (this.#readTimer !== undefined) return;
-    const delayMs = Math.max(SETTLE_MS, READ_SHARE * this.#lastReadMs);
     this.#readTimer = setTimeout(() => {
       this.#readTimer = undefined;
       this.readKernel();
@@ -96,7 +101,7 @@ export class HostUnderlay implements Underlay, Disposable {
       network = readKernel();
     } catch (error) {
       warn(`failed to read the kernel's routes (${(error as Error).message})`);
-      this.kernelChanged();
+      this.#readAfter(RETRY_MS);
       return;
     }
     this.#takeAddresses(network);

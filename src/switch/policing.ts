@@ -79,27 +79,27 @@ export class Policers {
 
   /** Makes the limits these; buckets that stay as they are keep their tokens. True if translation has to look again. */
   configure(input: readonly Limit[], queues: ReadonlyMap<number, Limit>): boolean {
-    let changed = input.length !== this.#input.length || queues.size !== this.#queues.size;
+    const before = this.#meters();
     const next: Bucket[] = [];
     for (const [i, limit] of input.entries()) {
       const bucket = this.#renew(this.#input[i], limit);
-      if (bucket === undefined) continue;
-      changed ||= bucket !== this.#input[i];
-      next.push(bucket);
+      if (bucket !== undefined) next.push(bucket);
     }
     for (const old of this.#input.slice(input.length)) this.#free(old);
     const byQueue = new Map<number, Bucket>();
     for (const [queue, limit] of queues) {
-      const old = this.#queues.get(queue);
-      const bucket = this.#renew(old, limit);
-      if (bucket === undefined) continue;
-      changed ||= bucket !== old;
-      byQueue.set(queue, bucket);
+      const bucket = this.#renew(this.#queues.get(queue), limit);
+      if (bucket !== undefined) byQueue.set(queue, bucket);
     }
-    for (const [queue, old] of this.#queues) if (!byQueue.has(queue)) this.#free(old);
+    for (const [queue, old] of this.#queues) if (!queues.has(queue)) this.#free(old);
     this.#input = next;
     this.#queues = byQueue;
-    return changed;
+    return this.#meters() !== before;
+  }
+
+  /** What translation sees, as text. */
+  #meters(): string {
+    return JSON.stringify([this.input, this.queueIds.map((queue) => [queue, this.output(queue)])]);
   }
 
   /** The bucket with this limit, or one instead of it. Undefined: all meters are in use, so nothing limits. */
@@ -115,6 +115,7 @@ export class Policers {
 
   #free({ meter }: Bucket): void {
     const { records, settled } = this.#options;
-    void settled().then(() => records.free(meter));
+    // The caller first says that there was a change: until that has settled, packets meet the meter.
+    queueMicrotask(() => void settled().then(() => records.free(meter)));
   }
 }

@@ -5,6 +5,7 @@ import { test } from 'node:test';
 import { DROP_METER } from '../../contract/drop.ts';
 import type { SwitchBridge } from '../../src/switch/bridge.ts';
 import { FlowTables } from '../../src/switch/flowMods.ts';
+import { Policers } from '../../src/switch/policing.ts';
 import type { BridgePort, Rule } from '../../src/switch/types.ts';
 import { parseActions } from '../../src/wire/openflow/actionParse.ts';
 import { OFPGC_ADD, OFPGT_SELECT } from '../../src/wire/openflow/group.ts';
@@ -183,6 +184,32 @@ test('meters drop what is over the rate, and count it', async () => {
   await new Promise((resolve) => setImmediate(resolve));
   meters.add({ meterId: 2, flags: 2, bands: [] });
   assert.equal(meters.get(2)!.number, number, 'the number is used again');
+  rig.close();
+});
+
+test('limits of a port: a meter is free when no packet meets it any more, and only once', async () => {
+  const rig = await SwitchRig.create();
+  const records = rig.datapath.meters;
+  const order: string[] = [];
+  const settled = (): Promise<void> => {
+    order.push('settled');
+    return Promise.resolve();
+  };
+  const policers = new Policers({ records, nowMs: () => 0, settled });
+  const limit = (rate: number) => ({ rate, burst: 100, pktps: false });
+  assert.ok(policers.configure([limit(1)], new Map([[1, limit(1)]])));
+  assert.ok(!policers.configure([limit(1)], new Map([[1, limit(1)]])), 'nothing new');
+  const taken: number[] = [];
+  for (let meter = records.allocate(); meter >= 0; meter = records.allocate()) taken.push(meter);
+  // There is no meter for the new limits: nothing limits, and translation has to know.
+  assert.ok(policers.configure([limit(2)], new Map([[1, limit(2)]])));
+  order.push('flows changed');
+  assert.deepEqual(policers.input, []);
+  await new Promise(setImmediate);
+  assert.deepEqual(order, ['flows changed', 'settled', 'settled']);
+  const again = [records.allocate(), records.allocate(), records.allocate()];
+  assert.notEqual(again[0], again[1]);
+  assert.equal(again[2], -1, 'two were freed');
   rig.close();
 });
 

@@ -19,7 +19,7 @@ import { OFPP_UNSET } from '../../wire/openflow/types.ts';
 import { be32, putBe32 } from '../flow.ts';
 import { processSpecial, SLOW_ACTION } from '../protocolPort.ts';
 import { coverOptions } from '../tunnel/metadata.ts';
-import { hasOptions } from '../tunnel/record.ts';
+import { hasTunnel } from '../tunnel/record.ts';
 import { runActions } from './actions.ts';
 import { thaw } from './conntrack.ts';
 import { newScratch, newXlate, report } from './context.ts';
@@ -92,7 +92,7 @@ export function translate(input: XlateIn): XlateOut {
     finish(x);
   }
 
-  if (hasOptions(original)) coverOptions(x.wildcards, original, input.bridge.tlvs ?? []);
+  if (hasTunnel(original)) coverOptions(x.wildcards, original, input.bridge.tlvs ?? []);
   finishWildcards(x.wildcards, original);
   const program = x.error === undefined ? x.program : [];
   if (x.patchClone >= 0) unwrapLast(program);

@@ -69,7 +69,7 @@ import {
   putBe32,
 } from '../flow.ts';
 import { buildHeader, ipProtocolOf, isGreType } from '../tunnel/header.ts';
-import { composeOptions } from '../tunnel/metadata.ts';
+import { composeOptions, coverFields } from '../tunnel/metadata.ts';
 import { tunnelOf } from '../tunnel/ports.ts';
 import {
   hasTunnel,
@@ -103,6 +103,13 @@ export function coverTunnel(wildcards: Uint8Array, flow: Uint8Array): void {
   putBe16(wildcards, K_TUN_FLAGS, TUN_DF | TUN_CSUM | TUN_KEY);
   wildcards[K_TUN_TOS] = 0xff;
   if (isIp(flow) && (flow[K_TUN_TOS]! & ECN) === ECN_CE) wildcards[K_NW_TOS]! |= ECN;
+}
+
+/** The fields of the packet's Geneve options go into a frozen pipeline or into a header. */
+export function coverReceivedOptions(x: Xlate): void {
+  // Behind a recirculation they are those of the frozen pipeline.
+  if (x.in.frozen !== undefined || !hasTunnel(x.received)) return;
+  coverFields(x.wildcards, x.in.bridge.tlvs ?? []);
 }
 
 /**
@@ -234,6 +241,7 @@ function push(x: Xlate, netdev: TunnelPort): void {
     'detail',
     `tunneling from ${macText(sourceMac)} ${formatAddress(source)} to ${macText(nextMac)} ${next}`,
   );
+  if (netdev.tunnel.type === 'geneve') coverReceivedOptions(x);
   const options = netdev.tunnel.type === 'geneve' ? composeOptions(flow, bridge.tlvs ?? []) : NONE;
   if (options === undefined) {
     report(x, 'warn', 'native tunnel header build failed');

@@ -15,7 +15,7 @@ import {
   TUN_OPTS_MAX,
 } from '../../../contract/key.ts';
 import type { TlvMapping } from '../../wire/openflow/messages.ts';
-import { be16, isZero, putBe16 } from '../flow.ts';
+import { be16, exact, isZero, putBe16 } from '../flow.ts';
 
 const METADATA_BYTES = 256;
 
@@ -60,6 +60,13 @@ export function expandOptions(flow: Uint8Array, tlvs: readonly TlvMapping[]): vo
     const from = K_TUN_OPTS + at + 4;
     flow.copyWithin(F_TUN_METADATA + mapping.offset, from, from + bytes);
     setPresent(flow, mapping.index);
+  }
+}
+
+/** All fields are looked at: their values go on in something that all packets of the megaflow share. */
+export function coverFields(wildcards: Uint8Array, tlvs: readonly TlvMapping[]): void {
+  for (const { offset, optionLen } of tlvs) {
+    if (offset !== undefined) exact(wildcards, F_TUN_METADATA + offset, optionLen);
   }
 }
 

@@ -1,5 +1,5 @@
 // Which tests of Open vSwitch's system-userspace suite (3.1.0) the real daemon passes, among those about connection
-// tracking, NAT, fragments and helpers, and which of them our daemon cannot pass yet, by reason. Measured with
+// tracking, NAT, fragments and helpers. Measured with
 // `node test/interop/ovsTestsuite.ts --real 51-148` on Linux 6.18. Skipped, not being for a userspace datapath, or without
 // the tftp module of Python: 65, 97, 98, 102, 106, 107, 114, 143. Failed by the real daemon: 78 (fragments that expire
 // leave no trace), and for want of 802.1Q devices in this kernel 79, 80, 88, 89.
@@ -19,6 +19,3 @@ export const BASELINE: ReadonlySet<number> = new Set([
   ...range(115, 142),
   ...range(144, 148),
 ]);
-
-/** Not passed by ours, for want of this. A test that passes has to leave the list. */
-export const LACKING: ReadonlyMap<string, readonly number[]> = new Map();

@@ -6,52 +6,15 @@
 //   npm run ovs-testsuite -- --real --record FILE…   the real daemon; writes its results into the baseline
 //   npm run ovs-testsuite -- --update FILE…          adds what passes to the tests that must pass from now on
 //
-// The suite needs neither compiler nor autoconf: a few files are written by hand as configure would. Tests that call C
-// test programs, which Debian lacks, fail with the real daemon, too: the baseline knows.
+// Tests that call C test programs, which Debian lacks, fail with the real daemon, too: the baseline knows.
 
 import { execFileSync, spawn } from 'node:child_process';
-import { mkdirSync, mkdtempSync, readFileSync, rmSync, symlinkSync, writeFileSync } from 'node:fs';
+import { mkdtempSync, readFileSync, rmSync, writeFileSync } from 'node:fs';
 import { tmpdir } from 'node:os';
-import { join, resolve } from 'node:path';
+import { join } from 'node:path';
+import { OURS, type Outcome, outcomeOf, prepareSuites, REAL } from './ovsSuites.ts';
 
-const TARBALL = '/usr/src/openvswitch/openvswitch.tar.gz';
-const REAL = '/usr/lib/openvswitch-switch/ovs-vswitchd';
-const OURS = resolve(import.meta.dirname, '../../bin/ovs-vswitchd');
 const BASELINE = join(import.meta.dirname, 'ovsUnitSuite.json');
-const TOOLS = [
-  'ovs-vsctl',
-  'ovs-ofctl',
-  'ovs-appctl',
-  'ovs-dpctl',
-  'ovsdb-client',
-  'ovsdb-tool',
-  'ovsdb-server',
-  'ovs-pki',
-];
-/** Words of atlocal.in that configure fills in. */
-const ATLOCAL: Readonly<Record<string, string>> = {
-  HAVE_OPENSSL: 'yes',
-  OPENSSL_SUPPORTS_SNI: 'yes',
-  HAVE_UNBOUND: 'yes',
-  EGREP: 'grep -E',
-  PYTHON3: '/usr/bin/python3',
-  CFLAGS: '-O2',
-};
-const ATCONFIG = `at_testdir='tests'
-abs_builddir=\`pwd\`
-at_srcdir='.'
-abs_srcdir=$abs_builddir
-at_top_srcdir='..'
-abs_top_srcdir=\${abs_builddir%/tests}
-at_top_build_prefix='../'
-abs_top_builddir=$abs_top_srcdir
-at_top_builddir=$at_top_build_prefix
-EXEEXT=''
-AUTOTEST_PATH='tests'
-SHELL=\${CONFIG_SHELL-'/bin/bash'}
-`;
-
-export type Outcome = 'ok' | 'failed' | 'skipped';
 
 /** Of one file of the suite: test numbers. */
 export interface FileBaseline {
@@ -87,23 +50,7 @@ export class OvsUnitSuite implements Disposable {
   /** Unpacks the suite into a temporary directory; `daemon` is what runs as ovs-vswitchd. */
   constructor(daemon = OURS) {
     this.dir = mkdtempSync(join(tmpdir(), 'ovst-'));
-    execFileSync('tar', ['xzf', TARBALL, '-C', this.dir, '--strip-components=1']);
-    writeFileSync(join(this.dir, 'config.log'), '');
-    writeFileSync(join(this.dir, 'tests/atconfig'), ATCONFIG);
-    let atlocal = readFileSync(join(this.dir, 'tests/atlocal.in'), 'utf8');
-    for (const [word, value] of Object.entries(ATLOCAL)) {
-      atlocal = atlocal.replaceAll(`@${word}@`, value);
-    }
-    writeFileSync(join(this.dir, 'tests/atlocal'), atlocal);
-    const bin = join(this.dir, 'bin');
-    mkdirSync(bin);
-    for (const tool of TOOLS) {
-      const path = execFileSync('sh', ['-c', `command -v ${tool}`], { encoding: 'utf8' }).trim();
-      symlinkSync(path, join(bin, tool));
-    }
-    // exec: the pid file has to hold the daemon's own pid.
-    const wrapper = `#!/bin/sh\nexec ${daemon} "$@"\n`;
-    writeFileSync(join(bin, 'ovs-vswitchd'), wrapper, { mode: 0o755 });
+    prepareSuites(this.dir, daemon);
     this.#list();
   }
 
@@ -148,10 +95,9 @@ export class OvsUnitSuite implements Disposable {
         const lines = (rest + chunk.toString()).split('\n');
         rest = lines.pop()!;
         for (const line of lines) {
-          const match = /^ *(\d+): .* (ok|FAILED \(.*\)|skipped \(.*\))$/.exec(line);
-          if (match === null) continue;
-          const word = match[2]!.split(' ')[0]!.toLowerCase();
-          results.set(Number(match[1]), word as Outcome);
+          const found = outcomeOf(line);
+          if (found === undefined) continue;
+          results.set(found.number, found.outcome);
           onLine(line);
         }
       });

@@ -4,49 +4,26 @@
 
 import assert from 'node:assert/strict';
 import { join } from 'node:path';
-import { after, before, describe, it } from 'node:test';
+import { after, describe, it } from 'node:test';
 import { parseActions } from '../../src/wire/openflow/actionParse.ts';
 import { flowMod } from '../../src/wire/openflow/flowMod.ts';
 import { parseMatch } from '../../src/wire/openflow/matchParse.ts';
 import { inPortMatch } from '../../src/wire/openflow/packetOut.ts';
 import { OFPP_CONTROLLER } from '../../src/wire/openflow/types.ts';
 import { OfClient, OfController } from '../unit/ofClient.ts';
-import { type OvsSide, sameOutput, startOurOvs, startRealOvs } from './realOvs.ts';
+import { type OvsSide, startPair } from './realOvs.ts';
 
 const IP = '505400000001505400000002080045000014000000004000f96d0a0000010a000002';
 const FRAME = Uint8Array.from(Buffer.from(IP, 'hex'));
 
-let real: OvsSide;
-let ours: OvsSide;
-
-before(async () => {
-  real = await startRealOvs();
-  ours = await startOurOvs();
-  const made = await sameOutput(
-    [real, ours],
-    [
-      'ovs-vsctl --timeout=20 add-br br0 -- set-fail-mode br0 secure -- add-port br0 pa ' +
-        '-- set interface pa type=patch options:peer=pb ofport_request=1 ' +
-        '-- add-br br1 -- set-fail-mode br1 secure -- add-port br1 pb ' +
-        '-- set interface pb type=patch options:peer=pa ofport_request=7',
-      'ovs-vsctl get interface pa ofport error -- get interface pb ofport error',
-    ],
-  );
-  assert.deepEqual(made, []);
-});
-
-after(async () => {
-  await ours?.run('ovs-appctl -t ovs-vswitchd exit --cleanup');
-  await ours?.[Symbol.asyncDispose]();
-  await real?.[Symbol.asyncDispose]();
-});
-
-async function same(
-  commands: readonly string[],
-  options?: Parameters<typeof sameOutput>[2],
-): Promise<void> {
-  assert.deepEqual(await sameOutput([real, ours], commands, options), []);
-}
+const { real, ours, same, stop } = await startPair([
+  'ovs-vsctl --timeout=20 add-br br0 -- set-fail-mode br0 secure -- add-port br0 pa ' +
+    '-- set interface pa type=patch options:peer=pb ofport_request=1 ' +
+    '-- add-br br1 -- set-fail-mode br1 secure -- add-port br1 pb ' +
+    '-- set interface pb type=patch options:peer=pa ofport_request=7',
+  'ovs-vsctl get interface pa ofport error -- get interface pb ofport error',
+]);
+after(stop);
 
 /** The error's name; the message that it quotes is printed by ovs-ofctl from the same bytes. */
 const onlyErrors = (text: string) => (text.match(/[A-Z0-9]+_[A-Z_]+\b/g) ?? []).join(' ');

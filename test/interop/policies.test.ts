@@ -1,47 +1,11 @@
 // Groups, meters, conjunctions, learn and Nicira's other actions beside the real ovs-vswitchd: ovs-ofctl changes and
 // dumps them, ofproto/trace shows what packets do with them. Needs root (a network namespace) and the built data plane.
 
-import assert from 'node:assert/strict';
-import { after, before, describe, it } from 'node:test';
-import { type OvsSide, sameOutput, startOurOvs, startRealOvs } from './realOvs.ts';
+import { after, describe, it } from 'node:test';
+import { PATCHED_BRIDGES, startPair } from './realOvs.ts';
 
-let real: OvsSide;
-let ours: OvsSide;
-
-before(async () => {
-  real = await startRealOvs();
-  ours = await startOurOvs();
-  // Patch ports exist in both without devices; the second bridge gives packets a way out.
-  const made = await sameOutput(
-    [real, ours],
-    [
-      'ovs-vsctl --timeout=20 add-br br0 -- set-fail-mode br0 secure ' +
-        '-- add-br br1 -- set-fail-mode br1 secure ' +
-        [1, 2, 3]
-          .map(
-            (n) =>
-              `-- add-port br0 a${n} -- set interface a${n} type=patch options:peer=b${n} ofport_request=${n} ` +
-              `-- add-port br1 b${n} -- set interface b${n} type=patch options:peer=a${n} ofport_request=${n}`,
-          )
-          .join(' '),
-      'ovs-ofctl add-flow br1 actions=LOCAL',
-    ],
-  );
-  assert.deepEqual(made, []);
-});
-
-after(async () => {
-  await ours?.run('ovs-appctl -t ovs-vswitchd exit --cleanup');
-  await ours?.[Symbol.asyncDispose]();
-  await real?.[Symbol.asyncDispose]();
-});
-
-async function same(
-  commands: readonly string[],
-  options?: Parameters<typeof sameOutput>[2],
-): Promise<void> {
-  assert.deepEqual(await sameOutput([real, ours], commands, options), []);
-}
+const { same, stop } = await startPair(PATCHED_BRIDGES);
+after(stop);
 
 const ofctl = (version: number, command: string): string =>
   `ovs-ofctl -O OpenFlow1${version} ${command}`;

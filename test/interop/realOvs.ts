@@ -3,10 +3,11 @@
 // The real one lives in a directory of its own with its own ovsdb-server, and with dummy devices and datapath only:
 // it needs no privileges and touches nothing of the machine. Its binary is Debian's openvswitch-switch.
 //
-//   await using real = await startRealOvs();
-//   await real.run('ovs-vsctl add-br br0');
-//   assert.deepEqual(await sameOutput([real, ours], ['ovs-ofctl dump-flows br0']), []);
+//   const { real, ours, same, stop } = await startPair(['ovs-vsctl add-br br0']);
+//   after(stop);
+//   await same(['ovs-ofctl dump-flows br0']);
 
+import assert from 'node:assert/strict';
 import { type ChildProcess, spawn } from 'node:child_process';
 import { existsSync } from 'node:fs';
 import { mkdtemp, readFile, rm } from 'node:fs/promises';
@@ -225,6 +226,49 @@ export async function sameOutput(
     if (expected !== actual) differences.push(describe(command, expected, actual));
   }
   return differences;
+}
+
+/** Both daemons in the same state. */
+export interface OvsPair {
+  readonly real: OvsSide;
+  readonly ours: OvsSide;
+  /** Asserts that the commands print the same. */
+  same(this: void, commands: readonly string[], options?: CompareOptions): Promise<void>;
+  stop(this: void): Promise<void>;
+}
+
+/** Two bridges with patch ports a1 … a3 ↔ b1 … b3, which need no devices; the second bridge gives packets a way out. */
+export const PATCHED_BRIDGES: readonly string[] = [
+  'ovs-vsctl --timeout=20 add-br br0 -- set-fail-mode br0 secure ' +
+    '-- add-br br1 -- set-fail-mode br1 secure ' +
+    [1, 2, 3]
+      .map(
+        (n) =>
+          `-- add-port br0 a${n} -- set interface a${n} type=patch options:peer=b${n} ofport_request=${n} ` +
+          `-- add-port br1 b${n} -- set interface b${n} type=patch options:peer=a${n} ofport_request=${n}`,
+      )
+      .join(' '),
+  'ovs-ofctl add-flow br1 actions=LOCAL',
+];
+
+/** Both daemons after the same commands, which have to print the same. */
+export async function startPair(commands: readonly string[]): Promise<OvsPair> {
+  const stack = new AsyncDisposableStack();
+  try {
+    const real = stack.use(await startRealOvs());
+    const ours = stack.use(await startOurOvs());
+    stack.defer(async () => {
+      await ours.run('ovs-appctl -t ovs-vswitchd exit --cleanup');
+    });
+    const same = async (commands: readonly string[], options?: CompareOptions): Promise<void> => {
+      assert.deepEqual(await sameOutput([real, ours], commands, options), []);
+    };
+    await same(commands);
+    return { real, ours, same, stop: () => stack.disposeAsync() };
+  } catch (error) {
+    await stack.disposeAsync();
+    throw error;
+  }
 }
 
 function describe(command: string, expected: string, actual: string): string {

@@ -10,19 +10,14 @@ import * as L from '../../src/guest/driver/layout.ts';
 import { Guest, guestFeatures } from '../../src/guest/guest.ts';
 import { GuestThread } from '../../src/guest/thread.ts';
 import { Sandbox } from './sandbox.ts';
-import { until } from './vhostHarness.ts';
+import { hasBuffers, mac, trafficOf, until } from './vhostHarness.ts';
 
 const PER_MS = 5;
 /** On a quiet machine half a second. */
 const BLOCKED_MAX_MS = Number(process.env.XVIO_CRASH_MAX_MS ?? 8000);
 
-const mac = (host: number) => `02:00:00:00:00:0${host}`;
 const traffic = (from: number, to: number) => ({
-  send: true,
-  sourceMac: mac(from),
-  destinationMac: mac(to),
-  sourceIp: `10.0.0.${from}`,
-  destinationIp: `10.0.0.${to}`,
+  ...trafficOf(from, to),
   flows: 10,
   perMs: PER_MS,
 });
@@ -59,8 +54,7 @@ async function withTraffic(
     await Promise.all(guests.map((guest) => guest.connected()));
     for (const guest of guests) {
       threads.push(new GuestThread(guest));
-      const posted = () => guest.view.getUint32(guest.ringRecord(0) + L.GR_NEXT, true);
-      await until(() => posted() > 0, 'receive buffers');
+      await hasBuffers(guest);
     }
     await use({ box, guests, threads });
   } finally {

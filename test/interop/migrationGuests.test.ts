@@ -7,11 +7,10 @@ import assert from 'node:assert/strict';
 import { join } from 'node:path';
 import { describe, it } from 'node:test';
 import { setTimeout as sleep } from 'node:timers/promises';
-import * as L from '../../src/guest/driver/layout.ts';
 import { Guest, type GuestOptions, guestFeatures } from '../../src/guest/guest.ts';
 import { LiveMigration } from '../../src/guest/migration.ts';
 import { GuestThread, type TrafficCounters } from '../../src/guest/thread.ts';
-import { createTestSwitch, until } from './vhostHarness.ts';
+import { createTestSwitch, hasBuffers, trafficOf, until } from './vhostHarness.ts';
 
 interface Case {
   packed: boolean;
@@ -50,20 +49,11 @@ function caseOf(seed: number): Case {
   };
 }
 
-const mac = (host: number) => `02:00:00:00:00:0${host}`;
-
-function traffic(c: Case, from: number, to: number) {
-  return {
-    send: true,
-    sourceMac: mac(from),
-    destinationMac: mac(to),
-    sourceIp: `10.0.0.${from}`,
-    destinationIp: `10.0.0.${to}`,
-    flows: 1,
-    frameBytes: c.frameBytes,
-    perMs: c.perMs,
-  };
-}
+const traffic = ({ frameBytes, perMs }: Case, from: number, to: number) => ({
+  ...trafficOf(from, to),
+  frameBytes,
+  perMs,
+});
 
 const summed = (thread: GuestThread, pairs: number): TrafficCounters => {
   const all = Array.from({ length: pairs }, (_, pair) => thread.counters(pair));
@@ -113,8 +103,7 @@ async function migrate(c: Case, seed: number): Promise<string> {
     await until(() => sourcePort.status().linkUp && peerPort.status().linkUp, 'links');
     const peerThread = run(peer);
     const before = run(source);
-    const posted = () => source.view.getUint32(source.ringRecord(0) + L.GR_NEXT, true);
-    await until(() => posted() > 0, 'receive buffers');
+    await hasBuffers(source);
     peerThread.setTraffic(0, traffic(c, 2, 1));
     before.setTraffic(0, traffic(c, 1, 2));
     await until(() => summed(before, 1).sent > 500 && peerThread.counters(0).marked > 0, 'frames');

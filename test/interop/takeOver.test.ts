@@ -13,20 +13,15 @@ import { HELLO, handOverPath, pack } from '../../src/main/handover/messages.ts';
 import { closeFd } from '../../src/sys/fd.ts';
 import { unixConnect } from '../../src/sys/unix.ts';
 import { Sandbox } from './sandbox.ts';
-import { until } from './vhostHarness.ts';
+import { hasBuffers, trafficOf, until } from './vhostHarness.ts';
 
 const PER_MS = 5;
 const ROUNDS = 3;
 /** On a quiet machine it is a few milliseconds; here others may be using the processors. */
 const BLOCKED_MAX_MS = Number(process.env.XVIO_BLOCKED_MAX_MS ?? 1500);
 
-const mac = (host: number) => `02:00:00:00:00:0${host}`;
 const traffic = (from: number, to: number) => ({
-  send: true,
-  sourceMac: mac(from),
-  destinationMac: mac(to),
-  sourceIp: `10.0.0.${from}`,
-  destinationIp: `10.0.0.${to}`,
+  ...trafficOf(from, to),
   flows: 20,
   perMs: PER_MS,
 });
@@ -94,10 +89,7 @@ before(async () => {
   for (const guest of guests) guest.open();
   await Promise.all(guests.map((guest) => guest.connected()));
   threads = guests.map((guest) => new GuestThread(guest));
-  for (const guest of guests) {
-    const posted = () => guest.view.getUint32(guest.ringRecord(0) + L.GR_NEXT, true);
-    await until(() => posted() > 0, 'receive buffers');
-  }
+  for (const guest of guests) await hasBuffers(guest);
 });
 
 after(async () => {

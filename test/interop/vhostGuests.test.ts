@@ -16,7 +16,7 @@ import { Mapping, memfdCreate } from '../../src/sys/memory.ts';
 import * as C from '../../src/wire/vhostuser/codec.ts';
 import { bits } from '../../src/wire/vhostuser/features.ts';
 import * as M from '../../src/wire/vhostuser/messages.ts';
-import { createTestSwitch, type TestSwitch, until } from './vhostHarness.ts';
+import { createTestSwitch, hasBuffers, type TestSwitch, trafficOf, until } from './vhostHarness.ts';
 
 interface Pair {
   sw: TestSwitch;
@@ -48,12 +48,6 @@ async function withPair(
     ga.close();
     gb.close();
   }
-}
-
-/** The guest's driver has come up: from now on there is where to put frames. */
-function hasBuffers(guest: Guest): Promise<void> {
-  const posted = () => guest.view.getUint32(guest.ringRecord(0) + L.GR_NEXT, true);
-  return until(() => posted() > 0, 'receive buffers');
 }
 
 /** An IPv4 UDP frame with the given number in its payload; the UDP checksum is left 0. */
@@ -291,15 +285,7 @@ describe('queues', () => {
         const [ta, tb] = [new GuestThread(ga), new GuestThread(gb)];
         try {
           await hasBuffers(gb);
-          ta.setTraffic(0, {
-            send: true,
-            sourceMac: '02:00:00:00:00:01',
-            destinationMac: '02:00:00:00:00:02',
-            sourceIp: '10.0.0.1',
-            destinationIp: '10.0.0.2',
-            flows: 10,
-            perMs: 50,
-          });
+          ta.setTraffic(0, { ...trafficOf(1, 2), flows: 10, perMs: 50 });
           const now = () => JSON.stringify([ta.counters(0), tb.counters(0), sw.drops(b)]);
           await until(() => ta.counters(0).sent > 30_000, now);
           ta.stopSending(0);
@@ -400,14 +386,7 @@ describe('guests that lie', () => {
       const [ta, tb] = [new GuestThread(ga), new GuestThread(gb)];
       try {
         await hasBuffers(gb);
-        ta.setTraffic(0, {
-          send: true,
-          sourceMac: '02:00:00:00:00:01',
-          destinationMac: '02:00:00:00:00:02',
-          sourceIp: '10.0.0.1',
-          destinationIp: '10.0.0.2',
-          perMs: 2,
-        });
+        ta.setTraffic(0, { ...trafficOf(1, 2), perMs: 2 });
         const attack = async (how: (guest: Guest) => void) => {
           const guest = new Guest({ path: join(sw.directory, 'c'), mode: 'client' });
           guest.open();

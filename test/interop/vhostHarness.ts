@@ -1,4 +1,5 @@
-// A switch of two vhost-user ports and two megaflows, without a control plane: what tests of the ports need.
+// A switch of two vhost-user ports and two megaflows, without a control plane: what tests of the ports need. And traffic
+// of our guests, which works with the whole switch just as well.
 
 import { mkdtempSync, rmSync } from 'node:fs';
 import { tmpdir } from 'node:os';
@@ -8,6 +9,9 @@ import { K_IN_PORT, KEY_SIZE } from '../../contract/key.ts';
 import { DROP_NAMES } from '../../contract/names.ts';
 import { createEngine } from '../../src/engine/engine.ts';
 import type { Engine, Upcall } from '../../src/engine/types.ts';
+import * as L from '../../src/guest/driver/layout.ts';
+import type { Guest } from '../../src/guest/guest.ts';
+import type { Traffic } from '../../src/guest/thread.ts';
 import type { Netdev, NetdevConfig, NetdevContext } from '../../src/port/types.ts';
 import { openVhostUser, openVhostUserClient } from '../../src/port/vhostuser/port.ts';
 
@@ -112,3 +116,20 @@ export async function until(
     await new Promise((resolve) => setTimeout(resolve, 5));
   }
 }
+
+/** The guest's driver has come up: from now on there is where to put frames. */
+export function hasBuffers(guest: Guest): Promise<void> {
+  const posted = () => guest.view.getUint32(guest.ringRecord(0) + L.GR_NEXT, true);
+  return until(() => posted() > 0, 'receive buffers');
+}
+
+export const mac = (host: number): string => `02:00:00:00:00:0${host}`;
+
+/** Frames of one guest for another, numbered from 1. */
+export const trafficOf = (from: number, to: number): Traffic => ({
+  send: true,
+  sourceMac: mac(from),
+  destinationMac: mac(to),
+  sourceIp: `10.0.0.${from}`,
+  destinationIp: `10.0.0.${to}`,
+});

@@ -239,7 +239,7 @@ describe('many', () => {
     });
   });
 
-  it('six guests of one GiB each, in a window space of 2.25 GiB', async () => {
+  it('six guests of one GiB each, in a window space of little more than two', async () => {
     const GUESTS = 6;
     await using box = await Sandbox.start();
     const names = Array.from({ length: GUESTS }, (_, i) => `p${i}`);

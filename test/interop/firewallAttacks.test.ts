@@ -141,51 +141,73 @@ describe('a firewall under attack', () => {
     return Number(/VmRSS:\s+(\d+)/.exec(text)![1]);
   };
 
-  /** Runs an attack; the connection that was there has to be served all the time. Gives what counters have grown by. */
-  async function attack(kind: string, packets: number): Promise<Record<string, number>> {
+  const received = (): number =>
+    Number(/rx pkts=(\d+)/.exec(net.box.ofctl('dump-ports', 'br0', '3'))![1]);
+
+  /**
+   * Runs an attack; the connection that was there has to be served all the time. Gives what counters have grown by, and
+   * how many packets have reached connection tracking: a kernel that is busy loses some before the switch sees them, and
+   * the switch those for which the queue of upcalls is full.
+   */
+  async function attack(
+    kind: string,
+    packets: number,
+  ): Promise<{ grown: Record<string, number>; tracked: number }> {
     const before = stats();
+    const had = received();
     const served = answers;
     net.run('m', 'python3', net.box.path('attack.py'), kind, String(packets));
     await sleep(500);
+    const reached = (): number => received() - had;
+    await net.box.until(() => reached() > packets / 4, 20_000, `${kind}: packets`);
+    const arrived = reached();
+    // Those have now gone all the way, also where the switch does not get its processor at once.
+    await sleep(500);
     assert.ok(answers > served + 2, `${kind}: the connection of others stands still`);
     const after = stats();
-    return Object.fromEntries(
+    const grown = Object.fromEntries(
       Object.entries(after).map(([name, total]) => [name, total - (before[name] ?? 0)]),
     );
+    const tracked = arrived - (grown.drop_upcall_queue_full ?? 0);
+    return { grown, tracked };
   }
+
+  /** Nearly all: some attacks hit what is allowed by chance. */
+  const refused = (packets: number, of: number, grown: Record<string, number>): void =>
+    assert.ok(packets >= of * 0.95, `${packets} of ${of} refused: ${JSON.stringify(grown)}`);
 
   test('half-open connections stop at the limit of their zone', async () => {
     net.box.appctl('dpctl/ct-set-limits', 'zone=1,limit=2000');
-    const grown = await attack('syn', 20_000);
+    const { grown, tracked } = await attack('syn', 20_000);
     assert.ok(count() <= 2000, `${count()} connections`);
     assert.match(net.box.appctl('dpctl/ct-get-limits', 'zone=1'), /zone=1,limit=2000,count=\d+/);
-    assert.ok((grown.ct_refused_zone_full ?? 0) > 4000, JSON.stringify(grown));
+    // Connections that are opened are answered, and the attacker's kernel resets each.
+    refused(grown.ct_refused_zone_full ?? 0, tracked - 2 * 2000, grown);
     net.box.appctl('dpctl/ct-del-limits', 'zone=1');
   });
 
   test('a full table refuses new connections, and keeps those that it has', async () => {
-    const limit = count() + 100;
+    const had = count();
+    const limit = had + 100;
     net.box.appctl('dpctl/ct-set-maxconns', String(limit));
-    const grown = await attack('syn', 20_000);
+    const { grown, tracked } = await attack('syn', 20_000);
     assert.ok(count() <= limit, `${count()} connections of ${limit}`);
-    assert.ok((grown.ct_refused_full ?? 0) > 4000, JSON.stringify(grown));
+    // Connections of the attack before are opened again, and reset again.
+    refused(grown.ct_refused_full ?? 0, tracked - 2 * limit, grown);
     net.box.appctl('dpctl/ct-set-maxconns', '3000000');
   });
 
   test('segments that belong to no connection', async () => {
     const had = count();
-    const grown = await attack('segments', 20_000);
-    assert.ok(
-      (grown.ct_invalid_new ?? 0) + (grown.ct_invalid_tcp ?? 0) > 5000,
-      JSON.stringify(grown),
-    );
-    // What looks like the middle of a connection is picked up, as Open vSwitch does; not more than was sent.
-    assert.ok(count() - had < 20_000);
+    const { grown, tracked } = await attack('segments', 20_000);
+    // What looks like the middle of a connection is picked up, as Open vSwitch does: four or five of the ten kinds.
+    refused((grown.ct_invalid_new ?? 0) + (grown.ct_invalid_tcp ?? 0), tracked / 2, grown);
+    assert.ok(count() - had < tracked / 2, `${count() - had} picked up of ${tracked}`);
   });
 
   test('segments in the name of others, outside of the window', async () => {
-    const grown = await attack('spoof', 10_000);
-    assert.ok((grown.ct_invalid_tcp ?? 0) > 5000, JSON.stringify(grown));
+    const { grown, tracked } = await attack('spoof', 10_000);
+    refused(grown.ct_invalid_tcp ?? 0, tracked, grown);
   });
 
   test('a port scan meets the default', async () => {
@@ -195,19 +217,20 @@ describe('a firewall under attack', () => {
       return drops.reduce((sum, line) => sum + Number(/n_packets=(\d+)/.exec(line)![1]), 0);
     };
     const before = dropped();
-    await attack('scan', 20_000);
-    assert.ok(dropped() - before > 8000, `${dropped() - before} dropped`);
+    const { grown, tracked } = await attack('scan', 20_000);
+    refused(dropped() - before, tracked, grown);
   });
 
   test('fragments that never become whole, and those that overlap', async () => {
     const status = (): string => net.box.appctl('dpctl/ipf-get-status');
     const kib = memoryKib();
-    const grown = await attack('fragments', 20_000);
+    const { grown, tracked } = await attack('fragments', 20_000);
     const held = Number(/num frag: (\d+)/.exec(status())![1]);
     const most = Number(/max num frags \(v4\/v6\): (\d+)/.exec(status())![1]);
     assert.ok(held <= most, `${held} fragments held of ${most}`);
-    assert.ok((grown.ct_invalid_fragment ?? 0) > 5000, JSON.stringify(grown));
-    await attack('overlap', 20_000);
+    refused(grown.ct_invalid_fragment ?? 0, tracked - most, grown);
+    const overlap = await attack('overlap', 20_000);
+    refused(overlap.grown.ct_invalid_fragment ?? 0, overlap.tracked - most, overlap.grown);
     assert.ok(Number(/num frag: (\d+)/.exec(status())![1]) <= most);
     assert.ok(memoryKib() - kib < 200_000, `${memoryKib() - kib} KiB more`);
   });

@@ -79,7 +79,10 @@ async function ping(...args: string[]): Promise<void> {
   }
 }
 
-/** Bits per second of a TCP transfer of a second. */
+/**
+ * Bits per second of a TCP transfer of a second. The tests ask for 5 Mbit/s: no measure of speed, which a busy machine
+ * spoils, but more than a connection gets whose segments or acknowledgements are wrong and have to be sent again.
+ */
 async function iperf(...args: string[]): Promise<number> {
   const server = run(...inPeer('iperf3', '-s', '-1'));
   await listening('sport = :5201', ...inPeer('ss', '-Hltn'));

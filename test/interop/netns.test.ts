@@ -85,6 +85,7 @@ for (const type of ['system', 'afxdp'] as const) {
           }
         }
       };
+      // An emulated guest on a busy machine: no measure of speed, only of a connection that is not stuck in retransmissions.
       assert.ok(rate([]) > 1e6, 'host to guest');
       assert.ok(rate(['-R']) > 1e6, 'guest to host');
       assert.ok(rate(['-u', '-b', '10M']) > 1e6, 'UDP');

@@ -45,12 +45,18 @@ async function open(contestant: Contestant, flows: number): Promise<void> {
  * Opens connections, answers all of them, and sends a packet more on each, so that both directions are established and
  * known to all caches.
  */
-async function establish(contestant: Contestant, flows: number): Promise<void> {
+async function establish(contestant: Contestant, flows: number, { log }: Options): Promise<void> {
   await open(contestant, flows);
   for (const stream of [replies(flows), requests(flows)]) {
-    for (let i = 0; i < SETUP_TRIES; i++) {
-      // Each round goes through all connections once and a bit.
-      if ((await paced(contestant, stream)) >= flows) break;
+    let arrived = 0;
+    // Each round goes through all connections once and a bit.
+    for (let i = 0; i < SETUP_TRIES && arrived < flows; i++) {
+      arrived = await paced(contestant, stream);
+    }
+    if (arrived < flows) {
+      log(
+        `${contestant.testbed.name}: ${arrived} of ${flows} connections at once, in the last try`,
+      );
     }
   }
 }
@@ -63,7 +69,7 @@ async function established(flows: number, options: Options): Promise<Measurement
       unit: 'packets/s',
       peers: [xvio, ovsDpdk, ...options.compare.map(xvioOf)],
       setup,
-      prepare: (contestant) => establish(contestant, flows),
+      prepare: (contestant) => establish(contestant, flows, options),
       measure: (contestant) => trialOf(contestant, [requests(flows)], options),
     },
     options,

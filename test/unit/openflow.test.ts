@@ -362,3 +362,18 @@ test('subfields as text', () => {
     message: 'reg0[32]: starting bit 32 is not valid because field is only 32 bits wide',
   });
 });
+
+test('a message in a message in a message is refused, however many there are', () => {
+  for (const [type, head] of [
+    [32, 8], // requestforward
+    [34, 16], // bundle_add
+  ] as const) {
+    const bytes = new Uint8Array(65528);
+    const view = new DataView(bytes.buffer);
+    for (let at = 0; at + head <= bytes.length; at += head) {
+      bytes.set([6, type], at);
+      view.setUint16(at + 2, bytes.length - at);
+    }
+    assert.throws(() => decode(bytes), { code: 'OFPBFC_MSG_UNSUP' });
+  }
+});

@@ -75,7 +75,8 @@ export function decode(bytes: Uint8Array, options: DecodeOptions = {}): Decoded 
   return decodeFrom(r, options);
 }
 
-function decodeFrom(r: Reader, options: DecodeOptions): Decoded {
+/** `depth`: of messages around this one. */
+function decodeFrom(r: Reader, options: DecodeOptions, depth = 0): Decoded {
   const wireVersion = r.u8();
   const type = r.u8();
   r.skip(2);
@@ -90,7 +91,7 @@ function decodeFrom(r: Reader, options: DecodeOptions): Decoded {
     tableId: options.tableId ?? false,
     xid,
     more: false,
-    nested: (inner) => decodeNested(inner, options),
+    nested: (inner) => decodeNested(inner, options, depth + 1),
     encodeNested: () => undefined,
     mark: () => undefined,
     ...(options.tlvs === undefined ? {} : { tlvs: options.tlvs }),
@@ -105,9 +106,11 @@ function decodeFrom(r: Reader, options: DecodeOptions): Decoded {
 }
 
 /** A message in a bundle: an unreadable one is "unsupported", whatever is wrong with its type. */
-function decodeNested(r: Reader, options: DecodeOptions): Message {
+function decodeNested(r: Reader, options: DecodeOptions, depth: number): Message {
+  // What carries a message carries none that does so itself; a long message could have thousands, one in the other.
+  if (depth > 1) throw new OfError('OFPBFC_MSG_UNSUP');
   try {
-    return decodeFrom(r, options).message;
+    return decodeFrom(r, options, depth).message;
   } catch (error) {
     const unknown = [
       'OFPBRC_BAD_TYPE',

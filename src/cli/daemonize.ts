@@ -145,6 +145,7 @@ export function runMonitor(log: (text: string) => void, detached: boolean, stand
   let stopping = false;
   let kept: number[] = [];
   let restartedMs = Number.NEGATIVE_INFINITY;
+  let restart: NodeJS.Timeout | undefined;
   const prepareNext = (): void => {
     if (stopping || next !== undefined) return;
     const process = spawnStage('daemon', false, kept, true);
@@ -170,6 +171,7 @@ export function runMonitor(log: (text: string) => void, detached: boolean, stand
     if (standby) setTimeout(prepareNext, STANDBY_DELAY_MS);
   };
   const start = (): void => {
+    restart = undefined;
     child = next ?? spawnStage('daemon', false, kept);
     child.stdin?.end('go');
     next = undefined;
@@ -182,12 +184,14 @@ export function runMonitor(log: (text: string) => void, detached: boolean, stand
       log(`pid ${child.pid} died, killed (${signal}), restarting`);
       const delayMs = Math.max(0, restartedMs + RESTART_INTERVAL_MS - performance.now());
       restartedMs = performance.now() + delayMs;
-      if (delayMs > 0) setTimeout(start, delayMs);
+      if (delayMs > 0) restart = setTimeout(start, delayMs);
       else start();
     });
   };
   for (const signal of ['SIGTERM', 'SIGINT', 'SIGHUP'] as const) {
     process.on(signal, () => {
+      // There is no daemon that could end while the next one has to wait.
+      if (restart !== undefined) process.exit(0);
       stopping = true;
       child.kill(signal);
     });

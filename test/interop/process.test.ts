@@ -103,8 +103,8 @@ test('SIGTERM removes the files, too', async () => {
   );
 });
 
-test('--detach returns when the configuration is in force; --monitor starts a crashed daemon again', async () => {
-  await using box = await Sandbox.start();
+/** Starts a monitored daemon in the place of the sandbox's own, and crashes it once; resolves when the next one serves. */
+async function crashed(box: Sandbox): Promise<void> {
   await box.stopDaemon();
   box.vsctl('--no-wait', 'add-br', 'br9', '--', 'set', 'bridge', 'br9', 'datapath_type=netdev');
   const r = box.run(
@@ -131,8 +131,26 @@ test('--detach returns when the configuration is in force; --monitor starts a cr
     15000,
     'second daemon',
   );
+}
+
+test('--detach returns when the configuration is in force; --monitor starts a crashed daemon again', async () => {
+  await using box = await Sandbox.start();
+  await crashed(box);
   box.appctl('exit', '--cleanup');
   await box.until(() => !existsSync(box.path('ovs-vswitchd.pid')), 5000, 'end');
+});
+
+test('a monitor that waits before it starts the next daemon can be ended', async () => {
+  await using box = await Sandbox.start();
+  await crashed(box);
+  const pid = box.daemonPid;
+  const stat = readFileSync(`/proc/${pid}/stat`, 'utf8');
+  const monitor = Number(stat.slice(stat.lastIndexOf(')') + 2).split(' ')[1]);
+  // So soon after the first crash it does wait.
+  process.kill(pid, 'SIGSEGV');
+  await box.until(() => !existsSync(`/proc/${pid}`), 5000, 'end of the second daemon');
+  process.kill(monitor, 'SIGTERM');
+  await box.until(() => !existsSync(`/proc/${monitor}`), 5000, 'end of the monitor');
 });
 
 test('--user gives up root but keeps what devices need', async () => {

@@ -403,7 +403,8 @@ export class BridgePorts {
     const { bridge } = this.#options;
     this.units.delete(unit.name);
     const { netdev, port } = unit;
-    if (port && !keep) await this.qos.remove(port);
+    if (port && keep) this.qos.release(port);
+    else if (port) await this.qos.remove(port);
     if (netdev) netdev.onChange = undefined;
     if (port) {
       this.protocols.forget(port);
@@ -417,7 +418,12 @@ export class BridgePorts {
 
   /** The devices have been handed over: their ports go, without touching them. */
   forget(): void {
-    for (const { port } of this.units.values()) if (port) this.#options.bridge.removePort(port);
+    this.protocols.close();
+    for (const { port } of this.units.values()) {
+      if (port === undefined) continue;
+      this.qos.release(port);
+      this.#options.bridge.removePort(port);
+    }
     this.units.clear();
     for (const bundle of this.#bundles.values()) this.#options.bridge.removeBundle(bundle);
     this.#bundles.clear();

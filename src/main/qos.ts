@@ -13,6 +13,7 @@ import {
   setUpCommands,
   tearDownCommand,
   unsigned,
+  withDefault,
 } from '../port/trafficControl.ts';
 import type { SwitchBridge } from '../switch/bridge.ts';
 import { type Limit, Policers, type QueueCounters } from '../switch/policing.ts';
@@ -108,7 +109,7 @@ export class PortQos {
     const classful = qos.type === 'linux-htb' || qos.type === 'linux-hfsc';
     const config = classful ? { 'max-rate': `${8 * rate}` } : { ...qos.config };
     const counters = this.counters(port);
-    const rows = classful && !qos.queues.has(0) ? new Map([[0, {}], ...qos.queues]) : qos.queues;
+    const rows = classful ? withDefault(qos.queues) : qos.queues;
     const queues = [...rows]
       .sort(([a], [b]) => a - b)
       .map(([id, row]) => ({
@@ -126,13 +127,17 @@ export class PortQos {
     return new Map((policers?.queueIds ?? []).map((id) => [id, policers!.counters(id)!]));
   }
 
-  /** Takes back what the kernel has got, before the port goes. */
-  async remove(port: BridgePort): Promise<void> {
-    const state = this.#states.get(port);
-    if (state === undefined) return;
+  /** Before the port goes: gives its meters back. What the kernel has got stays with the device. */
+  release(port: BridgePort): void {
     port.policers?.configure([], new Map());
-    if (state.installed !== '') await control([tearDownCommand(port.name)]);
     this.#states.delete(port);
+  }
+
+  /** Takes back what the kernel has got, too. */
+  async remove(port: BridgePort): Promise<void> {
+    const installed = this.#states.get(port)?.installed ?? '';
+    this.release(port);
+    if (installed !== '') await control([tearDownCommand(port.name)]);
   }
 }
 
@@ -179,8 +184,7 @@ function limits(qos: QosIntent | undefined, device: DeviceFacts): Map<number, Li
   const kbit = (bytes: number): number => (bytes * 8) / 1000;
   if (qos.type === 'linux-htb') {
     const rate = rootRate(qos.config, device);
-    const rows = qos.queues.has(0) ? qos.queues : new Map([[0, {}], ...qos.queues]);
-    for (const [id, row] of rows) {
+    for (const [id, row] of withDefault(qos.queues)) {
       const { maxRate, burst } = queueClass(row, rate, device);
       // A bucket that polices has to hold what a shaper would queue for a while.
       const held = Math.max(burst, maxRate / 20);

@@ -169,7 +169,8 @@ export class Reconciler {
 
   /** After handOver(): forgets the bridges, whose devices are gone. */
   forget(): void {
-    for (const { bridge, ports } of this.bridges.values()) {
+    for (const { bridge, ports, exporters } of this.bridges.values()) {
+      exporters.close();
       ports.forget();
       bridge.close();
     }

@@ -65,7 +65,7 @@ export function queueClass(config: Config, root: number, { mtu }: DeviceFacts): 
 }
 
 /** Queue 0 is always there. */
-function withDefault(queues: KernelQos['queues']): ReadonlyMap<number, Config> {
+export function withDefault(queues: KernelQos['queues']): ReadonlyMap<number, Config> {
   return queues.has(0) ? queues : new Map([[0, {}], ...queues]);
 }
 

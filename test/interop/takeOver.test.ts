@@ -199,6 +199,9 @@ describe('taking over', () => {
     const [a, b] = [threads[0]!, threads[1]!];
     a.setTraffic(0, traffic(1, 2));
     b.setTraffic(0, traffic(2, 1));
+    box.vsctl('set', 'interface', 'c', 'bfd:enable=true');
+    const sessions = () => box.appctl('bfd/show').match(/^---- .* ----$/gm);
+    assert.deepEqual(sessions(), ['---- c ----']);
     const before = shown();
     const pid = box.daemonPid;
     const received = b.counters(0).marked;
@@ -218,6 +221,7 @@ describe('taking over', () => {
       'front-ends noticed',
     );
     assert.deepEqual([a.counters(0).twice, b.counters(0).twice], [0, 0], 'delivered twice');
+    assert.deepEqual(sessions(), ['---- c ----'], 'of the bridge that was let go');
     t.diagnostic(box.logTail(3).split('\n')[0] ?? '');
     // And it can still be taken over from.
     await box.takeOver();

@@ -2,7 +2,9 @@
 
 import assert from 'node:assert/strict';
 import { test } from 'node:test';
+import { setTimeout as sleep } from 'node:timers/promises';
 import { DROP_METER } from '../../contract/drop.ts';
+import { PortQos } from '../../src/main/qos.ts';
 import type { SwitchBridge } from '../../src/switch/bridge.ts';
 import { FlowTables } from '../../src/switch/flowMods.ts';
 import { Policers } from '../../src/switch/policing.ts';
@@ -323,5 +325,21 @@ test('learned flows: made, refreshed, limited, shortened by FIN, taken along', a
   assert.equal(learned().length, 2);
   tables.apply(flowMod({ command: 'delete', match: parseMatch('in_port=1') }));
   assert.equal(learned().length, 0);
+  rig.close();
+});
+
+test('a port that goes gives back the meters of its limits, also when its device stays as it is', async () => {
+  const { rig, bridge, ports } = await setUp();
+  const records = rig.datapath.meters;
+  const qos = new PortQos({ bridge, records, warn: assert.fail });
+  const limits = { kbits: 1000, kbitsBurst: 0, kpkts: 0, kpktsBurst: 0 };
+  await qos.apply(ports[0]!, 'dpdkvhostuser', undefined, limits);
+  const [meter] = ports[0]!.policers!.input;
+  assert.notEqual(records.allocate(), meter);
+  qos.release(ports[0]!);
+  assert.deepEqual(ports[0]!.policers!.input, []);
+  await bridge.settled();
+  await sleep(0);
+  assert.equal(records.allocate(), meter);
   rig.close();
 });

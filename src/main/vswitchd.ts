@@ -310,11 +310,10 @@ class Daemon implements Vswitchd {
   /** From now on a crash costs neither flows nor connections, if somebody keeps the files. */
   #keepJournal(): void {
     if (this.#options.keep === undefined) return;
-    const household = this.#household();
     this.#journal = new Journal(
       this.#journalFd,
       () => revisionOf(this.reconciler),
-      () => journalOf(household),
+      journalOf(this.#household()),
     );
     this.#options.keep([this.#conntrackFd, this.#journalFd]);
   }

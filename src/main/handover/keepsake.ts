@@ -20,15 +20,22 @@ const REFRESH_MS = 2000;
 /** Writing takes at most this share of the main thread's time. */
 const TIME_SHARE = 0.02;
 
+/** Where the whole state is; undefined if nothing was written yet. */
+function readHeader(fd: number): { place: number; bytes: number } | undefined {
+  const header = Buffer.alloc(HEADER);
+  if (readSync(fd, header, 0, HEADER, 0) !== HEADER) return undefined;
+  if (header.readUInt32LE(0) !== MAGIC) return undefined;
+  return { place: header.readUInt32LE(4), bytes: header.readDoubleLE(8) };
+}
+
 /** The state that a predecessor left in its journal; undefined if there is no whole one. */
 export function readJournal(fd: number): State | undefined {
-  const header = Buffer.alloc(HEADER);
   try {
-    if (readSync(fd, header, 0, HEADER, 0) !== HEADER) return undefined;
-    if (header.readUInt32LE(0) !== MAGIC) return undefined;
-    const bytes = header.readDoubleLE(8);
+    const header = readHeader(fd);
+    if (header === undefined) return undefined;
+    const { place, bytes } = header;
     const body = Buffer.alloc(bytes);
-    if (readSync(fd, body, 0, bytes, placeAt(header.readUInt32LE(4))) !== bytes) return undefined;
+    if (readSync(fd, body, 0, bytes, placeAt(place)) !== bytes) return undefined;
     return unpack<State>(body);
   } catch {
     return undefined;
@@ -42,7 +49,7 @@ export class Journal implements Disposable {
   readonly #state: () => State;
   readonly #timer: NodeJS.Timeout;
   #written: string | undefined;
-  #place = 0;
+  #place: number;
   #notBeforeMs = 0;
   #refreshAtMs = 0;
 
@@ -50,6 +57,8 @@ export class Journal implements Disposable {
     this.#fd = fd;
     this.#revision = revision;
     this.#state = state;
+    // What a predecessor left there stays whole until ours is.
+    this.#place = readHeader(fd)?.place ?? 0;
     this.#timer = setInterval(() => this.#look(), INTERVAL_MS);
     this.#timer.unref();
     this.#look();

@@ -75,7 +75,8 @@ function addition(rule: Rule): FlowMod {
   };
 }
 
-export function saveBridge({ bridge, connmgr }: OpenFlowState): SavedBridge {
+/** Group-mods and flow-mods that make the tables what they are. */
+function messagesOf({ bridge, connmgr }: OpenFlowState): Uint8Array {
   const tlvs = connmgr.tlvTable.mappings;
   const parts: Uint8Array[] = [];
   for (const group of bridge.groups) {
@@ -86,9 +87,30 @@ export function saveBridge({ bridge, connmgr }: OpenFlowState): SavedBridge {
     const message = { type: 'flow_mod', nxt: false, flowMod: addition(rule) } as const;
     parts.push(...encode(VERSION, 0, message, { tlvs }));
   }
+  return Buffer.concat(parts);
+}
+
+/** Saves bridges again and again: the messages of tables that have not changed are not made anew, which takes long. */
+export class BridgeSaver {
+  readonly #known = new WeakMap<Connmgr, { tables: string; messages: Uint8Array }>();
+
+  save(unit: OpenFlowState): SavedBridge {
+    const { connmgr } = unit;
+    const tables = JSON.stringify([connmgr.tables.revision, connmgr.tlvTable.mappings]);
+    let known = this.#known.get(connmgr);
+    if (known?.tables !== tables) {
+      known = { tables, messages: messagesOf(unit) };
+      this.#known.set(connmgr, known);
+    }
+    return saveBridge(unit, known.messages);
+  }
+}
+
+export function saveBridge(unit: OpenFlowState, messages = messagesOf(unit)): SavedBridge {
+  const { bridge, connmgr } = unit;
   return {
     name: bridge.name,
-    tlvs,
+    tlvs: connmgr.tlvTable.mappings,
     meters: [...bridge.meters.all()].map(({ id, flags, bands }) => ({
       meterId: id,
       flags,
@@ -98,7 +120,7 @@ export function saveBridge({ bridge, connmgr }: OpenFlowState): SavedBridge {
       evictByOpenFlow || missConfig !== 0 ? [{ table, evictByOpenFlow, missConfig }] : [],
     ),
     fragHandling: bridge.fragHandling,
-    messages: Buffer.concat(parts),
+    messages,
   };
 }
 
@@ -156,14 +178,15 @@ export function restoreBridge(
   return { rules, faults };
 }
 
-export function takeLedger({ bridge }: OpenFlowState): Ledger {
+export function takeLedger(unit: OpenFlowState): Ledger {
+  const { bridge } = unit;
   bridge.syncStats();
   const numbers: number[] = [];
   for (const rule of rulesOf(bridge)) {
     numbers.push(rule.packets, rule.bytes, rule.createdMs, rule.modifiedMs, rule.usedMs);
   }
   return {
-    name: bridge.name,
+    ...takeLearned(unit),
     flows: Float64Array.from(numbers),
     groups: [...bridge.groups].map(({ id, packets, bytes, buckets }) => ({
       id,
@@ -171,6 +194,15 @@ export function takeLedger({ bridge }: OpenFlowState): Ledger {
       bytes,
       buckets: buckets.map((bucket) => [bucket.packets, bucket.bytes]),
     })),
+  };
+}
+
+/** A ledger without counters. */
+export function takeLearned({ bridge }: OpenFlowState): Ledger {
+  return {
+    name: bridge.name,
+    flows: new Float64Array(0),
+    groups: [],
     ports: [...bridge.ports.values()].map(({ name, desc }) => ({ name, config: desc.config })),
     macs: [...bridge.macs].map(({ mac, vlan, bundle, expiresMs, isStatic }) => ({
       mac: mac.slice(),

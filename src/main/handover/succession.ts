@@ -13,7 +13,16 @@ import type { Reconciler } from '../reconcile.ts';
 import type { DonorHooks } from './donor.ts';
 import type { Heir } from './heir.ts';
 import { conntrackLayout, FORMAT, type State } from './messages.ts';
-import { applyLedger, type Ledger, saveBridge, takeLedger } from './savedBridge.ts';
+import {
+  applyLedger,
+  BridgeSaver,
+  type Ledger,
+  type OpenFlowState,
+  type SavedBridge,
+  saveBridge,
+  takeLearned,
+  takeLedger,
+} from './savedBridge.ts';
 
 /** Guests wait so long for megaflows, the busiest first; without them their packets would wait, too. */
 const WARM_MS = 10;
@@ -54,23 +63,30 @@ export function revisionOf(reconciler: Reconciler): string {
   );
 }
 
-export function stateOf({ engine, datapath, reconciler }: Household, flowsMax?: number): State {
+export function stateOf(
+  { engine, datapath, reconciler }: Household,
+  flowsMax?: number,
+  save = (unit: OpenFlowState): SavedBridge => saveBridge(unit),
+): State {
   datapath.syncStats();
   return {
     format: FORMAT,
     revision: revisionOf(reconciler),
     originNs: engine.originNs,
     conntrackLayout: conntrackLayout(),
-    bridges: [...reconciler.bridges.values()].map(saveBridge),
+    bridges: [...reconciler.bridges.values()].map(save),
     megaflows: saveMegaflows(datapath, flowsMax),
   };
 }
 
-/** What is written into the journal. */
-export function journalOf(household: Household): State {
+/** What is written into the journal, again and again. Counters begin anew after a crash: they are left out. */
+export function journalOf(household: Household): () => State {
   const { bridges } = household.reconciler;
-  const state = stateOf(household, JOURNAL_FLOWS_MAX);
-  return { ...state, ledger: [...bridges.values()].map(takeLedger) };
+  const saver = new BridgeSaver();
+  return () => ({
+    ...stateOf(household, JOURNAL_FLOWS_MAX, (unit) => saver.save(unit)),
+    ledger: [...bridges.values()].map(takeLearned),
+  });
 }
 
 /**
@@ -86,7 +102,7 @@ export async function salvage(
   return async () => {
     for (const one of state.ledger ?? []) {
       const unit = reconciler.bridges.get(one.name);
-      if (unit) applyLedger(unit, [], { ...one, groups: [] });
+      if (unit) applyLedger(unit, [], one);
     }
     const megaflows = state.megaflows && restoreMegaflows(datapath, state.megaflows);
     if (megaflows && take(megaflows, performance.now() + WARM_MS)) {

@@ -10,7 +10,7 @@ import { Publisher } from '../control/ovsdb/publisher.ts';
 import { type TlsFiles, unknownProtocol } from '../control/ovsdb/remote.ts';
 import { createEngine, type DataPlaneEngine } from '../engine/engine.ts';
 import type { Coverage } from '../observe/coverage.ts';
-import { rateLimit, type Vlog } from '../observe/vlog.ts';
+import { type Logger, rateLimit, type Vlog } from '../observe/vlog.ts';
 import { useLinkMonitor } from '../port/kernelLink.ts';
 import { Bonds } from '../switch/bond/bonds.ts';
 import { Datapath } from '../switch/datapath.ts';
@@ -159,12 +159,17 @@ class Daemon implements Vswitchd {
     });
     this.#underlay = underlay;
     options.commands.add(...underlay.commands);
-    const monitors = new Monitors({ bfd: vlog.module('bfd'), cfm: vlog.module('cfm') });
+    // Whoever is at the other end of a port can provoke these messages: as many as from the real daemon.
+    const limited = (module: string, perMinute: number): Pick<Logger, 'info' | 'warn'> => {
+      const log = vlog.module(module);
+      const limit = rateLimit(perMinute);
+      return { info: (text) => log.info(text, limit), warn: (text) => log.warn(text, limit) };
+    };
+    const monitors = new Monitors({ bfd: limited('bfd', 20), cfm: limited('cfm', 20) });
     const bondLog = vlog.module('bond');
-    const lacpLog = vlog.module('lacp');
     const bonds = new Bonds({
       bond: (text) => bondLog.info(text),
-      lacp: (text) => lacpLog.warn(text),
+      lacp: limited('lacp', 5).warn,
     });
     options.commands.add(...monitors.commands(), ...bonds.commands());
     this.reconciler = new Reconciler({

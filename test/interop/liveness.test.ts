@@ -2,6 +2,7 @@
 
 import assert from 'node:assert/strict';
 import { execFileSync } from 'node:child_process';
+import { readFileSync } from 'node:fs';
 import { after, before, test } from 'node:test';
 import { Sandbox } from './sandbox.ts';
 
@@ -133,6 +134,20 @@ test('LACP: a balance-tcp bond carries traffic, also after a link has gone', asy
   const ping = (): boolean =>
     ours.run('ping', '-c', '3', '-i', '0.2', '-W', '1', '10.9.0.1').status === 0;
   await until('ping over the bond', ping);
+  // A partner that talks nonsense fills no log.
+  const nonsense =
+    "import socket; s = socket.socket(17, 3); s.bind(('v0', 0));" +
+    "[s.send(bytes.fromhex('0180c2000002 020000000001 8809') + bytes(100)) for _ in range(200)]";
+  real.run('python3', '-c', nonsense);
+  const bad = (): number =>
+    Math.max(
+      ...[...ours.appctl('lacp/show-stats', 'bond0').matchAll(/RX Bad PDUs: (\d+)/g)].map(
+        ([, count]) => Number(count),
+      ),
+    );
+  await until('bad LACPDUs', () => bad() >= 50);
+  const complaints = readFileSync(ours.logFile, 'utf8').match(/unparsable LACP PDU/g) ?? [];
+  assert.ok(complaints.length >= 1 && complaints.length <= 10, `${complaints.length} messages`);
   ip('-n', real.namespace!, 'link', 'set', 'v1', 'down');
   await until('one member is left', () => enabled(ours) === 1 && enabled(real) === 1);
   await until('ping over one member', ping);

@@ -9,9 +9,7 @@ export const BFD_PORT = 3784;
 export const BFD_VERSION = 1;
 
 export const BFD_FLAG_MULTIPOINT = 1;
-export const BFD_FLAG_DEMAND = 2;
 export const BFD_FLAG_AUTH = 4;
-export const BFD_FLAG_CTL = 8;
 export const BFD_FLAG_FINAL = 16;
 export const BFD_FLAG_POLL = 32;
 

@@ -2,12 +2,11 @@
 // Methods").
 
 import { constants as crypto } from 'node:crypto';
-import { closeSync, constants, existsSync, openSync, readFileSync } from 'node:fs';
+import { existsSync, readFileSync } from 'node:fs';
 import { connect } from 'node:net';
-import { basename, dirname } from 'node:path';
 import type { Duplex } from 'node:stream';
 import { connect as connectTls, type SecureContextOptions } from 'node:tls';
-import { bootstrapCa } from '../openflow/vconn.ts';
+import { bootstrapCa, shortPath } from '../openflow/vconn.ts';
 import { type Log, silentLog } from './log.ts';
 
 export interface TlsFiles {
@@ -61,24 +60,13 @@ export function readTls(files: TlsFiles): { key?: Buffer; cert?: Buffer; ca?: Bu
   };
 }
 
-/** sockaddr_un has room for 108 bytes; a longer path goes through a descriptor of its directory. */
-const SUN_PATH_BYTES = 107;
-
 const DEFAULT_PORT = 6640;
 
 function connectUnix(path: string): Duplex {
   // As connect(2) answers to an empty name; node would take it for a missing port.
   if (path === '') throw new Error('Connection refused');
-  if (Buffer.byteLength(path) <= SUN_PATH_BYTES) return connect(path);
-  const fd = openSync(dirname(path), constants.O_RDONLY | constants.O_DIRECTORY);
-  const socket = connect(`/proc/self/fd/${fd}/${basename(path)}`);
-  const done = () => closeSync(fd);
-  socket.once('connect', () => {
-    socket.off('close', done);
-    done();
-  });
-  socket.once('close', done);
-  return socket;
+  using short = shortPath(path);
+  return connect(short.path);
 }
 
 /** HOST:PORT, [HOST]:PORT or HOST. */

@@ -3,7 +3,7 @@
 
 import assert from 'node:assert/strict';
 import { existsSync, mkdirSync, mkdtempSync, rmSync } from 'node:fs';
-import { connect } from 'node:net';
+import { connect, Server } from 'node:net';
 import { tmpdir } from 'node:os';
 import { join } from 'node:path';
 import { after, before, test } from 'node:test';
@@ -88,4 +88,12 @@ test('a path longer than a socket address has room for', async () => {
   assert.ok(existsSync(long));
   other.close();
   assert.ok(!existsSync(long));
+});
+
+test('clients that could not be accepted do not end the daemon', async () => {
+  const handles = (process as unknown as { _getActiveHandles(): object[] })._getActiveHandles();
+  const listener = handles.find((one) => one instanceof Server && one.address() === path) as Server;
+  // What node emits for an error of accept(2).
+  for (let i = 0; i < 2; i++) listener.emit('error', new Error('accept ENFILE'));
+  assert.equal(JSON.parse(await ask('{"id":1,"method":"add","params":["a"]}')).result, 'a\n');
 });

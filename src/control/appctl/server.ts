@@ -5,7 +5,7 @@ import { chmodSync, existsSync } from 'node:fs';
 import { createServer, type Server, type Socket } from 'node:net';
 import { dirname } from 'node:path';
 import { JsonSplitter } from '../../wire/ovsdb/splitter.ts';
-import { rmQuietly, shortPath } from '../openflow/vconn.ts';
+import { listening, rmQuietly, shortPath } from '../openflow/vconn.ts';
 
 /** A failed command: its text is what ovs-appctl shows before "server returned an error". */
 export class CommandError extends Error {}
@@ -111,34 +111,31 @@ function serve(socket: Socket, table: CommandTable): () => void {
 }
 
 /** Listens at `path` (mode 0750 as the real daemon's). Rejects with the system's error. */
-export function listenUnixctl(path: string, table: CommandTable): Promise<UnixctlServer> {
-  return new Promise((resolve, reject) => {
-    rmQuietly(path);
-    const short = shortPath(path);
-    const connections = new Map<Socket, () => void>();
-    const server: Server = createServer((socket) => {
-      connections.set(socket, serve(socket, table));
-      socket.on('close', () => connections.delete(socket));
-    });
-    server.once('error', (error: NodeJS.ErrnoException) => {
-      short[Symbol.dispose]();
-      // libuv says "permission denied" of a directory that is not there.
-      const missing = error.code === 'EACCES' && !existsSync(dirname(path));
-      reject(
-        missing ? Object.assign(new Error('No such file or directory'), { code: 'ENOENT' }) : error,
-      );
-    });
-    server.listen(short.path, () => {
-      short[Symbol.dispose]();
-      chmodSync(path, 0o750);
-      resolve({
-        path,
-        close: () => {
-          server.close();
-          rmQuietly(path);
-          for (const end of connections.values()) end();
-        },
-      });
-    });
+export async function listenUnixctl(path: string, table: CommandTable): Promise<UnixctlServer> {
+  rmQuietly(path);
+  using short = shortPath(path);
+  const connections = new Map<Socket, () => void>();
+  const server: Server = createServer((socket) => {
+    connections.set(socket, serve(socket, table));
+    socket.on('close', () => connections.delete(socket));
   });
+  try {
+    await listening(server, () => server.listen(short.path));
+  } catch (thrown) {
+    // libuv says "permission denied" of a directory that is not there.
+    const missing = (thrown as NodeJS.ErrnoException).code === 'EACCES';
+    if (!missing || existsSync(dirname(path))) throw thrown;
+    throw Object.assign(new Error('No such file or directory'), { code: 'ENOENT' });
+  }
+  // A client that could not be let in is no reason to end.
+  server.on('error', () => {});
+  chmodSync(path, 0o750);
+  return {
+    path,
+    close: () => {
+      server.close();
+      rmQuietly(path);
+      for (const end of connections.values()) end();
+    },
+  };
 }

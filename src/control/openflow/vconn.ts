@@ -185,7 +185,8 @@ async function listenUnix(
   };
 }
 
-function listening(server: Server, start: () => void): Promise<void> {
+/** Starts to listen; rejects with the system's error. Errors of later connections are the caller's business. */
+export function listening(server: Server, start: () => void): Promise<void> {
   return new Promise((resolve, reject) => {
     server.once('error', reject);
     server.once('listening', () => {

@@ -3,7 +3,7 @@
 
 import assert from 'node:assert/strict';
 import { existsSync, mkdtempSync, rmSync, statSync } from 'node:fs';
-import { connect, createServer, type Socket } from 'node:net';
+import { connect, createServer, Server, type Socket } from 'node:net';
 import { tmpdir } from 'node:os';
 import { join } from 'node:path';
 import type { Duplex } from 'node:stream';
@@ -282,4 +282,20 @@ test('the pair of streams carries bytes both ways and tells its end', async () =
   a.destroy();
   await ended;
   assert.equal(got.join(''), 'hello');
+});
+
+test('clients that could not be accepted do not end the server', async () => {
+  const handles = () =>
+    (process as unknown as { _getActiveHandles(): object[] })._getActiveHandles();
+  for (const remote of ['ptcp:0:127.0.0.1', `punix:${join(directory, 'other.sock')}`]) {
+    const before = new Set(handles());
+    const warnings: string[] = [];
+    const log = { ...silentLog, warn: (text: string) => void warnings.push(text) };
+    const listener = await listenOvsdb(remote, () => {}, log);
+    const server = handles().find((one) => one instanceof Server && !before.has(one)) as Server;
+    // What node emits for an error of accept(2).
+    server.emit('error', new Error('accept ENFILE'));
+    assert.deepEqual(warnings, ['accept failed (accept ENFILE)']);
+    listener.close();
+  }
 });

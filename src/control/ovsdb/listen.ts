@@ -6,6 +6,7 @@ import { createServer, type Server, type Socket } from 'node:net';
 import { dirname } from 'node:path';
 import { createServer as createTlsServer } from 'node:tls';
 import { unixListen } from '../../sys/unix.ts';
+import { listening } from '../openflow/vconn.ts';
 import type { Log } from './log.ts';
 import { readTls, type TlsFiles } from './remote.ts';
 
@@ -28,21 +29,17 @@ export const TCP_PROBE_INTERVAL_MS = 5000;
 /** Owner and group may connect, as with the real server's socket. */
 const SOCKET_MODE = 0o750;
 
-function started(server: Server, start: () => void): Promise<void> {
-  return new Promise((resolve, reject) => {
-    server.once('error', reject);
-    server.once('listening', () => {
-      server.off('error', reject);
-      resolve();
-    });
-    start();
-  });
+/** Rejects with the system's error. A client that cannot be let in later on is a warning, and no reason to end. */
+async function started(server: Server, start: () => void, log: Log): Promise<void> {
+  await listening(server, start);
+  server.on('error', (error) => log.warn(`accept failed (${error.message})`));
 }
 
 async function listenUnix(
   remote: string,
   path: string,
   onAccept: (accepted: Accepted) => void,
+  log: Log,
 ): Promise<Listener> {
   let count = 0;
   const server = createServer((stream) =>
@@ -57,7 +54,7 @@ async function listenUnix(
     process.umask(before);
   }
   chmodSync(path, SOCKET_MODE);
-  await started(server, () => server.listen({ fd }));
+  await started(server, () => server.listen({ fd }), log);
   return {
     remote,
     port: undefined,
@@ -72,6 +69,7 @@ async function listenTcp(
   remote: string,
   rest: string,
   onAccept: (accepted: Accepted) => void,
+  log: Log,
   tls: TlsFiles | undefined,
 ): Promise<Listener> {
   const match = /^(\d*)(?::(?:\[(.*)\]|(.*)))?$/.exec(rest);
@@ -89,7 +87,7 @@ async function listenTcp(
   const server = tls
     ? createTlsServer({ ...readTls(tls), requestCert: true, rejectUnauthorized: true }, accept)
     : createServer(accept);
-  await started(server, () => server.listen(Number(match[1] || 6640), host));
+  await started(server, () => server.listen(Number(match[1] || 6640), host), log);
   const address = server.address();
   return {
     remote,
@@ -107,9 +105,9 @@ export async function listenOvsdb(
 ): Promise<Listener> {
   const [, method, rest] = /^(\w+):(.*)$/.exec(remote) ?? [];
   try {
-    if (method === 'punix') return await listenUnix(remote, rest!, onAccept);
-    if (method === 'ptcp') return await listenTcp(remote, rest!, onAccept, undefined);
-    if (method === 'pssl') return await listenTcp(remote, rest!, onAccept, tls);
+    if (method === 'punix') return await listenUnix(remote, rest!, onAccept, log);
+    if (method === 'ptcp') return await listenTcp(remote, rest!, onAccept, log, undefined);
+    if (method === 'pssl') return await listenTcp(remote, rest!, onAccept, log, tls);
   } catch (error) {
     log.err(`${remote}: listen failed: ${(error as Error).message}`);
     throw error;

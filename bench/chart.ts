@@ -1,7 +1,7 @@
 // Charts of the report: horizontal bars with their spread, as SVG, without a library.
 
-import { figure } from './report.ts';
 import { median } from './rounds.ts';
+import { figure } from './tables.ts';
 import type { Measurement } from './types.ts';
 
 const WIDTH = 760;

@@ -1,134 +1,112 @@
-// What the suite shows: a table for the terminal, JSON for machines, Markdown with charts for people.
+// The report of a run: report.md with charts (SVG) and report.json, from which all of it can be made again.
+//
+// What a report has to say follows RFC 2544 and RFC 8204 (virtual switches): the machine and its configuration, the load, how
+// each figure was found, loss, and what was irregular.
 
 import { mkdirSync, writeFileSync } from 'node:fs';
 import path from 'node:path';
+import { aimsTable, judge } from './aims.ts';
 import { barChart } from './chart.ts';
+import { cpuTable, performanceTable } from './comparisons.ts';
 import { featureTable } from './features.ts';
 import { latencyChart } from './latencyChart.ts';
-import { type Machine, machineText } from './machine.ts';
-import { median, medianRatio } from './rounds.ts';
-import type { Measurement, Series } from './types.ts';
+import { machineText } from './machine.ts';
+import { ratioChart } from './ratioChart.ts';
+import { jsonOf, type Results } from './results.ts';
+import { allFailures } from './suite.ts';
+import { markdownOfOne } from './tables.ts';
+import type { Measurement } from './types.ts';
 
-export interface Summary {
-  peer: string;
-  median: number;
-  min: number;
-  max: number;
-  /** Median of the ratios round by round; undefined for the baseline itself or without one. */
-  ratio: number | undefined;
+const list = (lines: readonly string[]): string => lines.map((line) => `- ${line}`).join('\n');
+
+function methodText({ options, minutes }: Results): string {
+  const rings = `${options.packed ? 'packed' : 'split'} rings${options.inOrder ? ', in order' : ''}`;
+  const time = options.realtime
+    ? 'SCHED_FIFO during a trial, except where the control plane is what is measured'
+    : 'ordinary scheduling';
+  return list([
+    `${options.rounds} alternating rounds at most (the tables say how many were played), trials of ${options.durationMs} ms after 20 ms of warm-up; the whole run took ${minutes.toFixed(0)} minutes. Ratios are medians of the ratios round by round.`,
+    `Forwarding thread on core ${options.switchCore}, generator on core ${options.generatorCore}; ${time}. All peers run at once, those that wait are stopped.`,
+    `Guests: ${rings} of ${options.queueSize} entries (256 where there are many ports, and for 64 KiB segments), one queue pair, bursts of up to 256 frames, frames aligned to cache lines.`,
+    'Load: constant, in one direction unless the variant says otherwise; one traversal of the switch is one packet; "64 B" is a frame of 60 bytes without FCS. Without a rate in its name, a variant offers as many as the ring takes.',
+    'Counted are frames that arrive, with their sequence numbers: loss (`lostPerMillion`) and order (`reordered`) come from the receiving guest. `gapMs`: the longest time that the generator itself stood still.',
+    'Searches (`latency`, `rfc2544`): binary, each trial with a fresh count; the lower bound is reported, the highest rate that passed.',
+  ]);
 }
 
-export function summarize({ series, baseline }: Measurement): Summary[] {
-  const base = series.find(({ peer }) => peer === baseline);
-  return series.map((s: Series) => ({
-    peer: s.peer,
-    median: median(s.rounds),
-    min: Math.min(...s.rounds),
-    max: Math.max(...s.rounds),
-    ratio: base && base !== s ? medianRatio(s, base) : undefined,
-  }));
-}
-
-/** 12345678 → "12.35 M" */
-export function figure(value: number): string {
-  if (!Number.isFinite(value)) return '-';
-  const size = Math.abs(value);
-  if (size >= 1e9) return `${(value / 1e9).toFixed(2)} G`;
-  if (size >= 1e6) return `${(value / 1e6).toFixed(2)} M`;
-  if (size >= 1e4) return `${(value / 1e3).toFixed(1)} k`;
-  return size >= 100 ? value.toFixed(0) : value.toPrecision(3);
-}
-
-function rows(measurement: Measurement): string[][] {
-  const summaries = summarize(measurement);
-  return measurement.series.map((series, i) => {
-    const s = summaries[i]!;
-    const details = Object.entries(series.details).map(([name, v]) => `${name} ${figure(v)}`);
-    return [
-      s.peer,
-      figure(s.median),
-      `${figure(s.min)} … ${figure(s.max)}`,
-      s.ratio === undefined ? '' : `${s.ratio.toFixed(2)} x`,
-      details.join(', '),
-    ];
-  });
-}
-
-/** A table in plain text. */
-export function textOf(measurement: Measurement): string {
-  const header = [
-    'peer',
-    `median ${measurement.unit}`,
-    'spread',
-    `to ${measurement.baseline}`,
-    'details',
+function limitsText({ measurements, machine, failures }: Results): string {
+  const lines = [
+    'Both ends of every packet are on this machine: figures say what a switch core does between guests, not what a network card adds.',
   ];
-  const table = [header, ...rows(measurement)];
-  const widths = header.map((_, column) => Math.max(...table.map((row) => row[column]!.length)));
-  const lines = table.map((row) =>
-    row
-      .map((cell, i) => cell.padEnd(widths[i]!))
-      .join('  ')
-      .trimEnd(),
-  );
-  const rounds = measurement.series[0]?.rounds.length ?? 0;
-  const title = `${measurement.scenario}: ${measurement.variant} (${rounds} rounds)`;
-  return [
-    title,
-    ...lines.map((line) => `  ${line}`),
-    ...measurement.notes.map((n) => `  ! ${n}`),
-    '',
-  ].join('\n');
+  if (machine.cores < 3) {
+    lines.push(
+      'Two cores: the control plane shares one with the generator, or with the forwarding thread; a second worker cannot show its rate.',
+    );
+  }
+  if (machine.hypervisor !== '?') {
+    lines.push(
+      `A virtual machine (${machine.hypervisor}): its host may be busy with others, so compare ratios within the rounds, and look at the spread.`,
+    );
+  }
+  const left = measurements.flatMap(({ notes }) => notes.filter((n) => n.includes('left out:')));
+  lines.push(...new Set(left));
+  for (const { scenario, text } of allFailures({ measurements, failures })) {
+    lines.push(`failed: ${scenario}: ${text}`);
+  }
+  return list(lines);
 }
 
-export function jsonOf(machine: Machine, measurements: readonly Measurement[]): string {
-  const results = measurements.map((m) => ({ ...m, summary: summarize(m) }));
-  return `${JSON.stringify({ date: new Date().toISOString(), machine, results }, null, 2)}\n`;
-}
-
-/** Writes report.md and its charts into a directory. */
-export function writeReport(
+function scenarioParts(
   directory: string,
-  machine: Machine,
-  measurements: readonly Measurement[],
-): void {
+  name: string,
+  variants: readonly Measurement[],
+): string[] {
+  const file = `${name}.svg`;
+  writeFileSync(path.join(directory, file), barChart(name, variants));
+  const parts = [`### ${name}`, `![${name}](${file})`];
+  for (const [i, variant] of variants.entries()) {
+    parts.push(markdownOfOne(variant));
+    if (!variant.series.some(({ latency }) => latency)) continue;
+    const chart = `${name}-${i}-latency.svg`;
+    writeFileSync(path.join(directory, chart), latencyChart(variant));
+    parts.push(`![${variant.variant}](${chart})`);
+  }
+  return parts;
+}
+
+/** Writes report.md, its charts and report.json into a directory. */
+export function writeReport(directory: string, results: Results): void {
   mkdirSync(directory, { recursive: true });
+  const { measurements, machine, date } = results;
+  const verdicts = judge(measurements);
+  const met = verdicts.filter((verdict) => verdict.met).length;
+  const overview = ratioChart('xvio against its peer (1 = equal, right is better)', measurements);
+  writeFileSync(path.join(directory, 'overview.svg'), overview);
   const parts = [
     '# xvio benchmark report',
-    `${new Date().toISOString().slice(0, 16)} UTC. Reproduce: \`npm run bench\`. How to read it: docs/benchmarks.md.`,
+    `${date.slice(0, 16).replace('T', ' ')} UTC. Reproduce: \`npm run bench\`. How to read it: docs/benchmarks.md. Raw data: [report.json](report.json).`,
     '## Machine',
-    machineText(machine)
-      .map((line) => `- ${line}`)
-      .join('\n'),
+    list(machineText(machine)),
+    '## Method',
+    methodText(results),
+    '## Limits of this run',
+    limitsText(results),
+    '## Performance',
+    '![xvio against its peers](overview.svg)',
+    performanceTable(measurements),
+    '## Host CPU used',
+    cpuTable(measurements),
+    '## Features',
+    featureTable(),
+    '## Aims',
+    `${met} of ${verdicts.length} met. Where the time goes: scenario \`stages\`.`,
+    aimsTable(measurements),
+    '## All scenarios',
   ];
-  const names = [...new Set(measurements.map(({ scenario }) => scenario))];
-  for (const name of names) {
+  for (const name of new Set(measurements.map(({ scenario }) => scenario))) {
     const variants = measurements.filter(({ scenario }) => scenario === name);
-    parts.push(`## ${name}`);
-    const file = `${name}.svg`;
-    writeFileSync(path.join(directory, file), barChart(name, variants));
-    parts.push(`![${name}](${file})`);
-    for (const [i, variant] of variants.entries()) {
-      parts.push(markdownTable(variant));
-      if (!variant.series.some(({ latency }) => latency)) continue;
-      const chart = `${name}-${i}-latency.svg`;
-      writeFileSync(path.join(directory, chart), latencyChart(variant));
-      parts.push(`![${variant.variant}](${chart})`);
-    }
+    parts.push(...scenarioParts(directory, name, variants));
   }
-  parts.push('## Features', featureTable());
   writeFileSync(path.join(directory, 'report.md'), `${parts.join('\n\n')}\n`);
-}
-
-function markdownTable(measurement: Measurement): string {
-  const better = measurement.higherIsBetter ? 'more is better' : 'less is better';
-  const lines = [
-    `**${measurement.variant}** (${measurement.unit}, ${better}; ${measurement.series[0]?.rounds.length ?? 0} rounds)`,
-    '',
-    `| peer | median | spread | ratio to ${measurement.baseline} | details |`,
-    '| --- | ---: | --- | ---: | --- |',
-    ...rows(measurement).map((row) => `| ${row.join(' | ')} |`),
-  ];
-  for (const note of measurement.notes) lines.push('', `Note: ${note}`);
-  return lines.join('\n');
+  writeFileSync(path.join(directory, 'report.json'), jsonOf(results));
 }

@@ -34,24 +34,53 @@ export function median(values: readonly number[]): number {
   return sorted.length % 2 ? sorted[middle]! : (sorted[middle - 1]! + sorted[middle]!) / 2;
 }
 
-/** Medians of the ratios of round i of one peer to round i of the baseline. */
+/** Medians of the ratios of round i of one peer to round i of the baseline, as far as both have played. */
 export function medianRatio(series: Series, baseline: Series): number {
-  return median(series.rounds.map((value, i) => value / baseline.rounds[i]!));
+  const both = series.rounds.slice(0, baseline.rounds.length);
+  return median(both.map((value, i) => value / baseline.rounds[i]!));
 }
 
-/** Of those wanted, the peers that can run here; what the others lack goes to the log. */
-export function usablePeers(peers: readonly Peer[], options: Options): Peer[] {
+/** Of those wanted, the peers that can run here; what the others lack goes to the log and to the notes. */
+export function usablePeers<P extends Pick<Peer, 'name' | 'missing'>>(
+  peers: readonly P[],
+  options: Options,
+  notes: string[] = [],
+): P[] {
   return peers.filter((peer) => {
     const wanted = options.peers?.includes(peer.name) ?? true;
     if (!wanted && !peer.name.startsWith('xvio:')) return false;
     const missing = peer.missing();
-    if (missing) options.log(`${peer.name}: left out: ${missing}`);
+    if (missing) {
+      notes.push(`${peer.name}: left out: ${missing}`);
+      options.log(notes.at(-1)!);
+    }
     return !missing;
   });
 }
 
+/** No further round begins: enough of them, and the time is over. Says so in the notes. */
+export function outOfTime(played: number, options: Options, notes: string[]): boolean {
+  const { rounds, deadlineMs = Number.POSITIVE_INFINITY } = options;
+  if (played < Math.min(LEAST_ROUNDS, rounds) || played >= rounds) return false;
+  if (Date.now() < deadlineMs) return false;
+  notes.push(`${played} rounds instead of ${rounds}: the time was over`);
+  return true;
+}
+
+const LEAST_ROUNDS = 3;
+
+/** What is worth reading of an error: the daemon's log and the stack are not. */
+export function errorText(error: unknown): string {
+  const text = error instanceof Error ? error.message : String(error);
+  return text.split('\n').slice(0, 2).join(' ').slice(0, 300);
+}
+
 function signal(testbed: Testbed, name: NodeJS.Signals): void {
-  for (const pid of testbed.pids) process.kill(pid, name);
+  try {
+    for (const pid of testbed.pids) process.kill(pid, name);
+  } catch {
+    // It has ended: what is measured next says so.
+  }
 }
 
 /** CPU time that threads have used so far (schedstat: nanoseconds on a core). */
@@ -85,8 +114,11 @@ export async function enlist(peer: Peer, setup: Setup, options: Options): Promis
 
 async function dismiss(testbed: Testbed, generator?: Generator): Promise<void> {
   signal(testbed, 'SIGCONT');
-  await generator?.[Symbol.asyncDispose]();
-  await testbed[Symbol.asyncDispose]();
+  try {
+    await generator?.[Symbol.asyncDispose]();
+  } finally {
+    await testbed[Symbol.asyncDispose]();
+  }
 }
 
 export interface Match {
@@ -114,56 +146,101 @@ function addHistogram(series: Series, histogram: Float64Array): void {
   series.latency = [...sums].sort(([a], [b]) => a - b);
 }
 
-/** Runs all rounds of one variant of a scenario. */
+/**
+ * Runs all rounds of one variant of a scenario. A peer that fails is out from then on, which the failures say; the others go on.
+ */
 export async function play(match: Match, options: Options): Promise<Measurement> {
-  const peers = usablePeers(match.peers, options);
-  const contestants: Contestant[] = [];
   const notes = [...(match.notes ?? [])];
+  const failures: string[] = [];
+  const fail = (text: string): void => {
+    failures.push(text);
+    options.log(`${match.scenario}, ${match.variant}: ${text}`);
+  };
+  const contestants: Contestant[] = [];
+  const out = new Set<Contestant>();
   try {
-    for (const peer of peers) {
-      const { switchCore, generatorCore } = options;
-      const setup = { ...match.setup(peer), switchCore, generatorCore };
-      const contestant = await enlist(peer, setup, options);
-      contestants.push(contestant);
-      await match.prepare?.(contestant);
-      signal(contestant.testbed, 'SIGSTOP');
+    for (const peer of usablePeers(match.peers, options, notes)) {
+      try {
+        contestants.push(await enter(peer, match, options));
+      } catch (error) {
+        fail(`${peer.name} did not take part: ${errorText(error)}`);
+      }
     }
     const series = contestants.map(
       ({ testbed }): Series => ({ peer: testbed.name, rounds: [], details: {} }),
     );
     const details = contestants.map((): Record<string, number[]> => ({}));
-    for (let round = 0; round < options.rounds; round++) {
+    for (let round = 0; round < options.rounds && out.size < contestants.length; round++) {
+      if (outOfTime(round, options, notes)) break;
       for (let i = 0; i < contestants.length; i++) {
         // Turned by one in each round: nobody is always the first.
         const at = (i + round) % contestants.length;
         const contestant = contestants[at]!;
-        signal(contestant.testbed, 'SIGCONT');
-        await sleep(30);
-        const sample = await match.measure(contestant);
-        signal(contestant.testbed, 'SIGSTOP');
-        series[at]!.rounds.push(sample.value);
-        if (sample.histogram) addHistogram(series[at]!, sample.histogram);
-        for (const [name, value] of Object.entries(sample.details ?? {})) {
-          details[at]![name] ??= [];
-          details[at]![name].push(value);
+        if (out.has(contestant)) continue;
+        try {
+          const sample = await takeTurn(contestant, match);
+          series[at]!.rounds.push(sample.value);
+          if (sample.histogram) addHistogram(series[at]!, sample.histogram);
+          for (const [name, value] of Object.entries(sample.details ?? {})) {
+            details[at]![name] ??= [];
+            details[at]![name].push(value);
+          }
+        } catch (error) {
+          fail(`${contestant.testbed.name}, out from round ${round + 1} on: ${errorText(error)}`);
+          out.add(contestant);
         }
       }
     }
-    for (const [i, { testbed }] of contestants.entries()) {
+    for (const [i, contestant] of contestants.entries()) {
       for (const [name, values] of Object.entries(details[i]!)) {
         series[i]!.details[name] = median(values);
       }
-      signal(testbed, 'SIGCONT');
-      const drops = Object.entries(testbed.drops?.() ?? {});
-      if (drops.length > 0) {
-        const text = drops.map(([name, n]) => `${name} ${n}`).join(', ');
-        notes.push(`${testbed.name}: drops in the switch's own counters: ${text}`);
-      }
+      if (!out.has(contestant)) notes.push(...dropNotes(contestant.testbed));
     }
     const { scenario, variant, unit, higherIsBetter = true, baseline = 'ovs-dpdk' } = match;
-    return { scenario, variant, unit, higherIsBetter, baseline, series, notes };
+    const played = series.filter(({ rounds }) => rounds.length > 0);
+    return { scenario, variant, unit, higherIsBetter, baseline, series: played, notes, failures };
   } finally {
     for (const { testbed, generator } of contestants) await dismiss(testbed, generator);
+  }
+}
+
+/** A peer that has its guests and has been prepared, and waits for its turn. */
+async function enter(peer: Peer, match: Match, options: Options): Promise<Contestant> {
+  const { switchCore, generatorCore } = options;
+  const setup = { ...match.setup(peer), switchCore, generatorCore };
+  const contestant = await enlist(peer, setup, options);
+  try {
+    await match.prepare?.(contestant);
+    signal(contestant.testbed, 'SIGSTOP');
+    return contestant;
+  } catch (error) {
+    await dismiss(contestant.testbed, contestant.generator);
+    throw error;
+  }
+}
+
+async function takeTurn(contestant: Contestant, { measure }: Match): Promise<Sample> {
+  signal(contestant.testbed, 'SIGCONT');
+  try {
+    await sleep(30);
+    const sample = await measure(contestant);
+    if (!Number.isFinite(sample.value)) throw new Error('nothing that could be measured');
+    return sample;
+  } finally {
+    signal(contestant.testbed, 'SIGSTOP');
+  }
+}
+
+function dropNotes(testbed: Testbed): string[] {
+  signal(testbed, 'SIGCONT');
+  try {
+    const drops = Object.entries(testbed.drops?.() ?? {});
+    if (drops.length === 0) return [];
+    const text = drops.map(([name, n]) => `${name} ${n}`).join(', ');
+    return [`${testbed.name}: drops in the switch's own counters: ${text}`];
+  } catch (error) {
+    return [`${testbed.name}: no counters: ${errorText(error)}`];
   }
 }
 
@@ -203,7 +280,7 @@ export async function trialOf(
   return { value: (counts.received / counts.elapsedMs) * 1000, details, counts };
 }
 
-const ACQUAINT_MAX_MS = 60_000;
+const ACQUAINT_MAX_MS = 20_000;
 
 /** Traffic in both directions, at the speed of ordinary threads, until all addresses and flows are known. */
 export async function acquaint(

@@ -3,14 +3,21 @@
 import { writeFileSync } from 'node:fs';
 import { parseArgs } from 'node:util';
 import { describeMachine, machineText } from './machine.ts';
-import { jsonOf, textOf, writeReport } from './report.ts';
+import { estimateS } from './plan.ts';
+import { writeReport } from './report.ts';
+import { jsonOf, type Results, readResults } from './results.ts';
 import { SCENARIOS } from './scenarios/index.ts';
-import type { Measurement, Options } from './types.ts';
+import { allFailures, runSuite } from './suite.ts';
+import { markdownOf, textOf } from './tables.ts';
+import type { Options } from './types.ts';
 
 const HELP = `usage: npm run bench [-- SCENARIO… OPTIONS]
 
   --json FILE        writes machine, rounds and medians as JSON instead of tables
-  --report DIR       writes report.md with charts (default for a full run: bench-report)
+  --report DIR       writes report.md with charts, and report.json (default for a full run: bench-report)
+  --minutes N        bounds the whole run: fewer rounds, at least three; what then does not fit is left out
+  --from FILE        measures nothing: takes the results from a report.json (for --report, --markdown, tables)
+  --markdown         prints short Markdown tables
   --peers A,B        only these peers
   --compare DIR      another checkout of xvio as a further peer (may be repeated)
   --rounds N         alternating rounds of each peer (default 9)
@@ -22,7 +29,7 @@ const HELP = `usage: npm run bench [-- SCENARIO… OPTIONS]
   --in-order         in-order rings
   --no-realtime      do not run switch and generator ahead of other processes during a trial
 
-scenarios:
+scenarios (without one: all of them):
 ${SCENARIOS.map(({ name, title }) => `  ${name.padEnd(10)} ${title}`).join('\n')}
 `;
 
@@ -38,6 +45,9 @@ function read() {
       options: {
         json: { type: 'string' },
         report: { type: 'string' },
+        minutes: { type: 'string' },
+        from: { type: 'string' },
+        markdown: { type: 'boolean', default: false },
         peers: { type: 'string' },
         compare: { type: 'string', multiple: true, default: [] },
         rounds: { type: 'string', default: '9' },
@@ -74,41 +84,82 @@ const scenarios =
     : positionals.map(
         (name) => SCENARIOS.find((s) => s.name === name) ?? fail(`no scenario '${name}'\n${HELP}`),
       );
-if (process.getuid?.() !== 0) {
-  fail('the peers need root (network namespaces, hugepages): run it as root');
+const reportDirectory =
+  values.report ??
+  (positionals.length === 0 && values.from === undefined ? 'bench-report' : undefined);
+
+/** Shows everything that was asked for. */
+function show(results: Results): void {
+  if (values.json !== undefined) writeFileSync(values.json, jsonOf(results));
+  else if (values.markdown) process.stdout.write(markdownOf(results.measurements));
+  if (reportDirectory !== undefined) writeReport(reportDirectory, results);
 }
-const options: Options = {
-  rounds: number('rounds', values.rounds, 1),
-  durationMs: number('duration', values.duration, 10),
-  realtime: !values['no-realtime'],
-  switchCore: number('switch-core', values['switch-core'], 0),
-  generatorCore: number('generator-core', values['generator-core'], 0),
-  peers: values.peers?.split(','),
-  compare: values.compare,
-  queueSize: number('queue-size', values['queue-size'], 2),
-  packed: values.packed,
-  inOrder: values['in-order'],
-  log: (text) => process.stderr.write(`${text}\n`),
-};
-if (options.switchCore === options.generatorCore) {
-  options.log('switch and generator share a core: rates mean nothing');
+
+function measured(): Results {
+  const results = readResults(values.from!);
+  const wanted = new Set(scenarios.map(({ name }) => name));
+  return { ...results, measurements: results.measurements.filter((m) => wanted.has(m.scenario)) };
 }
-const machine = describeMachine();
-const quiet = values.json !== undefined;
-if (!quiet) process.stdout.write(`${machineText(machine).join('\n')}\n\n`);
-const measurements: Measurement[] = [];
-let failed = false;
-for (const scenario of scenarios) {
-  try {
-    const results = await scenario.run(options);
-    measurements.push(...results);
-    if (!quiet) for (const result of results) process.stdout.write(`${textOf(result)}\n`);
-  } catch (error) {
-    failed = true;
-    options.log(`${scenario.name}: ${(error as Error).stack}`);
+
+async function measure(): Promise<number> {
+  if (process.getuid?.() !== 0) {
+    fail('the peers need root (network namespaces, hugepages): run it as root');
   }
+  const options: Options = {
+    rounds: number('rounds', values.rounds, 1),
+    durationMs: number('duration', values.duration, 10),
+    realtime: !values['no-realtime'],
+    switchCore: number('switch-core', values['switch-core'], 0),
+    generatorCore: number('generator-core', values['generator-core'], 0),
+    peers: values.peers?.split(','),
+    compare: values.compare,
+    queueSize: number('queue-size', values['queue-size'], 2),
+    packed: values.packed,
+    inOrder: values['in-order'],
+    log: (text) => process.stderr.write(`${text}\n`),
+  };
+  const minutes = values.minutes === undefined ? undefined : number('minutes', values.minutes, 1);
+  if (options.switchCore === options.generatorCore) {
+    options.log('switch and generator share a core: rates mean nothing');
+  }
+  const names = scenarios.map(({ name }) => name);
+  const estimate = Math.ceil(estimateS(names, options.rounds, options.durationMs) / 60);
+  const bound = minutes === undefined ? '' : `, bounded to ${minutes} min`;
+  options.log(
+    `${names.length} scenarios of up to ${options.rounds} rounds: about ${estimate} min${bound}`,
+  );
+  const startMs = Date.now();
+  const { log: _, ...asked } = options;
+  const machine = describeMachine();
+  const tables = values.json === undefined && !values.markdown;
+  if (tables) process.stdout.write(`${machineText(machine).join('\n')}\n\n`);
+  const date = new Date(startMs).toISOString();
+  let shown = 0;
+  const collect = (result: Pick<Results, 'measurements' | 'failures'>): Results => ({
+    date,
+    machine,
+    options: asked,
+    minutes: (Date.now() - startMs) / 60_000,
+    ...result,
+  });
+  const result = await runSuite(scenarios, options, minutes, (soFar) => {
+    if (tables) {
+      for (const each of soFar.measurements.slice(shown)) process.stdout.write(`${textOf(each)}\n`);
+    }
+    shown = soFar.measurements.length;
+    // What there is by now is not lost if the run is ended.
+    if (reportDirectory !== undefined) writeReport(reportDirectory, collect(soFar));
+  });
+  show(collect(result));
+  const failures = allFailures(result);
+  for (const { scenario, text } of failures) options.log(`FAILED ${scenario}: ${text}`);
+  if (reportDirectory !== undefined) options.log(`report: ${reportDirectory}/report.md`);
+  return failures.length > 0 ? 1 : 0;
 }
-if (values.json !== undefined) writeFileSync(values.json, jsonOf(machine, measurements));
-const report = values.report ?? (positionals.length === 0 ? 'bench-report' : undefined);
-if (report !== undefined) writeReport(report, machine, measurements);
-process.exit(failed ? 1 : 0);
+
+if (values.from === undefined) process.exit(await measure());
+const results = measured();
+show(results);
+if (values.json === undefined && !values.markdown && reportDirectory === undefined) {
+  for (const each of results.measurements) process.stdout.write(`${textOf(each)}\n`);
+}

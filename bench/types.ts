@@ -97,7 +97,10 @@ export interface Measurement {
   /** Ratios are taken to this peer. */
   baseline: string;
   series: Series[];
+  /** What limits the figures: peers left out, rounds not played, drops counted. */
   notes: string[];
+  /** What went wrong, though it did not keep the others from being measured. */
+  failures?: string[];
 }
 
 export interface Options {
@@ -114,6 +117,8 @@ export interface Options {
   /** Rings that the guests ask for. */
   packed: boolean;
   inOrder: boolean;
+  /** Date.now() from which on no further round begins, if there have been three. */
+  deadlineMs?: number;
   log: (text: string) => void;
 }
 

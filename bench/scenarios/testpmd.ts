@@ -12,7 +12,7 @@ import { setRealtime } from '../../src/sys/process.ts';
 import { ovsDpdk } from '../peers/ovsDpdk.ts';
 import { Testpmd, testpmdVhost } from '../peers/testpmd.ts';
 import { xvio, xvioOf } from '../peers/xvio.ts';
-import { cpuNs, median, usablePeers } from '../rounds.ts';
+import { cpuNs, errorText, median, outOfTime, usablePeers } from '../rounds.ts';
 import type { Measurement, Options, Peer, Series, SwitchThread, Testbed } from '../types.ts';
 
 /** Bursts of 32 packets that each device of testpmd starts with: half of its ring. */
@@ -99,21 +99,28 @@ async function round({ testbed, pmd }: Loop, { durationMs, realtime }: Options) 
 async function run(options: Options): Promise<Measurement[]> {
   const missing = testpmdVhost.missing();
   if (missing) throw new Error(`dpdk-testpmd is the generator: ${missing}`);
-  const peers = usablePeers([xvio, ovsDpdk, ...options.compare.map(xvioOf)], options);
+  const notes: string[] = [];
+  const failures: string[] = [];
+  const peers = usablePeers([xvio, ovsDpdk, ...options.compare.map(xvioOf)], options, notes);
   const loops: Loop[] = [];
   const stop = ({ testbed, pmd }: Loop, signal: NodeJS.Signals) => {
     for (const pid of [pmd.pid, ...testbed.pids]) process.kill(pid, signal);
   };
   try {
     for (const peer of peers) {
-      const loop = await start(peer, options);
-      loops.push(loop);
-      stop(loop, 'SIGSTOP');
+      try {
+        const loop = await start(peer, options);
+        loops.push(loop);
+        stop(loop, 'SIGSTOP');
+      } catch (error) {
+        failures.push(`${peer.name} did not take part: ${errorText(error)}`);
+      }
     }
     const rates = loops.map((): number[] => []);
     const busy = loops.map((): number[] => []);
     const thread = loops.map((): number[] => []);
     for (let n = 0; n < options.rounds; n++) {
+      if (outOfTime(n, options, notes)) break;
       for (let i = 0; i < loops.length; i++) {
         const at = (i + n) % loops.length;
         const loop = loops[at]!;
@@ -134,7 +141,7 @@ async function run(options: Options): Promise<Measurement[]> {
         rounds: values[i]!,
         details: details(i),
       }));
-    const common = { scenario: 'testpmd', baseline: 'ovs-dpdk', notes: [] };
+    const common = { scenario: 'testpmd', baseline: 'ovs-dpdk', notes, failures };
     const variant = 'testpmd virtio-user io loop, 64 B';
     return [
       { ...common, variant, unit: 'packets/s', higherIsBetter: true, series: series(rates) },

@@ -1,0 +1,59 @@
+// The report's first pages: performance and host CPU used, each as one table over all scenarios.
+
+import { median, medianRatio } from './rounds.ts';
+import { figure, markdownTable } from './tables.ts';
+import type { Measurement, Series } from './types.ts';
+
+/** Switch and relay of this checkout, not those of others (xvio:DIRECTORY). */
+const OURS = /^xvio(-|$)/;
+const RATES = ['packets/s', 'bit/s', 'flows/s', 'flow-mods/s'];
+
+const lossText = (series: Series | undefined): string => {
+  const perMillion = series?.details.lostPerMillion;
+  return perMillion === undefined ? '' : `${figure(perMillion)}`;
+};
+
+/** Rates of all scenarios: ours, the other peers', the ratio to the baseline, and what was lost. */
+export function performanceTable(measurements: readonly Measurement[]): string {
+  const body: string[][] = [];
+  for (const m of measurements) {
+    if (!RATES.includes(m.unit)) continue;
+    for (const mine of m.series.filter(({ peer }) => OURS.test(peer))) {
+      for (const other of m.series.filter(({ peer }) => !OURS.test(peer))) {
+        body.push([
+          `\`${m.scenario}\`, ${m.variant}${mine.peer === 'xvio' ? '' : ` (${mine.peer})`}`,
+          `${figure(median(mine.rounds))} ${m.unit}`,
+          other.peer,
+          `${figure(median(other.rounds))} ${m.unit}`,
+          `${medianRatio(mine, other).toFixed(2)} x`,
+          [lossText(mine), lossText(other)].filter(Boolean).join(' / '),
+        ]);
+      }
+    }
+  }
+  return markdownTable(
+    ['', 'xvio', 'peer', "peer's", 'ratio', 'lost of a million, xvio / peer'],
+    body,
+  );
+}
+
+/** What forwarding costs: time in polls that found packets, and all time of the forwarding thread, a packet. */
+export function cpuTable(measurements: readonly Measurement[]): string {
+  const body: string[][] = [];
+  for (const m of measurements) {
+    const isCpu = m.scenario === 'cpu' || m.scenario === 'idle';
+    for (const series of m.series) {
+      const { busyNs, threadNs } = series.details;
+      if (!isCpu && busyNs === undefined && threadNs === undefined) continue;
+      body.push([
+        `\`${m.scenario}\`, ${m.variant}`,
+        series.peer,
+        m.unit.startsWith('%') && isCpu ? `${figure(median(series.rounds))} %` : '',
+        busyNs === undefined ? '' : figure(busyNs),
+        threadNs === undefined ? '' : figure(threadNs),
+      ]);
+    }
+  }
+  const header = ['', 'peer', 'of a core', 'busy ns a packet', 'thread ns a packet'];
+  return markdownTable(header, body);
+}

@@ -1,0 +1,145 @@
+// A run of several scenarios: each in a process group of its own, bounded in time, so that one that fails, hangs or
+// crashes costs its own figures only. What went wrong becomes part of the report.
+
+import { type ChildProcess, spawn, spawnSync } from 'node:child_process';
+import { existsSync, mkdtempSync, readdirSync, readFileSync, rmSync } from 'node:fs';
+import { tmpdir } from 'node:os';
+import path from 'node:path';
+import type { Order } from './one.ts';
+import { estimateS, roundsWithin } from './plan.ts';
+import type { Measurement, Options, Scenario } from './types.ts';
+
+/** A scenario that takes so many times what was estimated, and this long on top, hangs. */
+const PATIENCE = 3;
+const PATIENCE_S = 150;
+
+export interface Failure {
+  scenario: string;
+  text: string;
+}
+
+export interface SuiteResult {
+  measurements: Measurement[];
+  failures: Failure[];
+}
+
+/** Network namespaces are named after the process that made them (test/interop/sandbox.ts). */
+function removeNamespaces(pid: number): void {
+  for (const name of existsSync('/run/netns') ? readdirSync('/run/netns') : []) {
+    if (name.startsWith(`xv${pid}-`)) spawnSync('ip', ['netns', 'delete', name]);
+  }
+}
+
+function killGroup({ pid }: ChildProcess): void {
+  try {
+    if (pid !== undefined) process.kill(-pid, 'SIGKILL');
+  } catch {
+    // All of them have ended.
+  }
+}
+
+/** Runs one scenario; resolves with its measurements or throws what went wrong. */
+async function inOwnProcess(
+  scenario: string,
+  { log, ...options }: Options,
+  limitS: number,
+): Promise<Measurement[]> {
+  const directory = mkdtempSync(path.join(tmpdir(), 'xvb-'));
+  const order: Order = { scenario, options, file: path.join(directory, 'result.json') };
+  const child = spawn(
+    process.execPath,
+    [...process.execArgv, path.join(import.meta.dirname, 'one.ts'), JSON.stringify(order)],
+    {
+      detached: true,
+      // Whatever it leaves lies there.
+      env: { ...process.env, TMPDIR: directory },
+      stdio: ['ignore', 'inherit', 'pipe'],
+    },
+  );
+  let stderr = '';
+  child.stderr.setEncoding('utf8').on('data', (text: string) => {
+    stderr = (stderr + text).slice(-4000);
+    for (const line of text.split('\n')) if (line) log(line);
+  });
+  const interrupted = (): void => {
+    killGroup(child);
+    process.exit(130);
+  };
+  const signals = ['SIGINT', 'SIGTERM', 'SIGHUP'] as const;
+  for (const name of signals) process.on(name, interrupted);
+  let late = false;
+  const timer = setTimeout(() => {
+    late = true;
+    killGroup(child);
+  }, limitS * 1000);
+  try {
+    const status = await new Promise<string>((resolve) => {
+      child.once('error', (error) => resolve(error.message));
+      child.once('exit', (code, signal) => resolve(signal ?? `status ${code}`));
+    });
+    if (late) throw new Error(`ended by force after ${Math.round(limitS)} s`);
+    if (!existsSync(order.file)) throw new Error(`${status}: ${lastError(stderr)}`);
+    return JSON.parse(readFileSync(order.file, 'utf8')) as Measurement[];
+  } finally {
+    clearTimeout(timer);
+    for (const name of signals) process.off(name, interrupted);
+    killGroup(child);
+    if (child.pid !== undefined) removeNamespaces(child.pid);
+    rmSync(directory, { recursive: true, force: true, maxRetries: 5 });
+  }
+}
+
+/** Of what a process that failed has said, the line that names the error. */
+function lastError(stderr: string): string {
+  const lines = stderr.trim().split('\n');
+  return (lines.findLast((line) => /^(?:\w*Error)\b/.test(line)) ?? lines.at(-1) ?? '').trim();
+}
+
+/**
+ * Runs scenarios one after the other; `minutes` bounds the whole run, by fewer rounds (never less than three), and in the end
+ * by leaving scenarios out.
+ */
+export async function runSuite(
+  scenarios: readonly Scenario[],
+  options: Options,
+  minutes: number | undefined,
+  done: (result: SuiteResult) => void,
+): Promise<SuiteResult> {
+  const result: SuiteResult = { measurements: [], failures: [] };
+  const endMs = minutes === undefined ? Number.POSITIVE_INFINITY : Date.now() + minutes * 60_000;
+  for (const [i, { name }] of scenarios.entries()) {
+    const rest = scenarios.slice(i).map((scenario) => scenario.name);
+    const rounds = roundsWithin((endMs - Date.now()) / 1000, rest, options);
+    if (rounds === 0) {
+      result.failures.push({ scenario: name, text: `left out: ${minutes} minutes were over` });
+      continue;
+    }
+    const seconds = estimateS([name], rounds, options.durationMs);
+    const total = estimateS(rest, rounds, options.durationMs);
+    options.log(
+      `${name}: ${rounds} rounds, about ${Math.round(seconds)} s; all that is left: about ${Math.ceil(total / 60)} min`,
+    );
+    // With little time left, nobody gets much more than the share that was planned.
+    const deadline = minutes === undefined ? {} : { deadlineMs: Date.now() + 1500 * seconds };
+    try {
+      const limitS = PATIENCE * seconds + PATIENCE_S;
+      result.measurements.push(
+        ...(await inOwnProcess(name, { ...options, rounds, ...deadline }, limitS)),
+      );
+    } catch (error) {
+      const text = (error as Error).message;
+      result.failures.push({ scenario: name, text });
+      options.log(`${name}: ${text}`);
+    }
+    done(result);
+  }
+  return result;
+}
+
+/** Failures of whole scenarios and of peers in them. */
+export function allFailures({ measurements, failures }: SuiteResult): Failure[] {
+  const inside = measurements.flatMap(({ scenario, variant, failures: texts = [] }) =>
+    texts.map((text) => ({ scenario, text: `${variant}: ${text}` })),
+  );
+  return [...failures, ...inside];
+}

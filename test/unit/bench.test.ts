@@ -1,0 +1,215 @@
+// The arithmetic and the documents of the benchmark suite: ratios, percentiles, plans, reports. Scenarios themselves:
+// test/interop/bench.test.ts.
+
+import assert from 'node:assert/strict';
+import { mkdtempSync, readFileSync, rmSync } from 'node:fs';
+import { tmpdir } from 'node:os';
+import { join } from 'node:path';
+import { describe, it } from 'node:test';
+import { judge } from '../../bench/aims.ts';
+import { percentileUs } from '../../bench/generator/generator.ts';
+import { describeMachine, machineText } from '../../bench/machine.ts';
+import { estimateS, roundsWithin } from '../../bench/plan.ts';
+import { writeReport } from '../../bench/report.ts';
+import { jsonOf, type Results, readResults } from '../../bench/results.ts';
+import { median, medianRatio, outOfTime } from '../../bench/rounds.ts';
+import { ruleLines } from '../../bench/rules.ts';
+import { SCENARIOS } from '../../bench/scenarios/index.ts';
+import { allFailures, runSuite } from '../../bench/suite.ts';
+import { markdownOf, summarize, textOf } from '../../bench/tables.ts';
+import type { Measurement, Options } from '../../bench/types.ts';
+
+const options: Options = {
+  rounds: 9,
+  durationMs: 300,
+  realtime: true,
+  switchCore: 0,
+  generatorCore: 1,
+  peers: undefined,
+  compare: [],
+  queueSize: 1024,
+  packed: false,
+  inOrder: false,
+  log: () => {},
+};
+
+const measurement: Measurement = {
+  scenario: 's',
+  variant: 'v <1>',
+  unit: 'packets/s',
+  higherIsBetter: true,
+  baseline: 'b',
+  series: [
+    { peer: 'a', rounds: [20, 60, 30], details: { busyNs: 12.345 } },
+    { peer: 'b', rounds: [10, 20, 30], details: {} },
+  ],
+  notes: ['n'],
+};
+
+const port: Measurement = {
+  ...measurement,
+  scenario: 'port',
+  baseline: 'ovs-dpdk',
+  series: [
+    { peer: 'xvio', rounds: [30, 30, 30], details: { busyNs: 60, lostPerMillion: 0 } },
+    { peer: 'ovs-dpdk', rounds: [10, 20, 15], details: { busyNs: 100 } },
+  ],
+  notes: ['testpmd-vhost: left out: apt-get install dpdk-dev'],
+  failures: ['c did not take part: no memory'],
+};
+
+function results(measurements: Measurement[]): Results {
+  const { log: _, ...asked } = options;
+  const failures = [{ scenario: 'tcp', text: 'ended by force after 100 s' }];
+  const date = '2026-01-02T03:04:05.678Z';
+  return { date, minutes: 12, machine: describeMachine(), options: asked, measurements, failures };
+}
+
+describe('figures', () => {
+  it('ratios are medians of the ratios of each round', () => {
+    assert.equal(median([3, 1, 2]), 2);
+    assert.equal(median([4, 1, 2, 3]), 2.5);
+    assert.equal(medianRatio(measurement.series[0]!, measurement.series[1]!), 2);
+    assert.deepEqual(
+      summarize(measurement).map(({ peer, ratio }) => [peer, ratio]),
+      [
+        ['a', 2],
+        ['b', undefined],
+      ],
+    );
+  });
+
+  it('a peer that fell out is compared over the rounds that both have played', () => {
+    const [a, b] = [measurement.series[0]!, { peer: 'b', rounds: [10], details: {} }];
+    assert.equal(medianRatio(a, b), 2);
+    assert.equal(medianRatio(b, a), 0.5);
+  });
+
+  it('percentiles of the histogram', () => {
+    const histogram = new Float64Array(256);
+    histogram[3] = 99; // up to 4/16 µs
+    histogram[40] = 1;
+    assert.equal(percentileUs(histogram, 0.5), 0.25);
+    assert.equal(percentileUs(histogram, 0.99), 0.25);
+    assert.ok(percentileUs(histogram, 0.999) > 4);
+    assert.equal(percentileUs(new Float64Array(256), 0.5), 0);
+  });
+
+  it('rules are the same every time and overlap', () => {
+    const lines = ruleLines(1, 2);
+    assert.equal(lines.length, 1000);
+    assert.deepEqual(lines, ruleLines(1, 2));
+    assert.ok(new Set(lines).size > 950);
+  });
+});
+
+describe('documents', () => {
+  it('text', () => {
+    const text = textOf({ ...measurement, failures: ['f'] });
+    assert.match(text, /a +30\.0 +20\.0 … 60\.0 +2\.00 x +busyNs 12\.3/);
+    assert.match(text, /! n/);
+    assert.match(text, /FAILED: f/);
+    assert.match(textOf({ ...measurement, series: [] }), /v <1> \(0 rounds\)/);
+  });
+
+  it('short Markdown tables, one for each unit', () => {
+    const flows = { ...port, scenario: 'upcall', unit: 'flows/s' };
+    const [packets, other] = markdownOf([port, flows]).split('\n\n');
+    assert.match(
+      packets!,
+      /^\| packets\/s \| xvio .*\n.*\n\| `port`, v <1> \| 30\.0 \| ovs-dpdk 15\.0 \| 2\.00 \| 60 \/ 100 \|$/,
+    );
+    assert.match(other!, /^\| flows\/s \|/);
+  });
+
+  it('a report, and the same again from its JSON', () => {
+    const directory = mkdtempSync(join(tmpdir(), 'xvio-report-'));
+    try {
+      const read = (name: string) => readFileSync(join(directory, name), 'utf8');
+      writeReport(directory, results([port, measurement]));
+      const [report, json] = [read('report.md'), read('report.json')];
+      for (const part of ['Machine', 'Method', 'Limits', 'Performance', 'Host CPU', 'Features']) {
+        assert.ok(report.includes(`## ${part}`), part);
+      }
+      assert.match(report, /left out: apt-get install dpdk-dev/);
+      assert.match(report, /failed: tcp: ended by force/);
+      assert.match(report, /failed: port: v <1>: c did not take part: no memory/);
+      assert.match(report, /`port`, v <1> \| at least 2 x OVS-DPDK \| 2\.00 x \| yes/);
+      for (const name of ['overview', 'port', 's']) {
+        assert.match(read(`${name}.svg`), /^<svg[\s\S]*<\/svg>\n$/);
+      }
+      const again = readResults(join(directory, 'report.json'));
+      assert.equal(JSON.parse(json).results[1].summary[0].ratio, 2);
+      assert.equal(jsonOf(again), json);
+      writeReport(directory, again);
+      assert.equal(read('report.md'), report);
+      assert.throws(
+        () => readResults(join(import.meta.dirname, '../../package.json')),
+        /no results/,
+      );
+    } finally {
+      rmSync(directory, { recursive: true });
+    }
+  });
+
+  it('aims are judged where both took part', () => {
+    assert.deepEqual(judge([measurement]), []);
+    const slow = { ...port, series: [port.series[0]!, { ...port.series[0]!, peer: 'ovs-dpdk' }] };
+    assert.deepEqual(
+      judge([port, slow]).map(({ met }) => met),
+      [true, false],
+    );
+    const alone = { ...port, series: [port.series[0]!] };
+    assert.deepEqual(judge([alone]), []);
+  });
+
+  it('the machine', () => {
+    assert.ok(machineText(describeMachine()).every((line) => line.length > 0));
+  });
+});
+
+describe('plan', () => {
+  const names = SCENARIOS.map(({ name }) => name);
+
+  it('a full run with nine rounds is estimated at less than half an hour', () => {
+    const seconds = estimateS(names, 9, 300);
+    assert.ok(seconds > 300 && seconds < 1800, `${seconds} s`);
+    assert.equal(roundsWithin(Number.POSITIVE_INFINITY, names, options), 9);
+  });
+
+  it('less time means fewer rounds, at least three, and none when it is over', () => {
+    const seconds = estimateS(names, 6, 300);
+    assert.equal(roundsWithin(seconds + 1, names, options), 6);
+    assert.equal(roundsWithin(1, names, options), 3);
+    assert.equal(roundsWithin(1, names, { ...options, rounds: 1 }), 1);
+    assert.equal(roundsWithin(0, names, options), 0);
+  });
+
+  it('rounds end at the deadline, but not before the third', () => {
+    const notes: string[] = [];
+    const late = { ...options, deadlineMs: Date.now() - 1 };
+    assert.ok(!outOfTime(2, late, notes));
+    assert.ok(!outOfTime(9, late, notes));
+    assert.deepEqual(notes, []);
+    assert.ok(outOfTime(3, late, notes));
+    assert.match(notes[0]!, /3 rounds instead of 9/);
+    assert.ok(!outOfTime(3, options, notes));
+  });
+
+  it('a scenario that fails, or comes too late, is reported and does not end the run', async () => {
+    const bad = { name: 'nonsense', title: '', run: async () => [] };
+    let told = 0;
+    const failed = await runSuite([bad, bad], options, undefined, () => told++);
+    assert.equal(told, 2);
+    assert.deepEqual(failed.measurements, []);
+    assert.equal(failed.failures.length, 2);
+    assert.match(failed.failures[0]!.text, /no scenario 'nonsense'/);
+    const late = await runSuite([bad], options, 0, () => {});
+    assert.match(late.failures[0]!.text, /left out/);
+    const inside = allFailures({ measurements: [port], failures: late.failures });
+    assert.deepEqual(
+      inside.map(({ scenario }) => scenario),
+      ['nonsense', 'port'],
+    );
+  });
+});

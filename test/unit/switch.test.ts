@@ -152,6 +152,19 @@ test('VLAN modes', async () => {
   rig.close();
 });
 
+test('a tag stripped and written anew: the megaflow of the tag that was the same decides for no other', async () => {
+  const rig = await SwitchRig.create();
+  const bridge = rig.addBridge('br0');
+  const [p1] = [1, 2].map((n) => rig.addPort(bridge, `p${n}`, {}, n));
+  addFlow(bridge, '', 'strip_vlan,mod_vlan_vid:2,output:2');
+  for (const tci of [0x0002, 0xa002]) {
+    rig.send(p1!, frame(MAC_B, MAC_A, [[0x8100, tci]]));
+    const [sent] = rig.sent(bridge);
+    assert.equal(Buffer.from(sent!.frame.subarray(14, 16)).toString('hex'), '0002');
+  }
+  rig.close();
+});
+
 test('reserved addresses, protected ports, port configuration', async () => {
   const { rig, bridge } = await normalSwitch();
   const [p1, p2, p3] = [1, 2, 3].map((n) => bridge.ports.get(n)!);

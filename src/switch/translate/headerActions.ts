@@ -62,11 +62,10 @@ export function setVlan(x: Xlate, bits: number, value: number, pushIfNeeded: boo
 export function popVlan(x: Xlate): void {
   const { flow, wildcards } = x;
   const count = countVlans(flow);
-  if (count > 1) {
-    exact(wildcards, K_VLAN1_TCI, 4);
-    flow.copyWithin(K_VLAN0_TCI, K_VLAN1_TCI, K_VLAN1_TCI + 4);
-  }
+  if (count > 1) flow.copyWithin(K_VLAN0_TCI, K_VLAN1_TCI, K_VLAN1_TCI + 4);
   if (count > 0) {
+    // A later action may write the same tag again: then nothing is committed, which is right for this tag alone.
+    exact(wildcards, K_VLAN0_TCI, 8);
     const last = count > 1 ? K_VLAN1_TCI : K_VLAN0_TCI;
     flow.fill(0, last, last + 4);
   }
@@ -74,7 +73,7 @@ export function popVlan(x: Xlate): void {
 
 export function pushVlan(x: Xlate, ethertype: number): void {
   const { flow, wildcards } = x;
-  exact(wildcards, K_VLAN0_TCI, countVlans(flow) * 4);
+  if (countVlans(flow) > 0) exact(wildcards, K_VLAN0_TCI, 8);
   flow.copyWithin(K_VLAN1_TCI, K_VLAN0_TCI, K_VLAN0_TCI + 4);
   putBe16(flow, K_VLAN0_TPID, ethertype);
   putBe16(flow, K_VLAN0_TCI, VLAN_PRESENT);

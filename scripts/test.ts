@@ -1,5 +1,6 @@
 // `npm test`: everything that must hold. Style and types, then unit and property tests (seconds), then the tests with
 // real peers, one file after the other. `npm test -- quick` leaves the peers out; `npm test -- FILE…` runs just these.
+// FC_SEED=random (or a number) has the property tests try other cases than always.
 
 import { spawnSync } from 'node:child_process';
 import { globSync } from 'node:fs';
@@ -33,6 +34,7 @@ function nodeTest(
   if (files.length === 0) return;
   const args = [
     '--disable-warning=ExperimentalWarning',
+    ...(files.some((f) => f.includes('property')) ? ['--import=./test/property/seed.ts'] : []),
     '--test',
     '--test-reporter=spec',
     `--test-concurrency=${concurrency}`,

@@ -60,6 +60,8 @@ interface Known {
   messages: number;
   messagesReal: bigint;
   iovsReal: bigint;
+  /** Addresses of the entries that were used so far, of messages or of iovs as the style is: made once, not with each frame. */
+  addresses: bigint[];
   /** Word indices of FQ_HEAD and FQ_TAIL. */
   head: number;
   tail: number;
@@ -72,10 +74,13 @@ export class HostIo {
   private readonly words: Int32Array;
   private readonly counters: Float64Array;
   private readonly worker: number;
+  /** [0]: now, nanoseconds of any steady clock. */
+  private readonly time: Float64Array;
   private readonly known = new Map<number, Known>();
 
-  /** For the host loop of `worker`, on its own thread. */
-  constructor(memory: WebAssembly.Memory, worker: number) {
+  /** For the host loop of `worker`, on its own thread, which keeps `time[0]` up to date. */
+  constructor(memory: WebAssembly.Memory, worker: number, time: Float64Array) {
+    this.time = time;
     this.words = new Int32Array(memory.buffer);
     this.counters = new Float64Array(memory.buffer);
     this.worker = worker;
@@ -83,13 +88,13 @@ export class HostIo {
 
   /**
    * Fetches what a receive queue's device has. Call it before each poll for every frame queue of the worker; cheap for
-   * other kinds. `nowNs`, any steady clock: a device that had nothing lately may be left alone. Returns the number of
+   * other kinds. A device that had nothing lately may be left alone, unless the caller insists. Returns the number of
    * frames that came in.
    */
-  rxFrames(queue: number, nowNs?: number): number {
+  rxFrames(queue: number, insist = true): number {
     const q = this.lookUp(queue);
     if (q === undefined) return 0;
-    if (nowNs !== undefined && nowNs < q.nextNs) return 0;
+    if (!insist && this.time[0]! < q.nextNs) return 0;
     const head = this.words[q.head]!;
     // Signed differences of counts modulo 2^32.
     const room = q.mask + 1 - ((head - Atomics.load(this.words, q.tail)) | 0);
@@ -97,7 +102,7 @@ export class HostIo {
     const received = q.packet ? this.receivePacket(q, head, room) : this.receiveTap(q, head, room);
     if (received === 0) {
       q.waitNs = Math.min(q.waitNs * 2, EMPTY_WAIT_MAX_NS);
-      if (nowNs !== undefined) q.nextNs = nowNs + q.waitNs;
+      q.nextNs = this.time[0]! + q.waitNs;
       return 0;
     }
     q.waitNs = EMPTY_WAIT_NS;
@@ -111,8 +116,7 @@ export class HostIo {
     while (received < room) {
       const entry = (head + received) & q.mask;
       const contiguous = Math.min(room - received, q.mask + 1 - entry);
-      const at = q.messagesReal + BigInt(entry * MMSG_SIZE);
-      const n = c.recvmmsg(q.fd, at, contiguous, MSG_DONTWAIT, 0n);
+      const n = c.recvmmsg(q.fd, addressOf(q, entry), contiguous, MSG_DONTWAIT, 0n);
       if (n <= 0) break; // EAGAIN; or ENETDOWN and the like, told once: the control plane hears it by netlink
       received += n;
       if (n < contiguous) break;
@@ -124,7 +128,7 @@ export class HostIo {
     let received = 0;
     for (; received < room; received++) {
       const entry = (head + received) & q.mask;
-      const n = c.readv(q.fd, q.iovsReal + BigInt(entry * IOV_SIZE), 1);
+      const n = c.readv(q.fd, addressOf(q, entry), 1);
       if (n < 0) break;
       const message = q.messages + entry * MMSG_SIZE;
       this.words[(message + MMSG_LEN) >> 2] = n;
@@ -162,13 +166,8 @@ export class HostIo {
       const left = (head - tail) | 0;
       const contiguous = q.packet ? Math.min(left, q.mask + 1 - entry) : 1;
       const sent = q.packet
-        ? c.sendmmsg(
-            q.fd,
-            q.messagesReal + BigInt(entry * MMSG_SIZE),
-            contiguous,
-            MSG_DONTWAIT | MSG_NOSIGNAL,
-          )
-        : Math.min(c.writev(q.fd, q.iovsReal + BigInt(entry * IOV_SIZE), 1), 1);
+        ? c.sendmmsg(q.fd, addressOf(q, entry), contiguous, MSG_DONTWAIT | MSG_NOSIGNAL)
+        : Math.min(c.writev(q.fd, addressOf(q, entry), 1), 1);
       if (sent > 0) {
         tail = (tail + sent) | 0;
       } else {
@@ -218,6 +217,11 @@ export class HostIo {
     const epoch = this.words[record + (FQ_EPOCH >> 2)]!;
     const known = this.known.get(queue);
     if (known !== undefined && known.epoch === epoch) return known;
+    return this.describe(queue, record, epoch);
+  }
+
+  /** Not part of lookUp: the closure would cost that 48 bytes on the heap each time. */
+  private describe(queue: number, record: number, epoch: number): Known {
     const word = (offset: number): number => this.words[record + (offset >> 2)]! >>> 0;
     const real = BigInt(word(FQ_REAL)) | (BigInt(word(FQ_REAL + 4)) << 32n);
     const made: Known = {
@@ -228,6 +232,7 @@ export class HostIo {
       messages: word(FQ_MSGS),
       messagesReal: real + BigInt(word(FQ_MSGS)),
       iovsReal: real + BigInt(word(FQ_IOVS)),
+      addresses: [],
       head: record + (FQ_HEAD >> 2),
       tail: record + (FQ_TAIL >> 2),
       waitNs: EMPTY_WAIT_NS,
@@ -236,6 +241,17 @@ export class HostIo {
     this.known.set(queue, made);
     return made;
   }
+}
+
+/** Address of what the system call wants of an entry: its message (AF_PACKET) or its iov (tap). */
+function addressOf(q: Known, entry: number): bigint {
+  const known = q.addresses[entry];
+  if (known !== undefined) return known;
+  const made = q.packet
+    ? q.messagesReal + BigInt(entry * MMSG_SIZE)
+    : q.iovsReal + BigInt(entry * IOV_SIZE);
+  q.addresses[entry] = made;
+  return made;
 }
 
 /** Name of the drop for an errno of a send. */

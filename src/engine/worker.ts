@@ -27,6 +27,7 @@ import {
   RING_TAIL,
 } from '../../contract/ring.ts';
 import { acceptBusErrors } from '../sys/busError.ts';
+import { SteadyClock } from '../sys/clock.ts';
 import { eventfdSignal } from '../sys/eventfd.ts';
 import { getTid, setThreadAffinity, setThreadName } from '../sys/process.ts';
 import { dataPlaneImports } from './dataPlane.ts';
@@ -75,18 +76,20 @@ function main(settings: WorkerSettings): void {
     }
   }
 
-  // Both clocks are the kernel's monotonic one; the cheap call is corrected once.
-  const offsetNs = Number(process.hrtime.bigint() - originNs) - performance.now() * 1e6;
-  const clock = new Float64Array(memory.buffer);
-  const skew = (CONTROL_BASE + CTL_CLOCK_SKEW_NS) >> 3;
-  const now = (): number => performance.now() * 1e6 + offsetNs + clock[skew]!;
+  const clock = new SteadyClock(originNs);
+  const skew = new Float64Array(memory.buffer, CONTROL_BASE + CTL_CLOCK_SKEW_NS, 1);
+  const now = (): number => {
+    clock.readWhole();
+    return clock.time[0]! + skew[0]!;
+  };
 
   const fault = createFault(memory, () => eventfdSignal(mainFd));
   const instantiate = (): DataPlane =>
     new WebAssembly.Instance(module, dataPlaneImports(memory, fault))
       .exports as unknown as DataPlane;
 
-  const loop = new HostLoop({ words, worker, bellFd, mainFd, io: new HostIo(memory, worker), now });
+  const io = new HostIo(memory, worker, clock.time);
+  const loop = new HostLoop({ words, worker, bellFd, mainFd, io, clock });
   const traps = new Map<number, number[]>();
   for (;;) {
     const dataPlane = instantiate();

@@ -95,6 +95,7 @@ const { lib, functions } = dlopen(null, {
     return: 'int64',
   },
   // libuv, exported by the node binary itself
+  uv_hrtime: { arguments: [], return: 'int32' }, // the low half of a uint64: see src/sys/clock.ts
   uv_handle_size: { arguments: ['int32'], return: 'uint64' },
   uv_poll_init: { arguments: ['pointer', 'pointer', 'int32'], return: 'int32' },
   uv_poll_start: { arguments: ['pointer', 'int32', 'pointer'], return: 'int32' },

@@ -30,7 +30,7 @@ function methodText({ options, minutes }: Results): string {
     `Guests: ${rings} of ${options.queueSize} entries (256 where there are many ports, and for 64 KiB segments), one queue pair, bursts of up to 256 frames, frames aligned to cache lines.`,
     'Load: constant, in one direction unless the variant says otherwise; one traversal of the switch is one packet; "64 B" is a frame of 60 bytes without FCS. Without a rate in its name, a variant offers as many as the ring takes.',
     'Counted are frames that arrive, with their sequence numbers: loss (`lostPerMillion`) and order (`reordered`) come from the receiving guest. `gapMs`: the longest time that the generator itself stood still.',
-    'Searches (`latency`, `rfc2544`): binary, each trial with a fresh count; the lower bound is reported, the highest rate that passed.',
+    'Searches (`latency`, `rfc2544`): binary, to 1 %, from what arrives at saturation down; trials of 100 ms, each with a fresh count; a rate fails when two trials in a row lose more than the goal (none, or 0.5 %). Reported is the lower bound: the highest rate that passed.',
   ]);
 }
 

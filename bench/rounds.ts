@@ -262,18 +262,18 @@ export async function trialOf(
   const { testbed, generator, threads } = contestant;
   generator.setStreams(streams);
   testbed.clearBusy?.();
-  const before = cpuNs(threads);
+  const tids = threads.map(({ tid }) => tid);
   const counts = await generator.trial({
     durationMs: options.durationMs,
-    boost: options.realtime ? threads.map(({ tid }) => tid) : [],
+    boost: options.realtime ? tids : [],
+    watch: tids,
   });
-  const used = cpuNs(threads) - before;
   const busy = testbed.busy?.();
   const details: Record<string, number> = {
     lostPerMillion: (counts.lost / Math.max(counts.sent, 1)) * 1e6,
     reordered: counts.reordered,
     gapMs: counts.longestGapMs,
-    threadNs: used / Math.max(counts.received, 1),
+    threadNs: counts.watchedNs / Math.max(counts.received, 1),
     ...latencies(counts),
   };
   if (busy && busy.packets > 0) details.busyNs = busy.busyNs / busy.packets;
@@ -307,23 +307,4 @@ export async function acquaint(
       return;
     }
   }
-}
-
-/** The highest rate at which nothing is lost and everything arrives (RFC 2544, 26.1, with trials of 100 ms). */
-export async function lossFreeRate(
-  contestant: Contestant,
-  stream: Stream,
-  options: Options,
-): Promise<number> {
-  const trial = { durationMs: 100, realtime: options.realtime };
-  let high = (await trialOf(contestant, [stream], trial)).value;
-  let low = 0;
-  // On a machine that loses packets by itself, the search goes on further down.
-  for (let step = 0; step < 7 || (low === 0 && step < 12); step++) {
-    const perSecond = (low + high) / 2;
-    const { value, counts } = await trialOf(contestant, [{ ...stream, perSecond }], trial);
-    if (counts.lost === 0 && value > perSecond * 0.995) low = perSecond;
-    else high = perSecond;
-  }
-  return low;
 }

@@ -53,6 +53,8 @@ export interface Stream {
 export interface TrialCounts {
   elapsedMs: number;
   longestGapMs: number;
+  /** CPU time of the threads that were watched. */
+  watchedNs: number;
   sent: number;
   received: number;
   receivedBytes: number;
@@ -112,7 +114,7 @@ export class Generator implements AsyncDisposable {
     worker.on('message', (result: TrialResult) => this.#waiting?.(result));
     worker.once('error', (error) => {
       this.#failed = error as Error;
-      this.#waiting?.({ elapsedMs: 0, longestGapMs: 0, error: String(error) });
+      this.#waiting?.({ elapsedMs: 0, longestGapMs: 0, watchedNs: 0, error: String(error) });
     });
   }
 
@@ -178,6 +180,7 @@ export class Generator implements AsyncDisposable {
     const counts: TrialCounts = {
       elapsedMs: result.elapsedMs,
       longestGapMs: result.longestGapMs,
+      watchedNs: result.watchedNs,
       sent: 0,
       received: 0,
       receivedBytes: 0,

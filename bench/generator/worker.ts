@@ -1,6 +1,7 @@
 // Thread of the generator: drives the rings of several guests on one core, for the time of one trial, without ever
 // giving the core away. It takes the time itself, so that a main thread that gets no core does not matter.
 
+import { readFileSync } from 'node:fs';
 import { parentPort, workerData } from 'node:worker_threads';
 import { GR_KICK, GR_RECORD, GUEST_RINGS } from '../../src/guest/driver/layout.ts';
 import { eventfdSignal } from '../../src/sys/eventfd.ts';
@@ -22,12 +23,16 @@ export interface Trial {
   boost: readonly number[];
   /** Whether this thread does, too (default). */
   boostGenerator?: boolean;
+  /** Threads whose time on a core is counted, from the end of the warm-up to the end of the trial. */
+  watch?: readonly number[];
 }
 
 export interface TrialResult {
   elapsedMs: number;
   /** Longest time between two looks at the rings: what the machine took away from us. */
   longestGapMs: number;
+  /** Of the threads that were watched, together. */
+  watchedNs: number;
   error?: string;
 }
 
@@ -71,12 +76,24 @@ function spin(endMs: number, sending: boolean): number {
   }
 }
 
+/** Nanoseconds on a core so far (schedstat). A thread is found by its own number, whatever its process. */
+function usedNs(tids: readonly number[]): number {
+  return tids.reduce((sum, tid) => {
+    try {
+      return sum + Number(readFileSync(`/proc/${tid}/schedstat`, 'utf8').split(' ')[0]);
+    } catch {
+      return sum; // The thread has ended.
+    }
+  }, 0);
+}
+
 function trial({
   durationMs,
   warmUpMs,
   drainMs,
   boost,
   boostGenerator = true,
+  watch = [],
 }: Trial): TrialResult {
   const boosted: number[] = [];
   try {
@@ -92,17 +109,19 @@ function trial({
       const until = performance.now() + 20_000;
       while (driver.prepare(0) === 0) {
         if (performance.now() > until)
-          return { elapsedMs: 0, longestGapMs: 0, error: 'the switch keeps packets' };
+          return { elapsedMs: 0, longestGapMs: 0, watchedNs: 0, error: 'the switch keeps packets' };
         for (const other of drivers) other.receive(0, performance.now());
       }
     }
     spin(performance.now() + warmUpMs, true);
     for (const driver of drivers) driver.reset(0);
+    const usedBefore = usedNs(watch);
     const from = performance.now();
     const longestGapMs = spin(from + durationMs, true);
     const elapsedMs = performance.now() - from;
+    const watchedNs = usedNs(watch) - usedBefore;
     if (drainMs > 0) spin(performance.now() + drainMs, false);
-    return { elapsedMs, longestGapMs };
+    return { elapsedMs, longestGapMs, watchedNs };
   } finally {
     if (boost.length > 0) for (const tid of boosted) setRealtime(tid, 0);
   }

@@ -4,7 +4,7 @@ import path from 'node:path';
 import type { Peer, Setup, Testbed, Wiring } from '../types.ts';
 import { coreMask, type OvsOptions, startOvs } from './ovs.ts';
 
-const OPTIONS = (setup: Setup): OvsOptions => ({
+export const xvioOptions = (setup: Setup): OvsOptions => ({
   name: 'xvio',
   sandbox: {
     configure: (box) =>
@@ -31,7 +31,7 @@ const peer = (name: string, wirings: readonly Wiring[], binary?: string): Peer =
   wirings,
   missing: () => undefined,
   async start(setup: Setup): Promise<Testbed> {
-    const options = OPTIONS(setup);
+    const options = xvioOptions(setup);
     const sandbox = { ...options.sandbox, ...(binary ? { binary } : {}) };
     return startOvs({ ...options, sandbox, name }, setup);
   },

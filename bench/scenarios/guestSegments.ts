@@ -2,6 +2,7 @@
 // them. Nothing has to be cut or summed up on the way: what counts is how often the payload is copied.
 
 import { ovsDpdk } from '../peers/ovsDpdk.ts';
+import { virtioTaps } from '../peers/virtioTaps.ts';
 import { xvio, xvioOf } from '../peers/xvio.ts';
 import { acquaint, play, trialOf } from '../rounds.ts';
 import type { Measurement, Options } from '../types.ts';
@@ -14,7 +15,7 @@ export function guestSegments(options: Options): Promise<Measurement> {
       scenario: 'tcp',
       variant: 'guest to guest, segments of 65 000 bytes',
       unit: 'bit/s',
-      peers: [xvio, ovsDpdk, ...options.compare.map(xvioOf)],
+      peers: [xvio, ovsDpdk, virtioTaps, ...options.compare.map(xvioOf)],
       setup: () => ({ wiring: 'port', ports: 2, offloads: true }),
       prepare: (contestant) => acquaint(contestant, [{ ...STREAM, perSecond: 1000 }], options),
       measure: async (contestant) => {

@@ -2,6 +2,7 @@
 
 import type { Scenario } from '../types.ts';
 import { aclVxlan } from './aclVxlan.ts';
+import { cpu } from './cpu.ts';
 import { explosion } from './explosion.ts';
 import { firewall } from './firewall.ts';
 import { flowmod } from './flowmod.ts';
@@ -13,6 +14,7 @@ import { pauses } from './pauses.ts';
 import { port } from './port.ts';
 import { ports } from './ports.ts';
 import { relay } from './relay.ts';
+import { rfc2544 } from './rfc2544.ts';
 import { rules } from './rules.ts';
 import { imix, size1500, size9000 } from './sizes.ts';
 import { tcp } from './tcp.ts';
@@ -32,6 +34,8 @@ export const SCENARIOS: readonly Scenario[] = [
   size1500,
   size9000,
   tcp,
+  rfc2544,
+  cpu,
   latency,
   pauses,
   idle,

@@ -1,13 +1,18 @@
-// iperf3 between two network namespaces through the switch, whose ports are the other ends of veth pairs. Checksum and
-// segmentation offload are on: what counts is whether big segments cross the switch whole.
+// iperf3 between two network namespaces through the switch. Its ports are the other ends of veth pairs, or taps whose devices
+// are in the namespaces. Checksum and segmentation offload are on: what counts is whether big segments cross the switch whole.
+//
+// A Linux bridge has no tap between namespaces: where taps are the ports, it takes part with veth pairs, which cost it less.
 
-import { execFileSync, spawn } from 'node:child_process';
-import { setTimeout as sleep } from 'node:timers/promises';
+import { type ChildProcess, execFileSync, spawn } from 'node:child_process';
+import { readdirSync } from 'node:fs';
 import { Sandbox } from '../../test/interop/sandbox.ts';
 import { createLinuxBridge, linuxBridgeMissing } from '../peers/linuxBridge.ts';
 import { ovsUserspaceMissing, startOvsUserspace } from '../peers/ovsUserspace.ts';
+import { cpuNs, errorText, median, outOfTime, usablePeers } from '../rounds.ts';
 import type { Measurement, Options, Scenario, Series } from '../types.ts';
 import { guestSegments } from './guestSegments.ts';
+
+type Cable = 'veth' | 'tap';
 
 interface Contender {
   name: string;
@@ -41,116 +46,151 @@ const CONTENDERS: readonly Contender[] = [
   },
 ];
 
+interface Result {
+  bitsPerSecond: number;
+  /** Of all threads of the daemon; a bridge of the kernel works at the expense of whoever sends. */
+  daemonPercent?: number;
+}
+
 interface Field extends AsyncDisposable {
   name: string;
   pid: number;
-  iperf(seconds: number): Promise<number>;
+  iperf(seconds: number): Result;
 }
 
-async function prepare(contender: Contender): Promise<Field> {
+const ADDRESS = (end: number): string => `192.0.2.${end + 1}`;
+const PORT = '5999';
+const ip = (...args: string[]) => execFileSync('ip', args, { stdio: ['ignore', 'pipe', 'pipe'] });
+
+/** Port `p${i}` of the switch, and device eth0 in the namespace `end`. */
+function connect(box: Sandbox, cable: Cable, i: number, end: string, linux: boolean): void {
+  const home = box.namespace!;
+  const port = `p${i}`;
+  if (cable === 'tap' && !linux) {
+    box.vsctl('add-port', 'br0', port, '--', 'set', 'interface', port, 'type=tap');
+    ip('-n', home, 'link', 'set', port, 'netns', end);
+    ip('-n', end, 'link', 'set', port, 'name', 'eth0');
+    return;
+  }
+  ip('-n', home, 'link', 'add', port, 'type', 'veth', 'peer', 'name', 'eth0', 'netns', end);
+  ip('-n', home, 'link', 'set', port, 'up');
+  if (!linux) box.vsctl('add-port', 'br0', port);
+}
+
+async function prepare(contender: Contender, cable: Cable): Promise<Field> {
   const box = await contender.start();
+  let server: ChildProcess | undefined;
   try {
     const home = box.namespace!;
     const ends = ['a', 'b'].map((name) => box.addNamespace(name));
     const linux = contender.bridge === 'linux' ? createLinuxBridge('lbr', home) : undefined;
     if (!linux) box.vsctl('add-br', 'br0', '--', 'set', 'bridge', 'br0', 'datapath_type=netdev');
     for (const [i, end] of ends.entries()) {
-      const ip = (...args: string[]) => execFileSync('ip', args);
-      ip('-n', home, 'link', 'add', `p${i}`, 'type', 'veth', 'peer', 'name', 'eth0', 'netns', end);
-      ip('-n', home, 'link', 'set', `p${i}`, 'up');
-      ip('-n', end, 'addr', 'add', `192.0.2.${i + 1}/24`, 'dev', 'eth0');
+      connect(box, cable, i, end, linux !== undefined);
+      linux?.add(`p${i}`);
+      ip('-n', end, 'addr', 'add', `${ADDRESS(i)}/24`, 'dev', 'eth0');
       ip('-n', end, 'link', 'set', 'eth0', 'up');
       if (contender.plain) ip('netns', 'exec', end, 'ethtool', '-K', 'eth0', 'tx', 'off');
-      if (linux) linux.add(`p${i}`);
-      else box.vsctl('add-port', 'br0', `p${i}`);
     }
     const run = (end: string, ...args: string[]) =>
       execFileSync('ip', ['netns', 'exec', end, ...args], {
         encoding: 'utf8',
-        timeout: 10_000,
+        timeout: 15_000,
         stdio: ['ignore', 'pipe', 'ignore'],
       });
+    const works = (...args: string[]) => {
+      try {
+        return run(...(args as [string])) !== '';
+      } catch {
+        return false;
+      }
+    };
     await box.until(
-      () => {
-        try {
-          run(ends[0]!, 'ping', '-c1', '-W1', '192.0.2.2');
-          return true;
-        } catch {
-          return false;
-        }
-      },
-      10_000,
-      'ping',
+      () => works(ends[0]!, 'ping', '-c1', '-W1', ADDRESS(1)),
+      20_000,
+      'answer to a ping',
     );
+    const iperfServer = ['netns', 'exec', ends[1]!, 'iperf3', '-s', '-p', PORT];
+    server = spawn('ip', iperfServer, { stdio: 'ignore' });
+    const listens = () => run(ends[1]!, 'ss', '-Hltn', `sport = :${PORT}`) !== '';
+    await box.until(listens, 10_000, 'iperf3 server');
+    const pid = box.daemonPid;
     return {
       name: contender.name,
-      pid: box.daemonPid,
-      async iperf(seconds) {
-        const server = ['netns', 'exec', ends[1]!, 'iperf3', '-s', '-1', '-p', '5999'];
-        const listening = spawn('ip', server, { stdio: 'ignore' });
-        await sleep(300);
-        const text = run(
-          ends[0]!,
-          'iperf3',
-          '-c',
-          '192.0.2.2',
-          '-p',
-          '5999',
-          '-J',
-          '-t',
-          String(seconds),
-        );
-        listening.kill('SIGKILL');
-        return JSON.parse(text).end.sum_received.bits_per_second as number;
+      pid,
+      iperf(seconds) {
+        const threads = readdirSync(`/proc/${pid}/task`).map((tid) => ({ pid, tid: Number(tid) }));
+        const [before, from] = [cpuNs(threads), performance.now()];
+        const client = ['iperf3', '-c', ADDRESS(1), '-p', PORT, '-J', '-t', String(seconds)];
+        const report = JSON.parse(run(ends[0]!, ...client));
+        const percent = (cpuNs(threads) - before) / (performance.now() - from) / 1e4;
+        return {
+          bitsPerSecond: report.end.sum_received.bits_per_second as number,
+          ...(linux ? {} : { daemonPercent: percent }),
+        };
       },
       async [Symbol.asyncDispose]() {
+        server?.kill('SIGKILL');
         linux?.[Symbol.dispose]();
         await box.stop();
       },
     };
   } catch (error) {
+    server?.kill('SIGKILL');
     await box.stop();
     throw error;
   }
 }
 
-async function run(options: Options): Promise<Measurement[]> {
-  return [await betweenNamespaces(options), await guestSegments(options)];
-}
-
-async function betweenNamespaces(options: Options): Promise<Measurement> {
+async function betweenNamespaces(cable: Cable, options: Options): Promise<Measurement> {
   const fields: Field[] = [];
-  const notes: string[] = [];
+  const notes =
+    cable === 'tap' ? ['linux-bridge has veth pairs, which cost it less than taps would'] : [];
+  const failures: string[] = [];
   try {
-    for (const contender of CONTENDERS) {
-      if (options.peers && !options.peers.includes(contender.name)) continue;
-      const missing = contender.missing();
-      if (missing) {
-        options.log(`${contender.name}: left out: ${missing}`);
-        continue;
+    for (const contender of usablePeers(CONTENDERS, options, notes)) {
+      try {
+        const field = await prepare(contender, cable);
+        fields.push(field);
+        process.kill(field.pid, 'SIGSTOP');
+      } catch (error) {
+        failures.push(`${contender.name} did not take part: ${errorText(error)}`);
       }
-      const field = await prepare(contender);
-      fields.push(field);
-      process.kill(field.pid, 'SIGSTOP');
     }
     const series = fields.map(({ name }): Series => ({ peer: name, rounds: [], details: {} }));
+    const shares = fields.map((): number[] => []);
+    const out = new Set<Field>();
     for (let round = 0; round < options.rounds; round++) {
+      if (outOfTime(round, options, notes)) break;
       for (let i = 0; i < fields.length; i++) {
         const at = (i + round) % fields.length;
-        const { pid, iperf } = fields[at]!;
-        process.kill(pid, 'SIGCONT');
+        const field = fields[at]!;
+        if (out.has(field)) continue;
+        process.kill(field.pid, 'SIGCONT');
         try {
-          series[at]!.rounds.push(await iperf(1));
+          const { bitsPerSecond, daemonPercent } = field.iperf(1);
+          series[at]!.rounds.push(bitsPerSecond);
+          if (daemonPercent !== undefined) shares[at]!.push(daemonPercent);
         } catch (error) {
-          series[at]!.rounds.push(0);
-          notes.push(`${series[at]!.peer}, round ${round + 1}: ${(error as Error).message}`);
+          failures.push(`${field.name}, out from round ${round + 1} on: ${errorText(error)}`);
+          out.add(field);
         }
-        process.kill(pid, 'SIGSTOP');
+        process.kill(field.pid, 'SIGSTOP');
       }
     }
-    const measurement = { scenario: 'tcp', variant: 'veth ports, 1 connection, no pinning' };
-    const baseline = 'ovs-userspace-tso';
-    return { ...measurement, unit: 'bit/s', higherIsBetter: true, baseline, series, notes };
+    for (const [i, values] of shares.entries()) {
+      if (values.length > 0) series[i]!.details.daemonPercent = median(values);
+    }
+    return {
+      scenario: 'tcp',
+      variant: `${cable} ports, 1 connection, no pinning`,
+      unit: 'bit/s',
+      higherIsBetter: true,
+      baseline: 'ovs-userspace-tso',
+      series: series.filter(({ rounds }) => rounds.length > 0),
+      notes,
+      failures,
+    };
   } finally {
     for (const field of fields) {
       process.kill(field.pid, 'SIGCONT');
@@ -161,6 +201,12 @@ async function betweenNamespaces(options: Options): Promise<Measurement> {
 
 export const tcp: Scenario = {
   name: 'tcp',
-  title: 'iperf3 between network namespaces; TCP segments of 64 KiB from guest to guest',
-  run,
+  title: 'iperf3 between namespaces, veth and tap ports; 64 KiB segments from guest to guest',
+  async run(options) {
+    return [
+      await betweenNamespaces('veth', options),
+      await betweenNamespaces('tap', options),
+      await guestSegments(options),
+    ];
+  },
 };

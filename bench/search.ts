@@ -1,0 +1,61 @@
+// The highest rate that a switch forwards with at most so much loss (RFC 2544, 26.1; RFC 8204): a binary search with short
+// trials. What it returns is a lower bound: a rate that has passed.
+
+import type { Stream } from './generator/generator.ts';
+import { type Contestant, trialOf } from './rounds.ts';
+import type { Options } from './types.ts';
+
+/** Longer ones meet more of the machine's own pauses, shorter ones less of the switch's. */
+const TRIAL_MS = 100;
+/** The search ends when the bounds are so close, as a share of the upper one, … */
+const WIDTH = 0.01;
+/** … or after so many trials, when nothing has passed yet. */
+const MOST_TRIALS = 12;
+/** Of the packets offered, so many have to be on the way: or it was the generator that could not keep up. */
+const OFFERED = 0.995;
+/** A switch that breaks down under a load it cannot take may forward more of a smaller one. */
+const OVERLOADED = 0.2;
+const OVERLOADED_TRY = 1_000_000;
+
+export interface Goal {
+  /** Loss that is allowed, as a share of what was sent: 0 = none at all. */
+  lossRatio: number;
+  /** Rate that is known to pass. */
+  low?: number;
+  /** Rate at which the search begins; without one, what arrives when as much is sent as the ring takes. */
+  high?: number;
+}
+
+/** What arrives, a second, when the sender sends what it can (MRR), and where a search begins. */
+export async function saturated(
+  contestant: Contestant,
+  stream: Stream,
+  { realtime }: Pick<Options, 'realtime'>,
+): Promise<{ rate: number; high: number }> {
+  const trial = { durationMs: TRIAL_MS, realtime };
+  const { value: rate, counts } = await trialOf(contestant, [stream], trial);
+  const overloaded = counts.lost > counts.sent * OVERLOADED;
+  return { rate, high: overloaded ? Math.max(rate, OVERLOADED_TRY) : rate };
+}
+
+export async function highestRate(
+  contestant: Contestant,
+  stream: Stream,
+  { realtime }: Pick<Options, 'realtime'>,
+  { lossRatio, low: known = 0, high: first }: Goal,
+): Promise<number> {
+  let low = known;
+  let high = first ?? (await saturated(contestant, stream, { realtime })).high;
+  for (let n = 0; n < MOST_TRIALS && high - low > high * WIDTH; n++) {
+    const perSecond = (low + high) / 2;
+    const passes = async (): Promise<boolean> => {
+      const trial = { durationMs: TRIAL_MS, realtime };
+      const { value, counts } = await trialOf(contestant, [{ ...stream, perSecond }], trial);
+      return counts.lost <= counts.sent * lossRatio && value >= perSecond * (OFFERED - lossRatio);
+    };
+    // Once may have been the machine: a rate fails when it fails twice.
+    if ((await passes()) || (await passes())) low = perSecond;
+    else high = perSecond;
+  }
+  return low;
+}

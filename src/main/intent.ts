@@ -97,6 +97,10 @@ export interface BridgeIntent {
   macAgingSeconds: number;
   macTableSize: number;
   forwardBpdu: boolean;
+  /** Bridge.stp_enable; not together with `rstp`. */
+  stp: boolean;
+  rstp: boolean;
+  otherConfig: Readonly<Record<string, string>>;
   /** Bridge.flow_tables. */
   flowTables: ReadonlyMap<number, FlowTableRow & { prefixes: readonly string[] }>;
   bundleIdleTimeoutMs: number | undefined;
@@ -116,6 +120,6 @@ export interface SwitchIntent {
   bridges: readonly BridgeIntent[];
   /** Names that could leave the run directory: such bridges are not made. */
   ignoredBridges: readonly string[];
-  /** "br0: stp_enable": set in the database, and without effect here. */
+  /** "br0: sflow": set in the database, and without effect here. */
   unsupported: readonly string[];
 }

@@ -201,6 +201,9 @@ function bridgeIntent(
     macAgingSeconds: integer(other['mac-aging-time'], MAC_AGING_DEFAULT_S, 15, 3600),
     macTableSize: integer(other['mac-table-size'], MAC_TABLE_DEFAULT, 10, 1000000),
     forwardBpdu: other['forward-bpdu'] === 'true',
+    stp: row.stp_enable && !row.rstp_enable,
+    rstp: row.rstp_enable,
+    otherConfig: other,
     flowTables: new Map(
       [...row.flow_tables].flatMap(([table, uuid]) => {
         const settings = snapshot.get('Flow_Table', uuid);
@@ -231,11 +234,9 @@ function bridgeIntent(
   };
 }
 
-/** Columns that ask for what is not there: whoever relies on them, on a loop being cut above all, has to be told. */
+/** Columns that ask for what is not there: whoever relies on them, has to be told. */
 function unsupportedOf(row: BridgeRow): string[] {
   const columns = {
-    stp_enable: row.stp_enable,
-    rstp_enable: row.rstp_enable,
     mcast_snooping_enable: row.mcast_snooping_enable,
     sflow: row.sflow !== undefined,
     netflow: row.netflow !== undefined,

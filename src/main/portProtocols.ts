@@ -11,6 +11,8 @@ import type { SwitchBridge } from '../switch/bridge.ts';
 import type { Monitors } from '../switch/monitor/monitors.ts';
 import type { PortMonitor } from '../switch/monitor/portMonitor.ts';
 import { combineProtocols } from '../switch/protocolPort.ts';
+import type { TreeHost } from '../switch/spanningTree/treeHost.ts';
+import type { Trees } from '../switch/spanningTree/trees.ts';
 import type { BridgePort, Bundle } from '../switch/types.ts';
 import { parseMac } from '../wire/rtnetlink.ts';
 import type { InterfaceIntent, PortIntent } from './intent.ts';
@@ -19,6 +21,7 @@ import type { InterfaceIntent, PortIntent } from './intent.ts';
 export interface ProtocolModules {
   monitors: Monitors;
   bonds: Bonds;
+  trees: Trees;
 }
 
 export interface PortProtocolsOptions extends ProtocolModules {
@@ -34,9 +37,12 @@ export class PortProtocols {
   readonly #monitors = new Map<BridgePort, PortMonitor>();
   /** By name of the Port row. */
   readonly #hosts = new Map<string, BundleHost>();
+  readonly tree: TreeHost;
 
   constructor(options: PortProtocolsOptions) {
     this.#options = options;
+    const { bridge, trees } = options;
+    this.tree = trees.add({ bridge, onChange: (ports) => this.#refresh(ports) });
   }
 
   monitorOf(port: BridgePort | undefined): PortMonitor | undefined {
@@ -127,6 +133,7 @@ export class PortProtocols {
     if (host !== undefined) host.run();
     else port.mayEnable = this.#monitors.get(port)?.alive ?? true;
     this.#refresh([port]);
+    this.tree.portChanged(port);
   }
 
   /** The port goes. */
@@ -135,6 +142,7 @@ export class PortProtocols {
     if (monitor !== undefined) this.#options.monitors.remove(monitor);
     this.#monitors.delete(port);
     this.#hosts.get(port.bundle.name)?.forget(port);
+    this.tree.forget(port);
     port.protocols = undefined;
   }
 
@@ -155,6 +163,7 @@ export class PortProtocols {
   }
 
   close(): void {
+    this.#options.trees.remove(this.tree);
     for (const monitor of this.#monitors.values()) this.#options.monitors.remove(monitor);
     for (const host of this.#hosts.values()) this.#options.bonds.remove(host);
     this.#monitors.clear();

@@ -17,6 +17,7 @@ import { standIn } from './handover/standIn.ts';
 import type { BridgeIntent, InterfaceIntent, PortIntent } from './intent.ts';
 import { PortProtocols, type ProtocolModules } from './portProtocols.ts';
 import { PortQos } from './qos.ts';
+import { treeConfig, treePortColumns, treePortStatistics } from './spanningTree.ts';
 
 const DEFAULT_MTU = 1500;
 const INTERNAL_TYPES: readonly string[] = ['internal', 'dummy-internal'];
@@ -128,6 +129,7 @@ export class BridgePorts {
       if (unit?.port) await this.qos.apply(unit.port, unit.type, port.qos, iface.policing);
     }
     this.#applyBonds(intent);
+    this.#applyTree(intent);
     this.#applyRelays(wanted);
     this.#options.connmgr.portsChanged();
     this.#announceId();
@@ -261,11 +263,41 @@ export class BridgePorts {
     }
   }
 
-  /** Port.bond_active_slave of the bonds, by row. */
+  #applyTree(intent: BridgeIntent): void {
+    const { log } = this.#options;
+    // Ports whose outputs are mirrors' carry nothing else.
+    const reserved = new Set(intent.mirrors.map(({ outputPort }) => outputPort));
+    const portOf = ({ name, interfaces: [iface] }: PortIntent): BridgePort | undefined => {
+      const unit = iface && this.units.get(iface.name);
+      return unit?.type === 'internal' || reserved.has(name) ? undefined : unit?.port;
+    };
+    const error = (text: string): void => log.err(text);
+    const config = treeConfig({ intent, mac: this.mac, portOf, error });
+    this.protocols.tree.configure(config);
+    for (const port of intent.ports) {
+      const bridgePort = portOf(port);
+      if (port.bond.otherConfig['rstp-port-mcheck'] !== 'true' || !bridgePort) continue;
+      this.protocols.tree.check(bridgePort);
+    }
+  }
+
+  /** Port.bond_active_slave of the bonds and the spanning tree's columns, by row. */
   *portColumns(): Generator<[uuid: string, row: WantedRow<'Port'>]> {
     for (const [name, uuid] of this.#portRows) {
       const mac = this.protocols.activeMac(name);
-      if (mac !== undefined) yield [uuid, { bond_active_slave: mac }];
+      yield [
+        uuid,
+        {
+          ...(mac === undefined ? {} : { bond_active_slave: mac }),
+          ...treePortColumns(this.protocols.tree, this.units.get(name)?.port),
+        },
+      ];
+    }
+  }
+
+  *portStatistics(): Generator<[uuid: string, row: WantedRow<'Port'>]> {
+    for (const [name, uuid] of this.#portRows) {
+      yield [uuid, treePortStatistics(this.protocols.tree, this.units.get(name)?.port)];
     }
   }
 

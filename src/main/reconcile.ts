@@ -29,6 +29,7 @@ import { monitorColumns } from './monitorColumns.ts';
 import type { ProtocolModules } from './portProtocols.ts';
 import { BridgePorts } from './ports.ts';
 import { applySettings, type DataPlaneSettings, parseAffinity, settingsFrom } from './settings.ts';
+import { treeBridgeColumns } from './spanningTree.ts';
 
 const REHEARSAL_TRANSLATIONS = 5000;
 
@@ -311,7 +312,10 @@ export class Reconciler {
     const bridges = new Map<string, WantedRow<'Bridge'>>();
     const interfaces = new Map<string, WantedRow<'Interface'>>();
     for (const { uuid, bridge, ports } of this.bridges.values()) {
-      bridges.set(uuid, bridgeIdentity(bridge.datapathId));
+      bridges.set(uuid, {
+        ...bridgeIdentity(bridge.datapathId),
+        ...treeBridgeColumns(ports.protocols.tree),
+      });
       for (const unit of ports.units.values()) {
         const { netdev, port, error } = unit;
         interfaces.set(
@@ -353,7 +357,13 @@ export class Reconciler {
         });
       }
     }
-    return { Port: this.#portColumns(), Interface: interfaces };
+    const bridges = new Map(
+      [...this.bridges.values()].map(({ uuid, ports }) => [
+        uuid,
+        treeBridgeColumns(ports.protocols.tree),
+      ]),
+    );
+    return { Bridge: bridges, Port: this.#portColumns(), Interface: interfaces };
   }
 
   /** Per interval; the controllers' status goes with it, since it counts seconds. */
@@ -367,7 +377,9 @@ export class Reconciler {
     const mirrors = [...this.bridges.values()].flatMap((unit) =>
       mirrorColumns(unit.bridge, unit.mirrors),
     );
+    const ports = [...this.bridges.values()].flatMap((unit) => [...unit.ports.portStatistics()]);
     return {
+      Port: new Map(ports),
       Interface: interfaces,
       Controller: this.#controllerColumns(),
       Mirror: new Map(mirrors),

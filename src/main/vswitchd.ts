@@ -15,6 +15,7 @@ import { useLinkMonitor } from '../port/kernelLink.ts';
 import { Bonds } from '../switch/bond/bonds.ts';
 import { Datapath } from '../switch/datapath.ts';
 import { Monitors } from '../switch/monitor/monitors.ts';
+import { Trees } from '../switch/spanningTree/trees.ts';
 import { closeFd } from '../sys/fd.ts';
 import { memfdCreate } from '../sys/memory.ts';
 import { datapathColumns } from './capabilities.ts';
@@ -171,9 +172,14 @@ class Daemon implements Vswitchd {
       bond: (text) => bondLog.info(text),
       lacp: limited('lacp', 5).warn,
     });
-    options.commands.add(...monitors.commands(), ...bonds.commands());
+    const dpifLog = vlog.module('ofproto_dpif');
+    const trees = new Trees({
+      ...limited('stp', 60),
+      state: (text) => dpifLog.dbg(text),
+    });
+    options.commands.add(...monitors.commands(), ...bonds.commands(), ...trees.commands());
     this.reconciler = new Reconciler({
-      protocols: { monitors, bonds },
+      protocols: { monitors, bonds, trees },
       datapath: this.datapath,
       runDir: paths.rundir,
       context: {

@@ -41,6 +41,7 @@ import { describePort } from './portDesc.ts';
 import { resume } from './resume.ts';
 import { ruleChange } from './ruleChange.ts';
 import { splitProgram } from './slowPath.ts';
+import type { BridgeTree } from './spanningTree/gate.ts';
 import { translate } from './translate/translate.ts';
 import type { FlowSample, FragmentMode, TableMiss } from './translate/types.ts';
 import { copyTunnel } from './tunnel/record.ts';
@@ -150,6 +151,8 @@ export class SwitchBridge implements DatapathBridge {
   wantsPacketInOnMiss = false;
   /** OFPTC11_TABLE_MISS_* of a table, for OpenFlow 1.1 and 1.2: 0 default, 1 continue, 2 drop. */
   tableMissConfig: ((table: number) => number) | undefined;
+  /** Written by src/switch/spanningTree. Call flowsChanged() after writing. */
+  tree: BridgeTree | undefined;
   readonly #ports = new Map<number, BridgePort>();
   readonly #bundles = new Set<Bundle>();
   #forwardBpdu = false;
@@ -265,13 +268,9 @@ export class SwitchBridge implements DatapathBridge {
 
   /** Looks at the device again after a change of its status. True if the description changed. */
   refreshPort(port: BridgePort): boolean {
-    const next = describePort(
-      port.netdev,
-      port.ofport,
-      port.name,
-      port.desc.config,
-      port.mayEnable,
-    );
+    const { netdev, ofport, name, desc, mayEnable } = port;
+    const next = describePort(netdev, ofport, name, desc.config, mayEnable);
+    next.state |= port.tree?.portState ?? 0;
     const old = port.desc;
     const same = (Object.keys(next) as (keyof typeof next)[]).every((key) =>
       key === 'hwAddr'

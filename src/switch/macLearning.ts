@@ -172,6 +172,15 @@ export class MacTable {
     }
   }
 
+  /** Forgets what was learned on a bundle: the way there may have changed. */
+  flushLearned(bundle: Bundle): void {
+    for (const [key, entry] of this.#entries) {
+      if (entry.bundle !== bundle || entry.isStatic) continue;
+      this.#remove(key);
+      this.onChange?.(key);
+    }
+  }
+
   /** Removes what is older than the ageing time; call about once a second. */
   expire(): void {
     const now = this.#now();

@@ -180,7 +180,9 @@ export function activeMember(bundle: Bundle): BridgePort | undefined {
 }
 
 function floodable(bundle: Bundle): boolean {
-  return bundle.ports.every((port) => (port.desc.config & OFPPC_NO_FLOOD) === 0);
+  return bundle.ports.every(
+    ({ desc, tree }) => (desc.config & OFPPC_NO_FLOOD) === 0 && tree?.forwards !== false,
+  );
 }
 
 export function outputToBundle(x: Xlate, bundle: Bundle, tags: Tags): void {

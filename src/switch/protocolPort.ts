@@ -1,6 +1,9 @@
 // Protocols that a port speaks itself (BFD, CFM, LACP): packets that the switch consumes instead of forwarding them.
 // Translation asks; the megaflow of such packets says "slow path", so that each comes to the main thread.
 
+import { K_ETH_DST } from '../../contract/key.ts';
+import { exact } from './flow.ts';
+import { isBpdu } from './spanningTree/gate.ts';
 import type { Xlate } from './translate/context.ts';
 import type { BridgePort } from './types.ts';
 
@@ -67,14 +70,23 @@ export function combineProtocols(parts: readonly ProtocolPort[]): ProtocolPort |
 
 /** True: the packet has come in for the port itself, and goes no further. */
 export function processSpecial(x: Xlate, port: BridgePort | undefined): boolean {
-  const { protocols } = port ?? {};
-  if (protocols === undefined) return false;
-  const reason = protocols.claims(x.flow, x.wildcards);
-  if (reason === 0) {
-    x.effects.protocols.push(protocols);
-    return false;
+  if (port === undefined) return false;
+  const { protocols } = port;
+  const reason = protocols?.claims(x.flow, x.wildcards) ?? 0;
+  if (reason !== 0) {
+    if (x.in.packet !== undefined) protocols!.receive(reason, x.flow, x.in.packet);
+    x.slow |= reason;
+    return true;
   }
-  if (x.in.packet !== undefined) protocols.receive(reason, x.flow, x.in.packet);
-  x.slow |= reason;
-  return true;
+  const { tree } = x.bridge;
+  if (tree !== undefined) {
+    exact(x.wildcards, K_ETH_DST, 6);
+    if (isBpdu(x.flow)) {
+      if (x.in.packet !== undefined) tree.receive(port, x.in.packet);
+      x.slow |= SLOW_STP;
+      return true;
+    }
+  }
+  if (protocols !== undefined) x.effects.protocols.push(protocols);
+  return false;
 }

@@ -18,6 +18,7 @@ import type { GroupTable } from './groups.ts';
 import type { MeterTable } from './meters.ts';
 import type { Policers, QueueCounters } from './policing.ts';
 import type { ProtocolPort } from './protocolPort.ts';
+import type { TreeGate } from './spanningTree/gate.ts';
 
 /** One OpenFlow flow. Identity (table, priority, match) never changes; the rest may be modified in place. */
 export interface Rule {
@@ -115,6 +116,8 @@ export interface BridgePort {
   mayEnable: boolean;
   /** Protocols that the port speaks itself. */
   protocols: ProtocolPort | undefined;
+  /** What the spanning tree lets the port do; absent: it takes no part in one, and does everything. */
+  tree?: TreeGate | undefined;
   createdMs: number;
   /** Rate limits in the data plane. */
   policers?: Policers;

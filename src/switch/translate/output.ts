@@ -42,6 +42,7 @@ import {
 import { be16, be32, exact, isIp, isZero, putBe32 } from '../flow.ts';
 import { translateNormal } from '../normal.ts';
 import { processSpecial } from '../protocolPort.ts';
+import { isBpdu } from '../spanningTree/gate.ts';
 import { tunnelOf } from '../tunnel/ports.ts';
 import { clearTunnel, copyTunnel } from '../tunnel/record.ts';
 import type { BridgePort } from '../types.ts';
@@ -97,12 +98,29 @@ export function mayReceive(x: Xlate, port: BridgePort): boolean {
   if (isStp || (port.desc.config & OFPPC_NO_RECV_STP) !== 0) {
     x.wildcards.fill(0xff, K_ETH_DST, K_ETH_DST + 6);
   }
-  if ((port.desc.config & refused) === 0) return true;
+  // A port that learns lets actions look at the packet before it is dropped.
+  const hears = port.tree === undefined || port.tree.forwards || port.tree.learns;
+  if ((port.desc.config & refused) === 0 && hears) return true;
   x.dropReason = DROP_STP;
   return false;
 }
 
-function mayOutput(x: Xlate, port: BridgePort | undefined): port is BridgePort {
+/** The spanning tree's say in an output. Messages about the health of links pass. */
+function treeAllows(x: Xlate, port: BridgePort): boolean {
+  const { tree } = port;
+  if (tree === undefined) return true;
+  if (isBpdu(x.base)) {
+    if (tree.forwardsBpdus) return true;
+    report(x, 'warn', 'STP not in listening state, skipping bpdu output');
+  } else {
+    if (tree.forwards || (port.protocols?.claims(x.flow, x.wildcards) ?? 0) !== 0) return true;
+    report(x, 'warn', `${tree.protocol} not in forwarding state, skipping output`);
+  }
+  x.dropReason = DROP_STP;
+  return false;
+}
+
+function mayOutput(x: Xlate, port: BridgePort | undefined, askTree = true): port is BridgePort {
   if (port === undefined) {
     report(x, 'warn', 'Nonexistent output port');
     x.dropReason = DROP_NO_PORT;
@@ -118,13 +136,13 @@ function mayOutput(x: Xlate, port: BridgePort | undefined): port is BridgePort {
     x.dropReason = DROP_VLAN_FILTER;
     return false;
   }
-  return true;
+  return !askTree || treeAllows(x, port);
 }
 
 /** Sends the packet out of one port of the current bridge. */
-export function outputToPort(x: Xlate, number: number, truncate = false): void {
+export function outputToPort(x: Xlate, number: number, truncate = false, askTree = true): void {
   const port = portOf(x, number);
-  if (!mayOutput(x, port)) return;
+  if (!mayOutput(x, port, askTree)) return;
   if (x.mirrorSnaplen !== 0 && port.dpPort < 0) {
     report(x, 'warn', 'Mirror truncate to ODPP_NONE, skipping output');
     return;
@@ -232,7 +250,8 @@ export function enterBridge(
 
   if (!processSpecial(x, port) && mayReceive(x, port)) {
     translateTable(x, port.ofport, 0, true, true, { ownActionSet: true });
-    finish(x);
+    if (port.tree?.forwards !== false) finish(x);
+    else cancel(x, saved.start, saved.base);
   }
 
   // What the other bridge has made of the packet is undone by the next commit, but not what connection tracking has.
@@ -255,11 +274,21 @@ export function enterBridge(
   if (from !== undefined) x.effects.patches.push({ tx: from, rx: port });
 }
 
+/** The port learns, but does not forward: addresses have been learned, and nothing else happens to the packet. */
+function cancel(x: Xlate, start: number, base: Uint8Array): void {
+  x.program.length = start;
+  x.base.set(base);
+  x.freezing = undefined;
+  x.frozenActions = [];
+  x.dropReason = DROP_STP;
+}
+
 function flood(x: Xlate, all: boolean): void {
   const from = inPort(x);
   for (const port of x.bridge.ports.values()) {
     if (port.ofport === from) continue;
-    if (all || (port.desc.config & OFPPC_NO_FLOOD) === 0) outputToPort(x, port.ofport);
+    // As in Open vSwitch, OFPP_ALL means all.
+    if (all || (port.desc.config & OFPPC_NO_FLOOD) === 0) outputToPort(x, port.ofport, false, !all);
   }
 }
 

@@ -13,7 +13,7 @@ import {
   ACT_TRUNC,
   ACTIONS_MAX_WORDS,
 } from '../../../contract/action.ts';
-import { DROP_FLOW_EXPLICIT, DROP_VLAN_FILTER } from '../../../contract/drop.ts';
+import { DROP_FLOW_EXPLICIT, DROP_STP, DROP_VLAN_FILTER } from '../../../contract/drop.ts';
 import { F_ACTSET_OUTPUT, F_IN_PORT } from '../../../contract/key.ts';
 import { OFPP_UNSET } from '../../wire/openflow/types.ts';
 import { be32, putBe32 } from '../flow.ts';
@@ -89,7 +89,13 @@ export function translate(input: XlateIn): XlateOut {
     mirrorInput(x);
     if (x.rule !== undefined) x.cookie = x.rule.cookie;
     runActions(x, actions ?? x.rule!.actions);
-    finish(x);
+    if (port?.tree?.forwards === false) {
+      // A port that learns: actions have had their look at the packet.
+      x.error = 'Forwarding disabled';
+      x.dropReason = DROP_STP;
+    } else {
+      finish(x);
+    }
   }
 
   if (hasTunnel(original)) coverOptions(x.wildcards, original, input.bridge.tlvs ?? []);

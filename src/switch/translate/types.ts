@@ -10,6 +10,7 @@ import type { MacTable } from '../macLearning.ts';
 import type { MeterTable } from '../meters.ts';
 import type { Mirror, MirrorTable } from '../mirrors.ts';
 import type { ProtocolPort } from '../protocolPort.ts';
+import type { BridgeTree } from '../spanningTree/gate.ts';
 import type { TunnelPorts } from '../tunnel/ports.ts';
 import type { TunnelRoute, Underlay } from '../tunnel/types.ts';
 import type { BridgePort, Bundle, FlowOwner, FlowTable, Rule } from '../types.ts';
@@ -36,6 +37,8 @@ export interface XlateBridge {
   /** What tun_metadata0 … 63 are on this bridge. */
   readonly tlvs?: readonly TlvMapping[];
   readonly forwardBpdu: boolean;
+  /** Some spanning tree protocol runs here. */
+  readonly tree?: BridgeTree | undefined;
   readonly fragmentMode: FragmentMode;
   /** Hidden rules of table 254: what a packet that matches nothing executes. */
   readonly missRule: Rule;

@@ -43,4 +43,4 @@ export const IN_VNET = 24; // 8 bytes
 export const IN_KEY_META = 64; // KEY_SIZE bytes: metadata fields (in_port, recirc_id, marks, ct, tunnel) are taken over
 export const IN_PROGRAM = 512; // program, then the frame, 16-byte aligned
 export const INJECT_EXECUTE = 1; // run the program
-export const INJECT_LOOKUP = 2; // look up as if received, no upcall loops: a miss is DROP_UPCALL_NO_FLOW
+export const INJECT_LOOKUP = 2; // look up as if received: a miss is an upcall, whose packet comes back with a program

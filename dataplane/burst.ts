@@ -25,8 +25,6 @@ import { isKeyless } from './simple.ts';
 import { upcall } from './upcall.ts';
 import { flowCountersBase, nowMs, privateBase } from './worker.ts';
 
-/** PKT_MARK: a miss of this packet is a drop, because the control plane has already seen it. */
-export const MARK_NO_UPCALL: u32 = 1;
 /** PKT_MARK: a simple match (simple.ts); there is no key yet, and PKT_HASH holds the TCP flags. */
 export const MARK_UNPARSED: u32 = 2;
 
@@ -211,7 +209,7 @@ function miss(list: u32, n: i32): void {
   const enabled = load<u32>(CONTROL_BASE + CTL_UPCALLS_ENABLED) !== 0;
   for (let i = 0; i < n; i++) {
     const pkt = load<u32>(list + (i << 2));
-    if (enabled && (load<u32>(pkt + PKT_MARK) & MARK_NO_UPCALL) === 0) {
+    if (enabled) {
       upcall(pkt, UPCALL_MISS, 0, 0xffff);
     } else {
       countDrop(load<u32>(pkt + PKT_IN_PORT), DROP_UPCALL_NO_FLOW);

@@ -1,5 +1,6 @@
 // Packets from the control plane: packet-outs, and packets of upcalls that come back with the program that was made
-// for them. Consumer of the worker's inject ring (contract/ring.ts).
+// for them. And those without a program, which a port says in its guest's name (the announcement of one that has moved):
+// they are looked up as if they had been received, and a miss is an upcall. Consumer of the worker's inject ring (contract/ring.ts).
 
 import { K_IN_PORT, KEY_SIZE } from '../contract/key.ts';
 import { INJECT_BASE } from '../contract/memory.ts';
@@ -13,7 +14,6 @@ import {
   PKT_IN_PORT,
   PKT_KEY,
   PKT_LEN,
-  PKT_MARK,
   PKT_RXQ,
   PKT_SEG_COUNT,
   PKT_SEGS,
@@ -40,7 +40,7 @@ import {
 } from '../contract/ring.ts';
 import { execute } from './act.ts';
 import { keyOf } from './batch.ts';
-import { finishBurst, MARK_NO_UPCALL, runBurst } from './burst.ts';
+import { finishBurst, runBurst } from './burst.ts';
 import { keyHash, scanLines } from './key.ts';
 import { parseAgain } from './parse.ts';
 import { S_BURST } from './scratch.ts';
@@ -116,7 +116,6 @@ function run(record: u32): void {
     execute(program, burst, 1);
     finishBurst();
   } else {
-    store<u32>(pkt + PKT_MARK, MARK_NO_UPCALL);
     runBurst(1);
   }
 }

@@ -229,6 +229,26 @@ export class OvnNet implements AsyncDisposable {
 
   // ---- hypervisors
 
+  /** Other tunnels between the hypervisors from now on; resolves when they are there and used. */
+  async changeEncap(encap: 'geneve' | 'vxlan'): Promise<void> {
+    for (const { box } of this.hosts) {
+      box.vsctl('set', 'Open_vSwitch', '.', `external_ids:ovn-encap-type=${encap}`);
+    }
+    // One of each type between each two, as each chassis learns of the other's change.
+    const tunnels = ({ box }: Host): string[] =>
+      box
+        .vsctl('--bare', '--columns=type', 'find', 'Interface', 'options:key=flow')
+        .split('\n')
+        .filter((line) => line !== '');
+    const changed = (): boolean =>
+      this.hosts.every((host) => {
+        const types = tunnels(host);
+        return types.length === this.hosts.length - 1 && types.every((type) => type === encap);
+      });
+    await this.until(changed, 30000, `${encap} tunnels`);
+    this.sync();
+  }
+
   async #startHost({ name, daemon }: HostSpec): Promise<void> {
     const index = this.hosts.length + 1;
     const ids: Record<string, string> = {

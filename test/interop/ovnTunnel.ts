@@ -6,9 +6,9 @@ import { after, before, type TestContext, test } from 'node:test';
 import { setTimeout as sleep } from 'node:timers/promises';
 import { CHECKS } from './ovnChecks.ts';
 import { type Host, OvnNet, type OvnNetOptions } from './ovnNet.ts';
+import { startPing } from './ovnPing.ts';
 import { addMachines, buildTopology } from './ovnTopology.ts';
 
-const PING_INTERVAL_S = 0.02;
 /** Of a TCP connection across the restart. */
 const STREAM_S = 14;
 const BLACKOUT_MAX_MS = 10_000;
@@ -29,14 +29,6 @@ export function testAcross(options: OvnNetOptions): void {
     restart(net, net.host(ours.name), t));
 }
 
-/** Longest time without an answer, from the lines of ping. */
-function longestGapMs(text: string): number {
-  const seen = [...text.matchAll(/icmp_seq=(\d+) ttl/g)].map((match) => Number(match[1]));
-  let longest = 0;
-  for (let i = 1; i < seen.length; i++) longest = Math.max(longest, seen[i]! - seen[i - 1]! - 1);
-  return longest * PING_INTERVAL_S * 1000;
-}
-
 async function restart(net: OvnNet, host: Host, t: TestContext): Promise<void> {
   const flows = (): string[] =>
     host.box
@@ -53,11 +45,7 @@ async function restart(net: OvnNet, host: Host, t: TestContext): Promise<void> {
   net.sync();
   const before = flows();
   net.start('vm2', 'iperf3', '-s', '-1', '-p', '5201');
-  const ping = net.start('vm1', 'ping', '-i', String(PING_INTERVAL_S), '10.1.0.12');
-  let answers = '';
-  ping.stdout?.on('data', (chunk) => {
-    answers += chunk;
-  });
+  const ping = startPing(net, 'vm1', '10.1.0.12');
   await sleep(500);
   const words = ['-c', '10.1.0.12', '-p', '5201', '-t', String(STREAM_S), '-J', '-b', '20M'];
   const stream = net.start('vm1', 'iperf3', ...words);
@@ -70,21 +58,20 @@ async function restart(net: OvnNet, host: Host, t: TestContext): Promise<void> {
   await host.box.stopDaemon('SIGKILL');
   await host.box.startDaemon();
   await host.addressUnderlay();
-  const answered = (): number => answers.match(/icmp_seq=/g)?.length ?? 0;
-  const atStart = answered();
-  await net.until(() => answered() > atStart + 20, 30000, 'answers after the restart');
+  const atStart = ping.answered();
+  await net.until(() => ping.answered() > atStart + 20, 30000, 'answers after the restart');
   await ended;
-  ping.kill('SIGKILL');
+  ping.stop();
   net.sync();
   const now = flows();
   const missing = before.filter((line) => !now.includes(line));
   const surplus = now.filter((line) => !before.includes(line));
   assert.deepEqual({ missing, surplus }, { missing: [], surplus: [] });
-  const gapMs = longestGapMs(answers);
+  const gapMs = ping.longestGapMs();
   const { intervals = [] } = JSON.parse(report) as { intervals?: { sum: { bytes: number } }[] };
   const silent = intervals.filter(({ sum }) => sum.bytes === 0).length;
   t.diagnostic(
-    `no answers for ${Math.round(gapMs)} ms; TCP connection silent in ${silent} of ${intervals.length} s`,
+    `no answers for ${gapMs} ms; TCP connection silent in ${silent} of ${intervals.length} s`,
   );
   assert.ok(gapMs > 0 && gapMs < BLACKOUT_MAX_MS, `no answers for ${gapMs} ms`);
   assert.ok((intervals.at(-1)?.sum.bytes ?? 0) > 0, `the TCP connection goes on: ${report}`);

@@ -8,8 +8,9 @@ import {
   ACT_SET_ETH,
   ACT_USERSPACE,
   UPCALL_CONTROLLER,
+  UPCALL_MISS,
 } from '../../contract/action.ts';
-import { DROP_RX_BAD_DESC, DROP_UPCALL_NO_FLOW, DROP_VLAN_FILTER } from '../../contract/drop.ts';
+import { DROP_RX_BAD_DESC, DROP_UPCALL_FULL, DROP_VLAN_FILTER } from '../../contract/drop.ts';
 import { FQ_ENTRIES, FQ_HEAD, FQ_MSGS } from '../../contract/frame.ts';
 import { KEY_SIZE } from '../../contract/key.ts';
 import { INJECT_BASE } from '../../contract/memory.ts';
@@ -83,10 +84,14 @@ test('a program runs on an injected frame, and its upcall comes back with the fr
   await engine.removePort(port);
 });
 
-test('look-up of an injected frame: named drop without a flow, counters with one', async () => {
+test('look-up of an injected frame: an upcall without a flow, counters with one', async () => {
   const port = engine.addPort();
+  const misses = (): Seen[] => seen.filter(({ reason }) => reason === UPCALL_MISS);
+  seen.length = 0;
   engine.inject({ inPort: port, frame });
-  await until('drop', () => engine.portCounters(port).drops[DROP_UPCALL_NO_FLOW] === 1);
+  await until('miss', () => misses().length === 1);
+  assert.equal(misses()[0]!.inPort, port);
+  assert.equal(misses()[0]!.data, Buffer.from(frame).toString('hex'));
   const { key, mask } = Rig.matchPort(port);
   const flow = engine.putFlow(key, mask, toController(5));
   assert.equal(engine.flowCount(), 1);
@@ -100,8 +105,9 @@ test('look-up of an injected frame: named drop without a flow, counters with one
   assert.ok(stats.usedMs > 0 && stats.usedMs <= engine.nowMs());
   assert.equal((await engine.deleteFlow(flow)).packets, 10);
   assert.equal(engine.flowCount(), 0);
+  seen.length = 0;
   engine.inject({ inPort: port, frame });
-  await until('drop', () => engine.portCounters(port).drops[DROP_UPCALL_NO_FLOW] === 2);
+  await until('miss', () => misses().length === 1);
   await engine.removePort(port);
 });
 
@@ -354,10 +360,11 @@ test('a queue on which the data plane traps again and again is reported broken; 
   assert.equal(broken.length, 1, 'told once');
 });
 
-test('an injected packet without an input port is counted somewhere harmless', async () => {
-  const before = engine.portCounters(0).drops[DROP_UPCALL_NO_FLOW]!;
-  engine.inject({ inPort: 0xffffffff, frame });
-  await until('drop', () => engine.portCounters(0).drops[DROP_UPCALL_NO_FLOW] === before + 1);
+test('the drop of an injected packet without an input port is counted somewhere harmless', async () => {
+  const before = engine.portCounters(0).drops[DROP_VLAN_FILTER]!;
+  const drop = Uint32Array.of(ACT_DROP | (2 << 16), DROP_VLAN_FILTER, ACT_END | (1 << 16));
+  engine.inject({ inPort: 0xffffffff, frame, actions: drop });
+  await until('drop', () => engine.portCounters(0).drops[DROP_VLAN_FILTER] === before + 1);
 });
 
 test('an exception in the control plane costs one upcall', async () => {
@@ -385,6 +392,7 @@ test('megaflows come and go under traffic, and every packet is in the books', as
   const nop = [ACT_SET_ETH | (7 << 16), 0, 0, 0, 0, 0, 0];
   const long = Uint32Array.of(...nop, ...nop, ...drop);
   const finals: Promise<FlowStats>[] = [];
+  seen.length = 0; // what misses from now on
   let sent = 0;
   let flow = -1;
   const end = performance.now() + 700;
@@ -403,7 +411,7 @@ test('megaflows come and go under traffic, and every packet is in the books', as
   const stats = await Promise.all(finals);
   const books = (): number[] => {
     const { drops } = engine.portCounters(port);
-    return [drops[DROP_VLAN_FILTER]!, drops[DROP_UPCALL_NO_FLOW]!];
+    return [drops[DROP_VLAN_FILTER]!, drops[DROP_UPCALL_FULL]! + seen.length];
   };
   await until('all packets', () => books()[0]! + books()[1]! === sent);
   assert.equal(

@@ -12,8 +12,10 @@ import {
   WK_ACK,
   WK_BATCHES,
   WK_BUSY_NS,
+  WK_CALL_COUNT,
   WK_CLEAR,
   WK_CURRENT_RXQ,
+  WK_FLUSH_COUNT,
   WK_IDLE_NS,
   WK_PACKETS,
   WK_POLLS,
@@ -96,7 +98,8 @@ export function poll(nowNs: f64): i32 {
   setNow(nowNs / 1e6);
   freeSpent();
   let total = injectBurst();
-  if (seen) acknowledge();
+  // Not with system calls for injected packets still to be made: their descriptors may be closed from then on.
+  if (seen && !owesCalls()) acknowledge();
   const queues = atomic.load<u32>(workerRecord + WK_RXQ_COUNT);
   for (let i: u32 = 0; i < queues; i++) {
     const queue = load<u32>(workerRecord + WK_RXQ + i * 4);
@@ -128,6 +131,11 @@ function acknowledge(): void {
   if (!injectedUpTo(seenHead)) return;
   seen = false;
   atomic.store<u32>(workerRecord + WK_ACK, seenGeneration);
+}
+
+/** Has the host loop system calls to make? */
+function owesCalls(): bool {
+  return (load<u32>(workerRecord, WK_CALL_COUNT) | load<u32>(workerRecord, WK_FLUSH_COUNT)) !== 0;
 }
 
 function receive(queue: u32): i32 {
@@ -199,6 +207,8 @@ export function sleep(): bool {
     quiet = load<u32>(q + Q_BROKEN) !== 0 || prepareSleep(q);
     i++;
   }
+  // The main thread closes descriptors of sleepers: nobody falls asleep who has still a doorbell to ring.
+  if (owesCalls()) quiet = false;
   if (quiet) {
     // From here on the main thread rings the worker's bell after an injection or a change; what it did before is
     // seen by the two looks behind the store.

@@ -27,6 +27,7 @@ import {
   WK_MISSES,
   WK_RXQ,
   WK_RXQ_COUNT,
+  WK_STATE,
   WK_STOP,
   WK_UPCALLS_POSTED,
   WORKER_BASE,
@@ -234,9 +235,15 @@ export class HostLoop {
     }
     const timeoutMs = this.faulty.size > 0 ? FAULTY_FD_MS : SLEEP_MAX_MS;
     const ready = pollRaw(this.pollfds.address, queues + 1, timeoutMs);
+    // A sleeper keeps nobody waiting: descriptors may have been closed meanwhile, and their numbers be other files'. Awake
+    // first, then look: if no generation was raised by then, none is closed before this worker has acknowledged it.
+    Atomics.store(words, record + (WK_STATE >> 2), 1);
+    const changed = this.control(CTL_GENERATION) !== words[record + (WK_ACK >> 2)];
+    if (changed) this.findFrameQueues();
     if (ready === 0) this.faulty.clear();
     if (ready <= 0) return;
     if (view.getInt16(6, true) & POLLIN) eventfdTake(this.options.bellFd);
+    if (changed) return;
     for (let i = 0; i < queues; i++) {
       const events = view.getInt16((i + 1) * POLLFD_SIZE + 6, true);
       if (events === 0) continue;

@@ -13,12 +13,28 @@ import {
 import { DROP_RX_BAD_DESC, DROP_UPCALL_FULL, DROP_VLAN_FILTER } from '../../contract/drop.ts';
 import { FQ_ENTRIES, FQ_HEAD, FQ_MSGS } from '../../contract/frame.ts';
 import { KEY_SIZE } from '../../contract/key.ts';
-import { INJECT_BASE } from '../../contract/memory.ts';
-import { QUEUE_FRAME, queueAddress } from '../../contract/port.ts';
+import {
+  INJECT_BASE,
+  WK_CALL_COUNT,
+  WK_SLEEPS,
+  WK_STATE,
+  WORKER_BASE,
+} from '../../contract/memory.ts';
+import { QUEUE_FRAME, QUEUE_SPLIT, queueAddress } from '../../contract/port.ts';
 import { IN_PROGRAM, RING_DATA } from '../../contract/ring.ts';
+import {
+  VQ_AVAIL,
+  VQ_CALL_FD,
+  VQ_CALL_PENDING,
+  VQ_DESC,
+  VQ_SIZE,
+  VQ_USED,
+} from '../../contract/virtqueue.ts';
 import { build } from '../../scripts/build.ts';
 import { createEngine, type DataPlaneEngine } from '../../src/engine/engine.ts';
 import type { FlowStats, Upcall } from '../../src/engine/types.ts';
+import { eventfdCreate, eventfdSignal, eventfdTake } from '../../src/sys/eventfd.ts';
+import { closeFd } from '../../src/sys/fd.ts';
 import { processCpuNs } from '../../src/sys/process.ts';
 import { ethernet, ipv4, udp } from '../oracle/frames.ts';
 import { parseFrame } from '../oracle/parse.ts';
@@ -229,6 +245,73 @@ test('an idle engine sleeps, and wakes at once', async () => {
   }
   onUpcall = () => {};
   assert.ok(bestMs < 50, `${bestMs} ms`);
+  await engine.removePort(port);
+});
+
+test('a worker that sleeps has no doorbell to ring: the main thread may close them', async () => {
+  const port = engine.addPort();
+  const memory = new DataView(engine.memory.buffer);
+  const worker = (offset: number): number => memory.getInt32(WORKER_BASE + offset, true);
+  const sleeps = (): number => memory.getFloat64(WORKER_BASE + WK_SLEEPS, true);
+  const rings = engine.allocArena(4096, 4096);
+  const [call, kick] = [eventfdCreate(), eventfdCreate()];
+  for (let i = 0; i < 5; i++) {
+    // A ring that starts owes an interrupt, which is found out on the way to sleep.
+    const queue = engine.addQueue(port, {
+      direction: 'rx',
+      index: 0,
+      kind: QUEUE_SPLIT,
+      waitFd: kick,
+    });
+    const at = queueAddress(queue);
+    memory.setUint32(at + VQ_SIZE, 16, true);
+    for (const [i, area] of [VQ_DESC, VQ_AVAIL, VQ_USED].entries()) {
+      memory.setUint32(at + area, rings + i * 1024, true);
+    }
+    memory.setInt32(at + VQ_CALL_FD, call, true);
+    memory.setUint32(at + VQ_CALL_PENDING, 1, true);
+    await until('sleep', () => worker(WK_STATE) === 2);
+    const before = sleeps();
+    engine.attachQueue(queue);
+    await until('next sleep', () => sleeps() > before && worker(WK_STATE) === 2);
+    assert.equal(worker(WK_CALL_COUNT), 0);
+    assert.equal(eventfdTake(call), 1);
+    await engine.detachQueue(queue);
+    engine.removeQueue(queue);
+  }
+  for (const fd of [call, kick]) closeFd(fd);
+  engine.freeArena(rings);
+  await engine.removePort(port);
+});
+
+test('a sleeper that wakes looks at no descriptor that was closed meanwhile', async () => {
+  const port = engine.addPort();
+  const state = (): number =>
+    new DataView(engine.memory.buffer).getInt32(WORKER_BASE + WK_STATE, true);
+  for (let i = 0; i < 50; i++) {
+    const kick = eventfdCreate();
+    const queue = engine.addQueue(port, {
+      direction: 'rx',
+      index: 0,
+      kind: QUEUE_SPLIT,
+      waitFd: kick,
+    });
+    engine.attachQueue(queue);
+    await engine.quiesce();
+    await until('sleep', () => state() === 2);
+    // The worker wakes from a kick of a queue that is detached in the same moment; its number is another's at once.
+    eventfdSignal(kick);
+    const detached = engine.detachQueue(queue);
+    await detached;
+    closeFd(kick);
+    const other = eventfdCreate(7);
+    assert.equal(other, kick);
+    await engine.quiesce();
+    await until('sleep', () => state() === 2);
+    assert.equal(eventfdTake(other), 7);
+    closeFd(other);
+    engine.removeQueue(queue);
+  }
   await engine.removePort(port);
 });
 

@@ -100,6 +100,7 @@ export interface BridgeIntent {
   /** Bridge.stp_enable; not together with `rstp`. */
   stp: boolean;
   rstp: boolean;
+  mcastSnooping: boolean;
   otherConfig: Readonly<Record<string, string>>;
   /** Bridge.flow_tables. */
   flowTables: ReadonlyMap<number, FlowTableRow & { prefixes: readonly string[] }>;

@@ -203,6 +203,7 @@ function bridgeIntent(
     forwardBpdu: other['forward-bpdu'] === 'true',
     stp: row.stp_enable && !row.rstp_enable,
     rstp: row.rstp_enable,
+    mcastSnooping: row.mcast_snooping_enable,
     otherConfig: other,
     flowTables: new Map(
       [...row.flow_tables].flatMap(([table, uuid]) => {
@@ -237,7 +238,6 @@ function bridgeIntent(
 /** Columns that ask for what is not there: whoever relies on them, has to be told. */
 function unsupportedOf(row: BridgeRow): string[] {
   const columns = {
-    mcast_snooping_enable: row.mcast_snooping_enable,
     sflow: row.sflow !== undefined,
     netflow: row.netflow !== undefined,
     ipfix: row.ipfix !== undefined,

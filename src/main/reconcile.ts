@@ -29,6 +29,7 @@ import { monitorColumns } from './monitorColumns.ts';
 import type { ProtocolModules } from './portProtocols.ts';
 import { BridgePorts } from './ports.ts';
 import { applySettings, type DataPlaneSettings, parseAffinity, settingsFrom } from './settings.ts';
+import { snoopingSettings } from './snooping.ts';
 import { treeBridgeColumns } from './spanningTree.ts';
 
 const REHEARSAL_TRANSLATIONS = 5000;
@@ -199,6 +200,7 @@ export class Reconciler {
     bridge.setFloodVlans(new Set(intent.floodVlans));
     this.#applyPrefixes(unit, intent);
     bridge.setMacLimits(intent.macAgingSeconds, intent.macTableSize);
+    bridge.setSnooping(snoopingSettings(intent));
     await unit.ports.apply(intent);
     applyMirrors(bridge, intent, this.#options.log);
     unit.exporters.apply(intent.collectorSets);

@@ -37,6 +37,7 @@ import { MacTable } from './macLearning.ts';
 import { credit } from './megaflow.ts';
 import { MeterTable } from './meters.ts';
 import { type MirrorSettings, MirrorTable } from './mirrors.ts';
+import { McastSnooping, type SnoopingSettings } from './multicast/snooping.ts';
 import { describePort } from './portDesc.ts';
 import { resume } from './resume.ts';
 import { ruleChange } from './ruleChange.ts';
@@ -151,6 +152,7 @@ export class SwitchBridge implements DatapathBridge {
   wantsPacketInOnMiss = false;
   /** OFPTC11_TABLE_MISS_* of a table, for OpenFlow 1.1 and 1.2: 0 default, 1 continue, 2 drop. */
   tableMissConfig: ((table: number) => number) | undefined;
+  snooping: McastSnooping | undefined;
   /** Written by src/switch/spanningTree. Call flowsChanged() after writing. */
   tree: BridgeTree | undefined;
   readonly #ports = new Map<number, BridgePort>();
@@ -223,15 +225,26 @@ export class SwitchBridge implements DatapathBridge {
       bundle.qinqEthertype === next.qinqEthertype;
     if (same) return;
     Object.assign(bundle, next);
-    if (moved) this.macs.flushBundle(bundle);
+    if (moved) this.#forgetBundle(bundle);
     this.flowsChanged();
   }
 
   /** Removes an (empty) bundle. */
   removeBundle(bundle: Bundle): void {
     this.#bundles.delete(bundle);
-    this.macs.flushBundle(bundle);
+    this.#forgetBundle(bundle);
     this.flowsChanged();
+  }
+
+  #forgetBundle(bundle: Bundle): void {
+    this.macs.flushBundle(bundle);
+    this.snooping?.flushBundle(bundle);
+  }
+
+  /** The topology has changed: whatever was learned may be wrong. */
+  forgetLearned(): void {
+    this.macs.flush();
+    this.snooping?.flush();
   }
 
   /** Makes an interface an OpenFlow port. Throws RangeError when all 65 279 numbers are in use. */
@@ -262,7 +275,7 @@ export class SwitchBridge implements DatapathBridge {
     this.#ports.delete(port.ofport);
     const at = port.bundle.ports.indexOf(port);
     if (at >= 0) port.bundle.ports.splice(at, 1);
-    if (port.bundle.ports.length === 0) this.macs.flushBundle(port.bundle);
+    if (port.bundle.ports.length === 0) this.#forgetBundle(port.bundle);
     this.datapath.removePort(this, port);
   }
 
@@ -356,6 +369,17 @@ export class SwitchBridge implements DatapathBridge {
     if (forward === this.#forwardBpdu) return;
     this.#forwardBpdu = forward;
     this.flowsChanged();
+  }
+
+  /** Bridge.mcast_snooping_enable; undefined: off. */
+  setSnooping(settings: SnoopingSettings | undefined): void {
+    if (settings !== undefined && this.snooping !== undefined) {
+      this.snooping.configure(settings);
+    } else if (settings !== undefined || this.snooping !== undefined) {
+      const changed = (): void => this.flowsChanged();
+      this.snooping = settings && new McastSnooping(settings, () => this.nowMs(), changed);
+      this.flowsChanged();
+    }
   }
 
   /** Bridge.flood_vlans: VLANs without learning. */

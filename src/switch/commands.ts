@@ -8,6 +8,7 @@ import type { Datapath, DatapathBridge } from './datapath.ts';
 import { checkDatapath, dpctlOptions } from './dpctl.ts';
 import { ufidText } from './flowLog.ts';
 import { STATIC_AGE } from './macLearning.ts';
+import { mdbCommands } from './multicast/commands.ts';
 import { macText } from './odpFields.ts';
 import { formatOdpActions, formatOdpFlow, formatOdpStats, type OdpNames } from './odpText.ts';
 import { showRxqs, showWorkers } from './pmdText.ts';
@@ -348,6 +349,7 @@ export function switchCommandTable(datapath: Datapath): SwitchCommand[] {
     }),
     command('fdb/add', 'bridge port vlan mac', 4, 4, (args) => fdbAdd(datapath, args)),
     command('fdb/del', 'bridge vlan mac', 3, 3, (args) => fdbDel(datapath, args)),
+    ...mdbCommands(() => datapath.bridges),
     command('ofproto/list', '', 0, 0, () =>
       bridges()
         .map((bridge) => `${bridge.name}\n`)

@@ -34,6 +34,7 @@ import {
   putBe16,
 } from './flow.ts';
 import { isReservedAddress, macKey } from './macLearning.ts';
+import { isSnooped, translateMulticast } from './multicast/forward.ts';
 import { inPort, portOf, report, type Xlate } from './translate/context.ts';
 import { isMirrorOutput } from './translate/mirror.ts';
 import { outputToPort } from './translate/output.ts';
@@ -319,6 +320,14 @@ export function translateNormal(x: Xlate): void {
   const gratuitousArp = isGratuitousArp(x);
   if (from !== undefined) learn(x, from, vlan, gratuitousArp);
 
+  if (isSnooped(x)) {
+    x.dropReason = DROP_NO_LEARNED_PORT;
+    translateMulticast(x, from, vlan, {
+      flood: () => floodVlan(x, from, tags),
+      to: (bundle) => outputToBundle(x, bundle, tags),
+    });
+    return;
+  }
   const entry = bridge.macs.lookup(flow, K_ETH_DST, vlan);
   x.effects.macQuestions.push({ macs: bridge.macs, key: macKey(flow, K_ETH_DST, vlan) });
   if (entry === undefined) {

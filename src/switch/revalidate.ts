@@ -297,7 +297,10 @@ export class Revalidator {
         }
       }
       busyMs += performance.now() - sliceStart;
-      for (const bridge of bridges.values()) bridge.macs.expire();
+      for (const { macs, snooping } of bridges.values()) {
+        macs.expire();
+        snooping?.expire();
+      }
       this.#datapath.packetIns.sweep();
       this.#datapath.recircs.sweep();
       this.dumpDurationMs = Math.round(performance.now() - start);
@@ -311,7 +314,9 @@ export class Revalidator {
   }
 
   #macsRemain(): boolean {
-    for (const bridge of this.#datapath.bridges.values()) if (bridge.macs.size > 0) return true;
+    for (const { macs, snooping } of this.#datapath.bridges.values()) {
+      if (macs.size > 0 || snooping?.isEmpty === false) return true;
+    }
     return false;
   }
 

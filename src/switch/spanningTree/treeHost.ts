@@ -103,7 +103,7 @@ export class TreeHost {
   }
 
   #flushAll(): void {
-    this.#modules.bridge.macs.flush();
+    this.#modules.bridge.forgetLearned();
   }
 
   #setPort(port: BridgePort): void {

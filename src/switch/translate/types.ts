@@ -9,6 +9,7 @@ import type { Group, GroupBucket, GroupTable } from '../groups.ts';
 import type { MacTable } from '../macLearning.ts';
 import type { MeterTable } from '../meters.ts';
 import type { Mirror, MirrorTable } from '../mirrors.ts';
+import type { McastSnooping } from '../multicast/snooping.ts';
 import type { ProtocolPort } from '../protocolPort.ts';
 import type { BridgeTree } from '../spanningTree/gate.ts';
 import type { TunnelPorts } from '../tunnel/ports.ts';
@@ -26,6 +27,8 @@ export interface XlateBridge {
   readonly ports: ReadonlyMap<number, BridgePort>;
   readonly bundles: Iterable<Bundle>;
   readonly macs: MacTable;
+  /** Where multicast groups are wanted; absent: multicast is flooded. */
+  readonly snooping?: McastSnooping | undefined;
   readonly groups?: GroupTable;
   readonly flows?: FlowOwner;
   readonly meters?: MeterTable;

@@ -320,6 +320,20 @@ function checkConjunctions(actions: readonly Action[]): void {
   }
 }
 
+/** Actions of which neither the check nor the effect on the match looks at the match. */
+const NEEDS_NO_MATCH: ReadonlySet<Action['type']> = new Set<Action['type']>([
+  'output',
+  'output_trunc',
+  'enqueue',
+  'controller',
+  'goto_table',
+  'meter',
+  'group',
+  'note',
+  'exit',
+  'write_metadata',
+]);
+
 const scratch = new Uint8Array(FLOW_SIZE);
 
 /**
@@ -339,7 +353,7 @@ export function checkActions(
   }
   if (actions.length === 0) return;
   // One record for all checks, which never overlap: large tables are loaded flow by flow.
-  scratch.set(match.key);
+  if (!actions.every(({ type }) => NEEDS_NO_MATCH.has(type))) scratch.set(match.key);
   const c: Check = { key: scratch, mask: match.mask, table, version, has };
   for (const action of actions) checkOne(c, action);
 }

@@ -15,12 +15,13 @@ import {
   K_TP_DST,
   K_TP_SRC,
 } from '../../contract/key.ts';
+import { type MatchShape, type PackedMatch, packMatch } from '../wire/openflow/packedMatch.ts';
 import type { Match } from '../wire/openflow/types.ts';
 import { conjunctionsOf, resolveConjunctions, type SoftMatch } from './conjunction.ts';
 import { be16, be32, ETH_TYPE_IP, ETH_TYPE_IPV6, or16, wordsOf } from './flow.ts';
 
 import { PrefixTrie } from './prefixTrie.ts';
-import { type Entry, mix, type PrefixField, Subtable } from './subtable.ts';
+import { type Entry, networkWord, type PrefixField, Subtable } from './subtable.ts';
 import type { FlowTable, Rule } from './types.ts';
 
 /** Fields that may have a trie (Flow_Table.prefixes). */
@@ -46,20 +47,10 @@ interface Trie {
 
 const F_CONJ_WORD = F_CONJ_ID / 4;
 
-/** A number as a host word of the record, which is in network byte order. */
-function swapped(value: number): number {
-  return (value << 24) | ((value & 0xff00) << 8) | ((value >>> 8) & 0xff00) | (value >>> 24);
-}
-
-function maskHash(mask: Int32Array): number {
-  let hash = 0;
-  for (let i = 0; i < mask.length; i++) if (mask[i] !== 0) hash = mix(mix(hash, i), mask[i]!);
-  return hash;
-}
-
-function sameWords(a: Int32Array, b: Int32Array): boolean {
-  for (let i = 0; i < a.length; i++) if (a[i] !== b[i]) return false;
-  return true;
+/** A place in the table that is held for a rule to come. */
+export interface Place {
+  readonly subtable: Subtable;
+  readonly entry: Entry;
 }
 
 /** A flow table. Make one with `new Classifier(tableId)`. */
@@ -68,7 +59,7 @@ export class Classifier implements FlowTable {
   lookups = 0;
   matched = 0;
   #size = 0;
-  #byMask = new Map<number, Subtable[]>();
+  readonly #byShape = new Map<MatchShape, Subtable>();
   /** By falling maximum priority. */
   #order: Subtable[] = [];
   #sorted = true;
@@ -102,91 +93,104 @@ export class Classifier implements FlowTable {
     this.#stages = fields.map((field) => Subtable.stageOf(field.offset));
     for (const subtable of this.#order) {
       subtable.setPrefixFields(fields);
-      for (const rule of subtable.rules()) this.#insertPrefixes(subtable, rule);
+      for (const { match, holders } of subtable.places()) {
+        for (let i = 0; i < holders; i++) this.#insertPrefixes(subtable, match);
+      }
     }
   }
 
   insert(rule: Rule): void {
-    const mask = wordsOf(rule.match.mask);
-    let subtable = this.#subtable(mask);
+    this.put(this.hold(rule.match), rule);
+  }
+
+  /** Makes room for a rule with this match: what putting it there costs later is next to nothing. */
+  hold(match: Match): Place {
+    const packed = packMatch(match);
+    let subtable = this.#byShape.get(packed.shape);
     if (subtable === undefined) {
       subtable = new Subtable(
-        rule.match.mask,
+        packed.shape,
         this.#tries.map((trie) => trie.field),
       );
-      const hash = maskHash(mask);
-      const same = this.#byMask.get(hash);
-      if (same === undefined) this.#byMask.set(hash, [subtable]);
-      else same.push(subtable);
+      this.#byShape.set(packed.shape, subtable);
       this.#order.push(subtable);
       this.#sorted = false;
     }
+    const entry = subtable.hold(packed);
+    this.#insertPrefixes(subtable, packed);
+    return { subtable, entry };
+  }
+
+  /** Puts a rule into a place held for its match. */
+  put({ subtable, entry }: Place, rule: Rule): void {
     if (rule.priority > subtable.maxPriority) this.#sorted = false;
-    subtable.insert(rule, wordsOf(rule.match.key));
-    this.#insertPrefixes(subtable, rule);
+    subtable.put(entry, rule);
     this.#size++;
   }
 
+  /** Gives up a place without having put a rule there. */
+  release({ subtable, entry }: Place): void {
+    subtable.release(entry);
+    this.#released(subtable, entry.match);
+  }
+
   remove(rule: Rule): void {
-    const mask = wordsOf(rule.match.mask);
-    const subtable = this.#subtable(mask);
+    const packed = packMatch(rule.match);
+    const subtable = this.#byShape.get(packed.shape);
     if (subtable === undefined) return;
     const { maxPriority } = subtable;
-    if (!subtable.remove(rule, wordsOf(rule.match.key))) return;
+    if (subtable.remove(rule, packed) === undefined) return;
+    this.#size--;
+    if (subtable.maxPriority !== maxPriority) this.#sorted = false;
+    this.#released(subtable, packed);
+  }
+
+  #released(subtable: Subtable, match: PackedMatch): void {
     for (let i = 0; i < this.#tries.length; i++) {
       const length = subtable.prefixes[i]!;
       const { trie, field } = this.#tries[i]!;
-      if (length > 0) trie.remove(prefixValue(rule.match.key, field), length);
+      if (length > 0) trie.remove(prefixValue(match, field), length);
     }
-    this.#size--;
-    if (subtable.size === 0) {
-      this.#order.splice(this.#order.indexOf(subtable), 1);
-      const hash = maskHash(mask);
-      const same = this.#byMask.get(hash)!;
-      same.splice(same.indexOf(subtable), 1);
-      if (same.length === 0) this.#byMask.delete(hash);
-    } else if (subtable.maxPriority !== maxPriority) {
-      this.#sorted = false;
-    }
+    if (subtable.holders > 0) return;
+    this.#order.splice(this.#order.indexOf(subtable), 1);
+    this.#byShape.delete(subtable.shape);
   }
 
   findStrict(match: Match, priority: number): Rule | undefined {
-    const entry = this.#subtable(wordsOf(match.mask))?.findKey(wordsOf(match.key));
-    return entry?.rules.find((rule) => rule.priority === priority);
+    const packed = packMatch(match);
+    const rules = this.#byShape.get(packed.shape)?.findMatch(packed)?.rules;
+    if (rules === undefined) return undefined;
+    for (const rule of rules) if (rule.priority === priority) return rule;
+    return undefined;
   }
 
   *findLoose(match: Match): Generator<Rule> {
-    const key = wordsOf(match.key);
-    const mask = wordsOf(match.mask);
-    const words: number[] = [];
-    for (let i = 0; i < mask.length; i++) if (mask[i] !== 0) words.push(i);
+    const { shape, values, at } = packMatch(match);
+    const { words, parts } = shape;
     // Copies, so that the caller may remove what it is given.
     for (const subtable of [...this.#order]) {
-      if (!words.every((w) => (subtable.maskWords[w]! & mask[w]!) === mask[w])) continue;
+      if (!words.every((w, i) => (subtable.maskWords[w]! & parts[i]!) === parts[i])) continue;
       const found: Rule[] = [];
-      for (const rule of subtable.rules()) {
-        const ruleKey = wordsOf(rule.match.key);
-        if (words.every((w) => ((ruleKey[w]! ^ key[w]!) & mask[w]!) === 0)) found.push(rule);
+      for (const { match: own, rules } of subtable.places()) {
+        if (words.every((w, i) => (own.word(w) & parts[i]!) === values[at + i])) {
+          for (const rule of rules) found.push(rule);
+        }
       }
       yield* found;
     }
   }
 
   findOverlap(match: Match, priority: number): Rule | undefined {
-    const key = wordsOf(match.key);
-    const mask = wordsOf(match.mask);
+    const packed = packMatch(match);
+    const { words, parts } = packed.shape;
     for (const subtable of this.#order) {
       if (!subtable.priorities.has(priority)) continue;
-      const common: number[] = [];
-      for (let i = 0; i < mask.length; i++) {
-        if ((mask[i]! & subtable.maskWords[i]!) !== 0) common.push(i);
-      }
-      for (const rule of subtable.rules()) {
-        if (rule.priority !== priority) continue;
-        const other = wordsOf(rule.match.key);
-        if (
-          common.every((w) => ((key[w]! ^ other[w]!) & mask[w]! & subtable.maskWords[w]!) === 0)
-        ) {
+      const common = parts.map((part, i) => part & subtable.maskWords[words[i]!]!);
+      for (const { match: own, rules } of subtable.places()) {
+        const rule = rules.find((other) => other.priority === priority);
+        if (rule === undefined) continue;
+        const { values, at } = packed;
+        if (words.every((w, i) => ((own.word(w) ^ values[at + i]!) & common[i]!) === 0)) {
           return rule;
         }
       }
@@ -227,7 +231,7 @@ export class Classifier implements FlowTable {
       if (best !== undefined && subtable.maxPriority <= best.priority) break;
       const entry =
         wc === undefined
-          ? subtable.findKey(words)
+          ? subtable.findWords(words)
           : this.#lookupIn(subtable, flow, words, wcBytes!, wc);
       if (entry === undefined) continue;
       const rule = entry.rules[0]!;
@@ -241,7 +245,7 @@ export class Classifier implements FlowTable {
     if (soft === undefined) return best;
     return resolveConjunctions(soft, best, (id) => {
       const saved = words[F_CONJ_WORD]!;
-      words[F_CONJ_WORD] = swapped(id);
+      words[F_CONJ_WORD] = networkWord(id);
       const rule = this.#search(flow, words, wcBytes, wc, false);
       words[F_CONJ_WORD] = saved;
       return rule;
@@ -325,16 +329,12 @@ export class Classifier implements FlowTable {
     return false;
   }
 
-  #insertPrefixes(subtable: Subtable, rule: Rule): void {
+  #insertPrefixes(subtable: Subtable, match: PackedMatch): void {
     for (let i = 0; i < this.#tries.length; i++) {
       const length = subtable.prefixes[i]!;
       const { trie, field } = this.#tries[i]!;
-      if (length > 0) trie.insert(prefixValue(rule.match.key, field), length);
+      if (length > 0) trie.insert(prefixValue(match, field), length);
     }
-  }
-
-  #subtable(mask: Int32Array): Subtable | undefined {
-    return this.#byMask.get(maskHash(mask))?.find((s) => sameWords(s.maskWords, mask));
   }
 
   #sort(): void {
@@ -348,9 +348,11 @@ function fold(subtable: Subtable, to: number, wildcards: Int32Array): void {
   for (let i = 0; i < to; i++) wildcards[words[i]!]! |= parts[i]!;
 }
 
-function prefixValue(key: Uint8Array, field: PrefixField): number[] {
+function prefixValue(match: PackedMatch, field: PrefixField): number[] {
   const value: number[] = [];
-  for (let i = 0; i < field.bytes; i += 4) value.push(be32(key, field.offset + i) | 0);
+  for (let i = 0; i < field.bytes; i += 4) {
+    value.push(networkWord(match.word((field.offset + i) / 4)));
+  }
   return value;
 }
 

@@ -51,8 +51,10 @@ export interface LearnedCookie {
 }
 
 const DELETE_LEARNED = 2;
+const NONE: readonly LearnedCookie[] = [];
 
-export function learnedCookies(actions: readonly Action[]): LearnedCookie[] {
+export function learnedCookies(actions: readonly Action[]): readonly LearnedCookie[] {
+  if (actions.length === 0) return NONE;
   const cookies: LearnedCookie[] = [];
   some(actions, (action) => {
     if (action.type === 'learn' && (action.flags & DELETE_LEARNED) !== 0) cookies.push(action);

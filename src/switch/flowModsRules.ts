@@ -1,6 +1,7 @@
 // Rules of a flow table: which of them a request means, which belong to the switch itself, how a new one starts. The
 // vocabulary of flowMods.ts, expire.ts, statistics and flow monitors.
 
+import { packMatch } from '../wire/openflow/packedMatch.ts';
 import {
   type Action,
   type FlowMod,
@@ -16,7 +17,7 @@ export const N_TABLES = 255;
 export const HIDDEN_TABLE = 254;
 export const ALL_TABLES = 0xff;
 export const OFPG_ANY = 0xffffffff;
-const NO_BUFFER = 0xffffffff;
+export const NO_BUFFER = 0xffffffff;
 export const COOKIE_ALL_ONES = 0xffffffffffffffffn;
 /** Priorities above 16 bits mark the switch's own rules (fail-open). */
 const MAX_PRIORITY = 0xffff;
@@ -86,7 +87,7 @@ export function tableForCheck(table: number): number {
 
 /** Flags that stay with the rule and are shown in statistics. */
 export function stateFlags(flags: FlowMod['flags']): FlowMod['flags'] {
-  return { ...flags, emergency: false };
+  return flags.emergency === true ? { ...flags, emergency: false } : flags;
 }
 
 export function evictsBefore(a: Rule, b: Rule): boolean {
@@ -101,6 +102,14 @@ export function expirationMs(rule: Rule): number {
   return Math.min(hard, idle);
 }
 
+const NO_FLAGS: FlowMod['flags'] = {
+  sendFlowRem: false,
+  checkOverlap: false,
+  resetCounts: false,
+  noPktCounts: false,
+  noBytCounts: false,
+};
+
 export function newRule(
   bridge: Bridge,
   table: number,
@@ -112,19 +121,13 @@ export function newRule(
   return {
     table,
     priority,
-    match,
+    match: packMatch(match),
     actions,
     cookie: 0n,
     idleTimeout: 0,
     hardTimeout: 0,
     importance: 0,
-    flags: {
-      sendFlowRem: false,
-      checkOverlap: false,
-      resetCounts: false,
-      noPktCounts: false,
-      noBytCounts: false,
-    },
+    flags: NO_FLAGS,
     createdMs: now,
     modifiedMs: now,
     usedMs: now,

@@ -8,7 +8,7 @@
 //                             → rollback() tables as before, nobody has noticed
 
 import type { GroupMod } from '../wire/openflow/messages.ts';
-import { type FlowMod, OFPP_NONE, OfError } from '../wire/openflow/types.ts';
+import { type FlowMod, type Match, OFPP_NONE, OfError } from '../wire/openflow/types.ts';
 import type { CheckActions, FlowEvent, FlowTables, RemovedReason, Requester } from './flowMods.ts';
 import {
   actionsEqual,
@@ -29,13 +29,15 @@ import {
   tablesOf,
   writableTable,
 } from './flowModsRules.ts';
-import type { Rule } from './types.ts';
+import { addOf, discardFlow, type PreparedFlow, setFromFlowMod } from './preparedFlow.ts';
+import type { FlowTable, Rule } from './types.ts';
 
 /** Changes that become visible to monitors, and final, together. */
 export class FlowTransaction {
   readonly #tables: FlowTables;
   readonly #checkActions: CheckActions | undefined;
-  readonly #undo: (() => void)[] = [];
+  /** A rule: it was inserted. */
+  readonly #undo: (Rule | (() => void))[] = [];
   readonly #events: FlowEvent[] = [];
   #groupsChanged = false;
 
@@ -128,7 +130,10 @@ export class FlowTransaction {
   }
 
   rollback(): void {
-    for (let undo = this.#undo.pop(); undo !== undefined; undo = this.#undo.pop()) undo();
+    for (let undo = this.#undo.pop(); undo !== undefined; undo = this.#undo.pop()) {
+      if (typeof undo === 'function') undo();
+      else this.#takeBack(undo);
+    }
     this.#events.length = 0;
   }
 
@@ -149,17 +154,44 @@ export class FlowTransaction {
   insert(rule: Rule, requester: Requester | undefined): void {
     const table = this.#tables.bridge.tables[rule.table];
     table.insert(rule);
+    this.#inserted(rule, requester);
+  }
+
+  #inserted(rule: Rule, requester: Requester | undefined): void {
     this.#trackTimeouts(rule);
-    this.#undo.push(() => {
-      table.remove(rule);
-      rule.removed = true;
-      this.#tables.expirable.delete(rule);
-    });
+    this.#undo.push(rule);
     this.#events.push({ event: 'added', rule, oldActions: undefined, requester });
   }
 
+  #takeBack(rule: Rule): void {
+    this.#tables.bridge.tables[rule.table].remove(rule);
+    rule.removed = true;
+    this.#tables.expirable.delete(rule);
+  }
+
+  /** An add that was prepared (preparedFlow.ts). Throws OfError; then the flow still has its place. */
+  addPrepared(prepared: PreparedFlow, requester?: Requester): void {
+    const { rule, place } = prepared;
+    const { bridge } = this.#tables;
+    if (place === undefined) throw new Error('a prepared flow comes once');
+    const table = bridge.tables[rule.table];
+    for (const old of place.entry.rules) {
+      if (old.priority !== rule.priority) continue;
+      discardFlow(bridge, prepared);
+      this.#replace(old, addOf(rule), requester);
+      return;
+    }
+    this.#admit(table, rule.match, rule.priority, rule.flags, requester);
+    rule.createdMs = bridge.nowMs();
+    rule.modifiedMs = rule.createdMs;
+    rule.usedMs = rule.createdMs;
+    prepared.place = undefined;
+    table.put(place, rule);
+    this.#inserted(rule, requester);
+  }
+
   #add(flowMod: FlowMod, requester: Requester | undefined): void {
-    const { bridge, config } = this.#tables;
+    const { bridge } = this.#tables;
     const table = writableTable(bridge, flowMod.table);
     this.#checkActions?.(flowMod.actions, flowMod.match, table.id, requester?.version);
     const old = table.findStrict(flowMod.match, flowMod.priority);
@@ -167,22 +199,29 @@ export class FlowTransaction {
       this.#replace(old, flowMod, requester);
       return;
     }
-    if (flowMod.flags.checkOverlap && table.findOverlap(flowMod.match, flowMod.priority)) {
+    const { match, priority, actions } = flowMod;
+    this.#admit(table, match, priority, flowMod.flags, requester);
+    const rule = newRule(bridge, table.id, match, priority, actions);
+    setFromFlowMod(rule, flowMod);
+    this.insert(rule, requester);
+  }
+
+  /** May a new flow come into the table? Perhaps another one has to go. */
+  #admit(
+    table: FlowTable,
+    match: Match,
+    priority: number,
+    flags: FlowMod['flags'],
+    requester: Requester | undefined,
+  ): void {
+    if (flags.checkOverlap && table.findOverlap(match, priority)) {
       throw new OfError('OFPFMFC_OVERLAP');
     }
-    if (table.size >= config[table.id].flowLimit) {
+    if (table.size >= this.#tables.config[table.id].flowLimit) {
       const victim = this.#tables.evictionCandidate(table.id);
       if (victim === undefined) throw new OfError('OFPFMFC_TABLE_FULL');
       this.remove(victim, 'eviction', requester);
     }
-    const { match, priority, actions } = flowMod;
-    const rule = newRule(bridge, table.id, match, priority, actions);
-    rule.cookie = flowMod.newCookie === COOKIE_ALL_ONES ? 0n : flowMod.newCookie;
-    rule.idleTimeout = flowMod.idleTimeout;
-    rule.hardTimeout = flowMod.hardTimeout;
-    rule.importance = flowMod.importance;
-    rule.flags = stateFlags(flowMod.flags);
-    this.insert(rule, requester);
   }
 
   /** An add over an existing rule: everything is new but, unless reset, the counters and the last use. */

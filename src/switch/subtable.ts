@@ -24,7 +24,8 @@ import {
   K_TP_DST,
   K_TP_SRC,
 } from '../../contract/key.ts';
-import { be16, wordsOf } from './flow.ts';
+import type { MatchShape, PackedMatch } from '../wire/openflow/packedMatch.ts';
+import { be16 } from './flow.ts';
 import { PrefixTrie } from './prefixTrie.ts';
 import type { Rule } from './types.ts';
 
@@ -53,16 +54,24 @@ export interface PrefixField {
   ethType: number;
 }
 
+/** The rules of one match: a place in the table, which may be held for a rule that is still to come. */
 export interface Entry {
-  readonly values: Int32Array;
-  /** Highest priority first. */
+  readonly match: PackedMatch;
+  /** Highest priority first; none while the place is only held. */
   readonly rules: Rule[];
+  /** Rules, and places held for rules to come. */
+  holders: number;
   next: Entry | undefined;
 }
 
 export function mix(hash: number, word: number): number {
   const h = Math.imul(hash ^ word, 0x9e3779b1);
   return h ^ (h >>> 15);
+}
+
+/** A host word of the record (which is in network byte order) as a number, and back. */
+export function networkWord(word: number): number {
+  return (word << 24) | ((word & 0xff00) << 8) | ((word >>> 8) & 0xff00) | (word >>> 24);
 }
 
 /** Small integers only: a Map hashes them without boxing. */
@@ -90,8 +99,11 @@ function prefixLength(mask: Uint8Array, field: PrefixField): number {
 }
 
 export class Subtable {
+  readonly shape: MatchShape;
   readonly mask: Uint8Array;
   readonly maskWords: Int32Array;
+  /** For each element, where its word is among the values of a match. */
+  readonly #places: Int32Array;
   /** Elements in the order of stages. */
   readonly words: Int32Array;
   readonly parts: Int32Array;
@@ -111,10 +123,13 @@ export class Subtable {
   readonly priorities = new Map<number, number>();
   maxPriority = -1;
   size = 0;
+  /** Rules, and places held for rules to come. */
+  holders = 0;
 
-  constructor(mask: Uint8Array, fields: readonly PrefixField[]) {
-    this.mask = mask.slice();
-    this.maskWords = wordsOf(this.mask);
+  constructor(shape: MatchShape, fields: readonly PrefixField[]) {
+    this.shape = shape;
+    this.mask = shape.mask;
+    this.maskWords = shape.maskWords;
     const words: number[] = [];
     const parts: number[] = [];
     const stageBytes = new Uint8Array(FLOW_SIZE);
@@ -138,6 +153,7 @@ export class Subtable {
     for (let i = 1; i < this.stageEnds.length; i++) this.#reached.push(new Map());
     this.words = Int32Array.from(words);
     this.parts = Int32Array.from(parts);
+    this.#places = this.words.map((word) => shape.places[word]!);
     this.prefixes = fields.map((field) => prefixLength(this.mask, field));
     this.portsMask = ((be16(this.mask, K_TP_SRC) << 16) | be16(this.mask, K_TP_DST)) >>> 0;
     // Length of the shortest prefix of the pair that covers the mask: up to its lowest bit that is set.
@@ -164,29 +180,55 @@ export class Subtable {
     return this.#reached[index]!.has(bucketOf(hash));
   }
 
-  /** Entry whose values agree with the flow; `hash` is that of all elements. */
+  /** Entry that has rules and whose values agree with the flow; `hash` is that of all elements. */
   find(flow: Int32Array, hash: number): Entry | undefined {
-    const { words, parts } = this;
+    const { words, parts } = this.shape;
     const count = words.length;
     let entry = this.entries.get(bucketOf(hash));
     for (; entry !== undefined; entry = entry.next) {
-      const values = entry.values;
+      const { values, at } = entry.match;
       let i = 0;
-      while (i < count && (flow[words[i]!]! & parts[i]!) === values[i]) i++;
+      while (i < count && (flow[words[i]!]! & parts[i]!) === values[at + i]) i++;
+      if (i === count) return entry.rules.length > 0 ? entry : undefined;
+    }
+    return undefined;
+  }
+
+  /** The entry of a flow's words, all looked at. */
+  findWords(flow: Int32Array): Entry | undefined {
+    return this.find(flow, this.hashRange(flow, 0, this.words.length, 0));
+  }
+
+  /** The entry of a match of this shape, with or without rules. */
+  findMatch(match: PackedMatch): Entry | undefined {
+    return this.#entryOf(match, this.#hashMatch(match, 0, this.words.length, 0));
+  }
+
+  #entryOf({ values, at }: PackedMatch, hash: number): Entry | undefined {
+    const count = this.shape.words.length;
+    let entry = this.entries.get(bucketOf(hash));
+    for (; entry !== undefined; entry = entry.next) {
+      const own = entry.match;
+      let i = 0;
+      while (i < count && own.values[own.at + i] === values[at + i]) i++;
       if (i === count) return entry;
     }
     return undefined;
   }
 
-  findKey(key: Int32Array): Entry | undefined {
-    return this.find(key, this.hashRange(key, 0, this.words.length, 0));
+  /** As hashRange, of a match. */
+  #hashMatch({ values, at }: PackedMatch, from: number, to: number, hash: number): number {
+    const { parts } = this;
+    for (let i = from; i < to; i++) hash = mix(hash, values[at + this.#places[i]!]! & parts[i]!);
+    return hash;
   }
 
-  insert(rule: Rule, key: Int32Array): void {
+  /** Makes room for a rule with this match. Until it is put there, no packet and no request meets it. */
+  hold(match: PackedMatch): Entry {
     let hash = 0;
     let from = 0;
     for (let i = 0; i < this.stageEnds.length; i++) {
-      hash = this.hashRange(key, from, this.stageEnds[i]!, hash);
+      hash = this.#hashMatch(match, from, this.stageEnds[i]!, hash);
       from = this.stageEnds[i]!;
       const reached = this.#reached[i];
       if (reached !== undefined) {
@@ -194,41 +236,56 @@ export class Subtable {
         reached.set(bucket, (reached.get(bucket) ?? 0) + 1);
       }
     }
-    const entry = this.find(key, hash);
-    if (entry !== undefined) {
-      let at = entry.rules.findIndex((other) => other.priority < rule.priority);
-      if (at < 0) at = entry.rules.length;
-      entry.rules.splice(at, 0, rule);
-    } else {
-      const values = new Int32Array(this.words.length);
-      for (let i = 0; i < values.length; i++) values[i] = key[this.words[i]!]! & this.parts[i]!;
+    let entry = this.#entryOf(match, hash);
+    if (entry === undefined) {
       const bucket = bucketOf(hash);
-      this.entries.set(bucket, { values, rules: [rule], next: this.entries.get(bucket) });
+      entry = { match, rules: [], holders: 0, next: this.entries.get(bucket) };
+      this.entries.set(bucket, entry);
     }
+    entry.holders++;
+    this.holders++;
+    this.portsTrie?.insert([this.#ports(match)], this.portsBits);
+    return entry;
+  }
+
+  /** Gives up a place in which there is no rule (any more). */
+  release(entry: Entry): void {
+    const { match } = entry;
+    let hash = 0;
+    let from = 0;
+    for (let i = 0; i < this.stageEnds.length; i++) {
+      hash = this.#hashMatch(match, from, this.stageEnds[i]!, hash);
+      from = this.stageEnds[i]!;
+      const reached = this.#reached[i];
+      if (reached === undefined) continue;
+      const bucket = bucketOf(hash);
+      const left = reached.get(bucket)! - 1;
+      if (left === 0) reached.delete(bucket);
+      else reached.set(bucket, left);
+    }
+    this.holders--;
+    if (--entry.holders === 0) this.#unlink(entry, bucketOf(hash));
+    this.portsTrie?.remove([this.#ports(match)], this.portsBits);
+  }
+
+  /** Puts a rule into a place held for it. */
+  put(entry: Entry, rule: Rule): void {
+    const { rules } = entry;
+    let at = rules.length;
+    while (at > 0 && rules[at - 1]!.priority < rule.priority) at--;
+    if (at === rules.length) rules.push(rule);
+    else rules.splice(at, 0, rule);
     this.priorities.set(rule.priority, (this.priorities.get(rule.priority) ?? 0) + 1);
     if (rule.priority > this.maxPriority) this.maxPriority = rule.priority;
     this.size++;
-    this.portsTrie?.insert([this.#ports(rule)], this.portsBits);
   }
 
-  /** False if the rule is not here. */
-  remove(rule: Rule, key: Int32Array): boolean {
-    const hash = this.hashRange(key, 0, this.words.length, 0);
-    const entry = this.find(key, hash);
+  /** Removes a rule and gives up its place; undefined if it is not here. */
+  remove(rule: Rule, match: PackedMatch): Entry | undefined {
+    const entry = this.findMatch(match);
     const at = entry?.rules.indexOf(rule) ?? -1;
-    if (entry === undefined || at < 0) return false;
+    if (entry === undefined || at < 0) return undefined;
     entry.rules.splice(at, 1);
-    if (entry.rules.length === 0) this.#unlink(entry, bucketOf(hash));
-    let stageHash = 0;
-    let from = 0;
-    for (let i = 0; i < this.#reached.length; i++) {
-      stageHash = this.hashRange(key, from, this.stageEnds[i]!, stageHash);
-      from = this.stageEnds[i]!;
-      const bucket = bucketOf(stageHash);
-      const left = this.#reached[i]!.get(bucket)! - 1;
-      if (left === 0) this.#reached[i]!.delete(bucket);
-      else this.#reached[i]!.set(bucket, left);
-    }
     const same = this.priorities.get(rule.priority)! - 1;
     if (same > 0) {
       this.priorities.set(rule.priority, same);
@@ -240,13 +297,15 @@ export class Subtable {
       }
     }
     this.size--;
-    this.portsTrie?.remove([this.#ports(rule)], this.portsBits);
-    return true;
+    this.release(entry);
+    return entry;
   }
 
-  #ports(rule: Rule): number {
-    const { key } = rule.match;
-    return (((be16(key, K_TP_SRC) << 16) | be16(key, K_TP_DST)) & this.portsMask) | 0;
+  #ports(match: PackedMatch): number {
+    // Source port at the end of one word, destination port at the start of the next.
+    const source = networkWord(match.word(K_TP_SRC >> 2));
+    const destination = networkWord(match.word(K_TP_DST >> 2));
+    return ((source << 16) | (destination >>> 16)) & this.portsMask;
   }
 
   #unlink(entry: Entry, bucket: number): void {
@@ -264,11 +323,16 @@ export class Subtable {
     }
   }
 
-  *rules(): Generator<Rule> {
+  /** All places, also those that are only held. */
+  *places(): Generator<Entry> {
     for (const head of this.entries.values()) {
       for (let entry: Entry | undefined = head; entry !== undefined; entry = entry.next) {
-        yield* entry.rules;
+        yield entry;
       }
     }
+  }
+
+  *rules(): Generator<Rule> {
+    for (const entry of this.places()) yield* entry.rules;
   }
 }

@@ -13,6 +13,7 @@ import type {
   PortDesc,
 } from '../wire/openflow/types.ts';
 import type { Bond } from './bond/bond.ts';
+import type { Place } from './classifier.ts';
 import type { FlowEvent } from './flowMods.ts';
 import type { GroupTable } from './groups.ts';
 import type { MeterTable } from './meters.ts';
@@ -58,6 +59,10 @@ export interface FlowTable {
   readonly size: number;
   insert(rule: Rule): void;
   remove(rule: Rule): void;
+  /** insert() in two steps: room for a match, where nothing is to be seen yet, and a rule put there (or not). */
+  hold(match: Match): Place;
+  put(place: Place, rule: Rule): void;
+  release(place: Place): void;
   /** Same match and priority. */
   findStrict(match: Match, priority: number): Rule | undefined;
   /** All rules whose match is at least as specific as `match` (OpenFlow's loose matching). */

@@ -145,8 +145,10 @@ export class Announcer {
   }
 
   flowsChanged(events: readonly FlowEvent[]): void {
-    this.#changes.note(events);
-    for (const { conn } of this.#peers()) conn.monitors.report(events);
+    const monitors = [...this.#peers()].map(({ conn }) => conn.monitors).filter((m) => m.active);
+    // Who watches nothing now begins with all flows that there are.
+    if (monitors.length > 0) this.#changes.note(events);
+    for (const one of monitors) one.report(events);
     for (const event of events) {
       if (event.event === 'removed' && event.rule.flags.sendFlowRem) this.#sendFlowRemoved(event);
     }

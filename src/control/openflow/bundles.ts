@@ -3,6 +3,7 @@
 // Used by Neutron, ovn-controller and `ovs-ofctl --bundle`.
 
 import { checkFlowMod } from '../../switch/flowModsRules.ts';
+import { discardFlow, type PreparedFlow, prepareFlow } from '../../switch/preparedFlow.ts';
 import type { BundleControlType, Message } from '../../wire/openflow/messages.ts';
 import { OfError } from '../../wire/openflow/types.ts';
 import type { OfSwitch } from './context.ts';
@@ -11,19 +12,23 @@ import type { Ofconn, Request } from './ofconn.ts';
 import { applyPortMod, checkPortMod } from './portHandlers.ts';
 
 const OFPBF_ATOMIC = 1;
+/** Bytes of a buffer that holds the starts of many messages. */
+const STORE_CHUNK = 4096;
 const EXPIRY_INTERVAL_MS = 1000;
 /** A bundle holds the memory of its messages until it is committed: about a million flows. */
 const MAX_BYTES = 256 << 20;
 const QUOTE_BYTES = 512;
+const DISCARD_SLICE_MS = 5;
 const LATE_ERRORS: ReadonlySet<string> = new Set(['OFPBAC_BAD_OUT_GROUP', 'OFPMMFC_INVALID_METER']);
 
 type Bundlable = Extract<Message, { type: 'flow_mod' | 'port_mod' | 'packet_out' | 'group_mod' }>;
 
 interface Entry {
-  message: Bundlable;
+  /** A flow whose place is held until the commit, or the message to be carried out then. */
+  what: PreparedFlow | Bundlable;
   xid: number;
-  /** Start of the bundle-add message, for errors. */
-  head: Uint8Array;
+  /** Start of the bundle-add message, for errors: bytes of `heads`. */
+  headAt: number;
 }
 
 interface Bundle {
@@ -33,6 +38,7 @@ interface Bundle {
   /** Start of the message that made it. */
   head: Uint8Array;
   entries: Entry[];
+  heads: ByteStore;
   /** Of all messages, as received. */
   bytes: number;
 }
@@ -52,14 +58,14 @@ export class BundleSet {
   close(): void {
     clearInterval(this.#timer);
     this.#timer = undefined;
-    this.#bundles.clear();
+    for (const id of [...this.#bundles.keys()]) this.#drop(id);
   }
 
   control(request: Request, bundleId: number, control: BundleControlType, flags: number): void {
     let reply: BundleControlType;
     switch (control) {
       case 'open_request':
-        if (this.#bundles.delete(bundleId)) throw new OfError('OFPBFC_BAD_ID');
+        if (this.#drop(bundleId)) throw new OfError('OFPBFC_BAD_ID');
         this.#open(bundleId, flags, request);
         reply = 'open_reply';
         break;
@@ -75,7 +81,7 @@ export class BundleSet {
         reply = 'commit_reply';
         break;
       case 'discard_request':
-        if (!this.#bundles.delete(bundleId)) throw new OfError('OFPBFC_BAD_ID');
+        if (!this.#drop(bundleId)) throw new OfError('OFPBFC_BAD_ID');
         reply = 'discard_reply';
         break;
       default:
@@ -86,6 +92,7 @@ export class BundleSet {
 
   add(request: Request, message: Extract<Message, { type: 'bundle_add' }>): void {
     const inner = message.message;
+    let mayPrepare = false;
     switch (inner.type) {
       case 'flow_mod': {
         checkFlowMod(inner.flowMod);
@@ -93,6 +100,7 @@ export class BundleSet {
         if (!command.startsWith('delete')) {
           try {
             this.#switch.checkActions(actions, match, table === 0xff ? 0 : table, request.version);
+            mayPrepare = true;
           } catch (error) {
             // Groups and meters may come with the bundle itself: commit looks again.
             if (!(error instanceof OfError) || !LATE_ERRORS.has(error.code)) throw error;
@@ -111,11 +119,16 @@ export class BundleSet {
     const bundle = this.#writable(message.bundleId, message.flags);
     bundle.bytes += request.bytes.length;
     if (bundle.bytes > MAX_BYTES) {
-      this.#bundles.delete(message.bundleId);
+      this.#drop(message.bundleId);
       throw new OfError('OFPBFC_MSG_TOO_MANY');
     }
     bundle.usedMs = performance.now();
-    bundle.entries.push({ message: inner, xid: request.xid, head: head(request) });
+    const prepared =
+      mayPrepare && inner.type === 'flow_mod'
+        ? prepareFlow(this.#switch.bridge, inner.flowMod)
+        : undefined;
+    const headAt = bundle.heads.add(request.bytes, QUOTE_BYTES);
+    bundle.entries.push({ what: prepared ?? (inner as Bundlable), xid: request.xid, headAt });
   }
 
   #open(bundleId: number, flags: number, request: Request): void {
@@ -125,6 +138,7 @@ export class BundleSet {
       usedMs: performance.now(),
       head: head(request),
       entries: [],
+      heads: new ByteStore(),
       bytes: 0,
     });
     if (this.#timer === undefined) {
@@ -138,11 +152,11 @@ export class BundleSet {
     const bundle = this.#bundles.get(bundleId);
     if (bundle === undefined) throw new OfError('OFPBFC_BAD_ID');
     if (bundle.closed) {
-      this.#bundles.delete(bundleId);
+      this.#drop(bundleId);
       throw new OfError('OFPBFC_BUNDLE_CLOSED');
     }
     if (bundle.flags !== flags) {
-      this.#bundles.delete(bundleId);
+      this.#drop(bundleId);
       throw new OfError('OFPBFC_BAD_FLAGS');
     }
     return bundle;
@@ -151,16 +165,24 @@ export class BundleSet {
   #commit(bundleId: number, flags: number): void {
     const bundle = this.#bundles.get(bundleId);
     if (bundle === undefined) throw new OfError('OFPBFC_BAD_ID');
+    if (bundle.flags !== flags) {
+      this.#drop(bundleId);
+      throw new OfError('OFPBFC_BAD_FLAGS');
+    }
     // Gone whatever the outcome.
     this.#bundles.delete(bundleId);
-    if (bundle.flags !== flags) throw new OfError('OFPBFC_BAD_FLAGS');
     const { version } = this.#conn;
     const transaction = this.#switch.tables.begin();
     /** What cannot be undone runs after everything has been found good. */
     const later: (() => void)[] = [];
     const undo: (() => void)[] = [];
-    for (const { message, xid, head } of bundle.entries) {
+    for (const { what, xid, headAt } of bundle.entries) {
       try {
+        if ('rule' in what) {
+          transaction.addPrepared(what, { connection: this.#conn, xid, version });
+          continue;
+        }
+        const message = what;
         switch (message.type) {
           case 'flow_mod':
             transaction.apply(message.flowMod, { connection: this.#conn, xid, version });
@@ -195,21 +217,46 @@ export class BundleSet {
       } catch (error) {
         transaction.rollback();
         for (const drop of undo) drop();
+        void this.#discard(bundle);
         if (!(error instanceof OfError)) throw error;
-        this.#conn.sendError(error.code, head);
+        this.#conn.sendError(error.code, bundle.heads.get(headAt));
         throw new OfError('OFPBFC_MSG_FAILED');
       }
     }
     transaction.commit();
-    for (const { message } of bundle.entries) countFlowMod(this.#conn, message);
+    for (const { what } of bundle.entries) {
+      if ('rule' in what) this.#conn.flowMods.note('add');
+      else countFlowMod(this.#conn, what);
+    }
     for (const run of later) run();
+  }
+
+  /** Forgets a bundle that was not committed. False: there is none. */
+  #drop(bundleId: number): boolean {
+    const bundle = this.#bundles.get(bundleId);
+    if (bundle === undefined) return false;
+    this.#bundles.delete(bundleId);
+    void this.#discard(bundle);
+    return true;
+  }
+
+  /** Gives up the places of its flows, in slices: nobody sees them. */
+  async #discard({ entries }: Bundle): Promise<void> {
+    let sliceEndMs = performance.now() + DISCARD_SLICE_MS;
+    for (const { what } of entries) {
+      if (!('rule' in what)) continue;
+      discardFlow(this.#switch.bridge, what);
+      if (performance.now() < sliceEndMs) continue;
+      await new Promise((resolve) => setImmediate(resolve));
+      sliceEndMs = performance.now() + DISCARD_SLICE_MS;
+    }
   }
 
   #expire(): void {
     const limitMs = performance.now() - this.#switch.bundleIdleTimeoutMs;
     for (const [id, bundle] of this.#bundles) {
       if (bundle.usedMs > limitMs) continue;
-      this.#bundles.delete(id);
+      this.#drop(id);
       this.#conn.sendError('OFPBFC_TIMEOUT', bundle.head);
     }
     if (this.#bundles.size === 0) {
@@ -224,6 +271,34 @@ export function countFlowMod(conn: Ofconn, message: Message): void {
   const { command } = message.flowMod;
   const kind = command === 'add' ? 'add' : command.startsWith('modify') ? 'modify' : 'delete';
   conn.flowMods.note(kind);
+}
+
+/** Many short pieces of bytes, in few buffers. */
+class ByteStore {
+  readonly #chunks: Uint8Array[] = [];
+  #used = STORE_CHUNK;
+
+  /** Keeps a copy of the first `max` bytes; gives their place. */
+  add(bytes: Uint8Array, max: number): number {
+    const length = Math.min(bytes.length, max);
+    if (this.#used + 2 + length > STORE_CHUNK) {
+      this.#chunks.push(new Uint8Array(STORE_CHUNK));
+      this.#used = 0;
+    }
+    const chunk = this.#chunks[this.#chunks.length - 1]!;
+    const at = this.#used;
+    chunk[at] = length >> 8;
+    chunk[at + 1] = length;
+    chunk.set(length === bytes.length ? bytes : bytes.subarray(0, length), at + 2);
+    this.#used += 2 + length;
+    return (this.#chunks.length - 1) * STORE_CHUNK + at;
+  }
+
+  get(place: number): Uint8Array {
+    const chunk = this.#chunks[Math.floor(place / STORE_CHUNK)]!;
+    const at = place % STORE_CHUNK;
+    return chunk.slice(at + 2, at + 2 + ((chunk[at]! << 8) | chunk[at + 1]!));
+  }
 }
 
 /** Enough of the message for the error that may have to quote it. */

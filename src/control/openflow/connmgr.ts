@@ -11,6 +11,7 @@ import { startExpiry } from '../../switch/expire.ts';
 import { type CheckActions, type FlowTableRow, FlowTables } from '../../switch/flowMods.ts';
 import { HIDDEN_TABLE } from '../../switch/flowModsRules.ts';
 import type { Bridge, BridgePort } from '../../switch/types.ts';
+import { ActionLists } from '../../wire/openflow/actionLists.ts';
 import type { Message, MessageType, Role } from '../../wire/openflow/messages.ts';
 import type { Action, PortDesc } from '../../wire/openflow/types.ts';
 import { Announcer, Peer } from './announce.ts';
@@ -79,6 +80,7 @@ export class Connmgr implements OfSwitch {
   readonly #services = new Map<string, Service>();
   readonly #peers = new Map<Rconn, Peer>();
   readonly #changes = new ChangeLog();
+  readonly #actionLists = new ActionLists();
   readonly #handler: Handler;
   readonly #announcer: Announcer;
   readonly #snoop: Snoop;
@@ -362,6 +364,7 @@ export class Connmgr implements OfSwitch {
       errorLimit: this.#errorLimit,
       nowMs: () => this.bridge.nowMs(),
       tlvs: () => this.tlvTable.mappings,
+      actionLists: this.#actionLists,
     });
     const onDrop = () => {
       this.#packetInsDropped++;

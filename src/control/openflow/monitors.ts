@@ -52,6 +52,11 @@ export class FlowMonitors {
     this.#log = log;
   }
 
+  /** Whether there is any. */
+  get active(): boolean {
+    return this.#monitors.size > 0;
+  }
+
   close(): void {
     this.#monitors.clear();
   }
@@ -217,10 +222,13 @@ function outputsTo({ outPort, outGroup }: FlowMonitorRequest, actions: readonly 
 
 /** True if `match` is at least as specific as `criteria`: OpenFlow's loose matching. */
 export function isLooseMatch(match: Match, criteria: Match): boolean {
+  // A packed match makes its key anew each time.
+  const { key, mask } = match;
+  const wanted = criteria.key;
   for (let i = 0; i < criteria.mask.length; i++) {
-    const mask = criteria.mask[i];
-    if (mask === 0) continue;
-    if ((match.mask[i] & mask) !== mask || (match.key[i] & mask) !== criteria.key[i]) return false;
+    const bits = criteria.mask[i];
+    if (bits === 0) continue;
+    if ((mask[i] & bits) !== bits || (key[i] & bits) !== wanted[i]) return false;
   }
   return true;
 }

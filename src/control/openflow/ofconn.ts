@@ -4,6 +4,7 @@
 // that one still gets its echo requests answered.
 
 import type { RateLimit } from '../../observe/vlog.ts';
+import type { ActionLists } from '../../wire/openflow/actionLists.ts';
 import { decode, encode } from '../../wire/openflow/message.ts';
 import type {
   AsyncMasks,
@@ -60,6 +61,8 @@ export interface OfconnOptions {
   nowMs: () => number;
   /** What tun_metadataN means on this bridge. */
   tlvs: () => readonly TlvMapping[];
+  /** Lists of actions that the bridge's flows share. */
+  actionLists: ActionLists;
 }
 
 export class Ofconn {
@@ -129,8 +132,8 @@ export class Ofconn {
       this.#echo(bytes);
       return;
     }
-    // The bytes may be a view of a whole chunk: keep a copy if they have to wait.
-    this.#queue.push(this.#busy ? bytes.slice() : bytes);
+    // A view of the chunk that the socket has read, which is nobody else's.
+    this.#queue.push(bytes);
     this.#queueBytes += bytes.length;
     if (this.#queueBytes > QUEUE_HIGH_BYTES) this.rconn.pause();
     if (!this.#busy) void this.#run();
@@ -231,6 +234,8 @@ export class Ofconn {
       const { xid, version, message } = decode(bytes, {
         tableId: this.tableId,
         tlvs: this.tlvs,
+        packed: true,
+        actionLists: this.#options.actionLists,
       });
       type = message.type;
       const request: Request = { conn: this, xid, version, bytes };

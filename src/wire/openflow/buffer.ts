@@ -4,9 +4,11 @@
 
 import { OfError } from './types.ts';
 
+const ALL_ONES = 0xffffffffffffffffn;
+
 export class Reader {
   readonly bytes: Uint8Array;
-  readonly view: DataView;
+  #view: DataView | undefined;
   readonly end: number;
   readonly shortCode: string;
   offset: number;
@@ -14,10 +16,16 @@ export class Reader {
   /** Reads bytes[offset, end). */
   constructor(bytes: Uint8Array, shortCode = 'OFPBRC_BAD_LEN', offset = 0, end = bytes.length) {
     this.bytes = bytes;
-    this.view = new DataView(bytes.buffer, bytes.byteOffset, bytes.byteLength);
     this.shortCode = shortCode;
     this.offset = offset;
     this.end = end;
+  }
+
+  /** Of all bytes. Made when it is asked for: most readers of parts never need it. */
+  get view(): DataView {
+    const { bytes } = this;
+    this.#view ??= new DataView(bytes.buffer, bytes.byteOffset, bytes.byteLength);
+    return this.#view;
   }
 
   get left(): number {
@@ -37,25 +45,41 @@ export class Reader {
   }
 
   u16(): number {
-    return this.view.getUint16(this.take(2));
+    const at = this.take(2);
+    return (this.bytes[at]! << 8) | this.bytes[at + 1]!;
   }
 
   u32(): number {
-    return this.view.getUint32(this.take(4));
+    return this.#u32At(this.take(4));
   }
 
   u64(): bigint {
-    return this.view.getBigUint64(this.take(8));
+    const at = this.take(8);
+    const high = this.#u32At(at);
+    const low = this.#u32At(at + 4);
+    // The usual values without a bigint of their own: they would stay as long as a flow.
+    if (high === 0 && low === 0) return 0n;
+    if (high === 0xffffffff && low === 0xffffffff) return ALL_ONES;
+    return (BigInt(high) << 32n) | BigInt(low);
+  }
+
+  #u32At(at: number): number {
+    const { bytes } = this;
+    return (
+      ((bytes[at]! << 24) | (bytes[at + 1]! << 16) | (bytes[at + 2]! << 8) | bytes[at + 3]!) >>> 0
+    );
   }
 
   skip(n: number): void {
     this.take(n);
   }
 
-  /** A copy. */
+  /** A copy; slice() of a Buffer would be none, and would keep all that has come with it. */
   copy(n: number): Uint8Array {
     const at = this.take(n);
-    return this.bytes.slice(at, at + n);
+    const copy = new Uint8Array(n);
+    for (let i = 0; i < n; i++) copy[i] = this.bytes[at + i]!;
+    return copy;
   }
 
   rest(): Uint8Array {

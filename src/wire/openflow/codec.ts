@@ -1,6 +1,7 @@
 // What the codecs of single messages have in common. A codec turns the body of a message (behind the header, and behind
 // the multipart header) into a Message and back; message.ts finds the right one and does the framing.
 
+import type { ActionLists } from './actionLists.ts';
 import type { Reader, Writer } from './buffer.ts';
 import type { Message, MessageType } from './messages.ts';
 import type { CodecContext } from './oxm.ts';
@@ -27,6 +28,10 @@ export interface BodyContext extends CodecContext {
   /** Upper byte of the command of OpenFlow 1.0 flow-mods is the table. */
   tableId: boolean;
   xid: number;
+  /** Matches of flow-mods are packed (packedMatch.ts). */
+  packed?: boolean;
+  /** Where equal lists of actions are found to be one. */
+  actionLists?: ActionLists | undefined;
   /** OFPMPF_MORE is set. */
   more: boolean;
   /** Message inside of a bundle. */

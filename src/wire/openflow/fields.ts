@@ -88,13 +88,16 @@ export interface Field {
 }
 
 const byName = new Map<string, Field>();
-const byOxm = new Map<string, Field>();
+/** By the experimenter of class 0xffff (0: another class), then by class and number. */
+const byOxm = new Map<number, Map<number, Field>>();
 for (const f of FIELDS) {
   byName.set(f.name, f);
   for (const alias of f.aliases) byName.set(alias, f);
   for (const id of f.oxm) {
     byName.set(id.name, f);
-    byOxm.set(`${id.oxmClass}:${id.number}:${id.experimenter}`, f);
+    const fields = byOxm.get(id.experimenter) ?? new Map<number, Field>();
+    fields.set((id.oxmClass << 8) | id.number, f);
+    byOxm.set(id.experimenter, fields);
   }
 }
 
@@ -115,7 +118,7 @@ export function fieldByOxm(
   number: number,
   experimenter: number,
 ): Field | undefined {
-  return byOxm.get(`${oxmClass}:${number}:${experimenter}`);
+  return byOxm.get(experimenter)?.get((oxmClass << 8) | number);
 }
 
 /** The TLV id that Open vSwitch writes for the field in `version` (0 = prefer NXM); undefined: no TLV names it. */

@@ -4,6 +4,7 @@
 // do not and can instead choose flows by it. Nicira chooses by a pseudo-field of the match.
 
 import {
+  FLOW_SIZE,
   K_CT_IPV6_DST,
   K_CT_IPV6_SRC,
   K_CT_NW_DST,
@@ -15,10 +16,11 @@ import {
 } from '../../../contract/key.ts';
 import type { Reader, Writer } from './buffer.ts';
 import type { BodyContext, Codecs } from './codec.ts';
-import { port10To11, port11To10 } from './fieldAccess.ts';
+import { emptyMatch, port10To11, port11To10 } from './fieldAccess.ts';
 import { decodeInstructions, encodeInstructions } from './instruction.ts';
 import { normalizeMatch, pullOfp10Match, putOfp10Match } from './legacyMatch.ts';
 import { pullMatch, pullNxMatch, putMatch, putNxMatch } from './match.ts';
+import { packMatch } from './packedMatch.ts';
 import { checkPort } from './port.ts';
 import { ETH_TYPE_IP, ETH_TYPE_IPV6, get16, get32 } from './prereq.ts';
 import type { Action, FlowMod, FlowModCommand, Match } from './types.ts';
@@ -52,6 +54,16 @@ interface Head {
   outPort: number;
   outGroup: number;
   flags: number;
+}
+
+/** Records in which matches are read that are packed as soon as the message is understood. */
+const lent: Match = emptyMatch(FLOW_SIZE);
+
+function lend(ctx: BodyContext): { into?: Match } {
+  if (ctx.packed !== true) return {};
+  lent.key.fill(0);
+  lent.mask.fill(0);
+  return { into: lent };
 }
 
 function decode10(r: Reader, ctx: BodyContext): Head {
@@ -98,7 +110,10 @@ function decodeNx(r: Reader, ctx: BodyContext): Head {
   const flags = r.u16();
   const matchLen = r.u16();
   r.skip(6);
-  const { match, cookie, cookieMask } = pullNxMatch(r, matchLen, ctx, { allowCookie: true });
+  const { match, cookie, cookieMask } = pullNxMatch(r, matchLen, ctx, {
+    allowCookie: true,
+    ...lend(ctx),
+  });
   // Something new has no cookie to match.
   if (command === 0 && cookieMask !== 0n) throw new OfError('NXBRC_NXM_INVALID');
   return {
@@ -132,7 +147,7 @@ function decode11(r: Reader, ctx: BodyContext): Head {
   const outGroup = r.u32();
   const flags = r.u16();
   const importance = r.u16();
-  const match = pullMatch(r, ctx);
+  const match = pullMatch(r, ctx, lend(ctx));
   const isDelete = command === 3 || command === 4;
   if (table === 0xff && (ctx.version === 2 || !isDelete)) throw new OfError('OFPFMFC_BAD_TABLE_ID');
   const outPort = checkPort(rawPort);
@@ -163,7 +178,7 @@ function decodeFlowMod(r: Reader, ctx: BodyContext): FlowMod {
   checkCtTuple(h.match);
   const command = COMMANDS[h.command];
   if (command === undefined) throw new OfError('OFPFMFC_BAD_COMMAND');
-  const actions = decodeInstructions(r.sub(r.left), ctx);
+  const actions = decodeFlowActions(r.sub(r.left), ctx, h.match);
   const flags = decodeFlags(h.flags, ctx.version, command);
   if (flags.emergency)
     throw new OfError(
@@ -171,20 +186,48 @@ function decodeFlowMod(r: Reader, ctx: BodyContext): FlowMod {
         ? 'OFPFMFC_BAD_EMERG_TIMEOUT'
         : 'OFPFMFC_TABLE_FULL',
     );
-  annotate(actions, h.match);
   return {
-    ...h,
     command,
+    table: h.table,
+    match: ctx.packed === true ? packMatch(h.match) : h.match,
+    priority: h.priority,
+    cookie: h.cookie,
+    cookieMask: h.cookieMask,
+    newCookie: h.newCookie,
     modifyCookie: (nxt || ctx.version === 1) && h.newCookie !== NO_COOKIE,
+    idleTimeout: h.idleTimeout,
+    hardTimeout: h.hardTimeout,
+    importance: h.importance,
+    bufferId: h.bufferId,
+    outPort: h.outPort,
+    outGroup: h.outGroup,
     flags,
     actions,
   };
 }
 
+/** The flow's actions, for good: equal ones may be one list. */
+function decodeFlowActions(r: Reader, ctx: BodyContext, match: Match): Action[] {
+  const read = () => {
+    const actions = decodeInstructions(r, ctx);
+    annotate(actions, match);
+    return actions;
+  };
+  // What options of tunnels mean may change, so actions that name them are read anew each time.
+  if (ctx.actionLists === undefined || (ctx.tlvs?.length ?? 0) > 0) return read();
+  const { key } = match;
+  const tagged = (get16(key, K_VLAN0_TCI) & VLAN_PRESENT) !== 0;
+  const kind = ctx.version | (tagged ? 8 : 0) | (key[K_NW_PROTO]! << 4);
+  return ctx.actionLists.find(r, kind, read);
+}
+
 /** Original addresses of a connection are of one IP version, the flow's. */
 function checkCtTuple({ key, mask }: Match): void {
   const type = get16(key, K_ETH_TYPE);
-  const any = (offset: number): boolean => mask.subarray(offset, offset + 16).some((b) => b !== 0);
+  const any = (offset: number): boolean => {
+    for (let i = offset; i < offset + 16; i++) if (mask[i] !== 0) return true;
+    return false;
+  };
   const v4 = get32(mask, K_CT_NW_SRC) !== 0 || get32(mask, K_CT_NW_DST) !== 0;
   const v6 = any(K_CT_IPV6_SRC) || any(K_CT_IPV6_DST);
   if ((v4 && type !== ETH_TYPE_IP) || (v6 && type !== ETH_TYPE_IPV6))
@@ -205,15 +248,26 @@ export function decodeFlags(
 ): FlowMod['flags'] {
   const known = version >= 4 ? 0x1f : version === 2 ? 3 : 7;
   if ((bits & ~known) !== 0) throw new OfError('OFPFMFC_BAD_FLAGS');
-  const flags: FlowMod['flags'] = {
+  const resets = version < 3 ? command === 'add' : (bits & EMERG_OR_RESET) !== 0;
+  if (version === 1 && (bits & EMERG_OR_RESET) !== 0) {
+    return { ...makeFlags(bits, resets), emergency: true };
+  }
+  return ALL_FLAGS[(bits & ~EMERG_OR_RESET) | (resets ? EMERG_OR_RESET : 0)]!;
+}
+
+/** One object for each combination: flows have flags as long as they live, and nobody changes them. */
+const ALL_FLAGS: readonly FlowMod['flags'][] = Array.from({ length: 32 }, (_, bits) =>
+  makeFlags(bits, (bits & EMERG_OR_RESET) !== 0),
+);
+
+function makeFlags(bits: number, resetCounts: boolean): FlowMod['flags'] {
+  return {
     sendFlowRem: (bits & SEND_FLOW_REM) !== 0,
     checkOverlap: (bits & CHECK_OVERLAP) !== 0,
-    resetCounts: version < 3 ? command === 'add' : (bits & EMERG_OR_RESET) !== 0,
+    resetCounts,
     noPktCounts: (bits & NO_PKT_COUNTS) !== 0,
     noBytCounts: (bits & NO_BYT_COUNTS) !== 0,
   };
-  if (version === 1 && (bits & EMERG_OR_RESET) !== 0) flags.emergency = true;
-  return flags;
 }
 
 export function encodeFlags(flags: FlowMod['flags'], version: number): number {

@@ -96,7 +96,8 @@ class Printer {
   readonly out: string[];
 
   constructor(match: Match, out: string[]) {
-    this.match = match;
+    // A packed match makes its key anew each time.
+    this.match = { key: match.key, mask: match.mask };
     this.out = out;
   }
 

@@ -11,6 +11,7 @@
 // decode() throws OfError for everything that is wrong with a message, and nothing else. encode() takes what the switch
 // itself made; it throws RangeError for a message that the version does not have.
 
+import type { ActionLists } from './actionLists.ts';
 import { asyncCodecs } from './async.ts';
 import { Reader, Writer } from './buffer.ts';
 import type { BodyCodec, BodyContext, Codecs, Kind } from './codec.ts';
@@ -75,6 +76,43 @@ export function decode(bytes: Uint8Array, options: DecodeOptions = {}): Decoded 
   return decodeFrom(r, options);
 }
 
+/** What the codec of a body is told: a class, since there is one for each message. */
+class DecodeContext implements BodyContext {
+  readonly version: number;
+  kind: Kind = 'of';
+  number: number;
+  readonly tableId: boolean;
+  readonly xid: number;
+  more = false;
+  readonly tlvs: readonly TlvMapping[];
+  readonly packed: boolean;
+  readonly actionLists: ActionLists | undefined;
+  readonly #options: DecodeOptions;
+  readonly #depth: number;
+
+  constructor(version: number, type: number, xid: number, options: DecodeOptions, depth: number) {
+    this.version = version;
+    this.number = type;
+    this.xid = xid;
+    this.tableId = options.tableId ?? false;
+    this.tlvs = options.tlvs ?? NO_TLVS;
+    this.packed = options.packed ?? false;
+    this.actionLists = options.actionLists;
+    this.#options = options;
+    this.#depth = depth;
+  }
+
+  nested(inner: Reader): Message {
+    return decodeNested(inner, this.#options, this.#depth + 1);
+  }
+
+  encodeNested(): void {}
+
+  mark(): void {}
+}
+
+const NO_TLVS: readonly TlvMapping[] = [];
+
 /** `depth`: of messages around this one. */
 function decodeFrom(r: Reader, options: DecodeOptions, depth = 0): Decoded {
   const wireVersion = r.u8();
@@ -84,18 +122,7 @@ function decodeFrom(r: Reader, options: DecodeOptions, depth = 0): Decoded {
   // A peer of a newer version says hello in it, OpenFlow 1.5.1 §6.3.1.
   const version = (type === 0 ? Math.min(wireVersion, 6) : wireVersion) as OfVersion;
   if (version < 1 || version > 6) throw new OfError('OFPBRC_BAD_VERSION');
-  const ctx: BodyContext = {
-    version,
-    kind: 'of',
-    number: type,
-    tableId: options.tableId ?? false,
-    xid,
-    more: false,
-    nested: (inner) => decodeNested(inner, options, depth + 1),
-    encodeNested: () => undefined,
-    mark: () => undefined,
-    ...(options.tlvs === undefined ? {} : { tlvs: options.tlvs }),
-  };
+  const ctx = new DecodeContext(version, type, xid, options, depth);
   const route = readRoute(r, type, ctx);
   ctx.kind = route.kind;
   ctx.number = route.number;

@@ -7,6 +7,7 @@
 // `nxt` on a request says that it came as a Nicira extension message (NXST_FLOW …), and on a reply that it has to
 // be sent as one. `more` on a multipart reply says that the caller will send further parts with the same xid.
 
+import type { ActionLists } from './actionLists.ts';
 import type { CtFlushMatch } from './ctFlush.ts';
 import type {
   Action,
@@ -382,4 +383,8 @@ export interface DecodeOptions {
   tableId?: boolean;
   /** The TLV table of the bridge: what tun_metadataN means. */
   tlvs?: readonly TlvMapping[];
+  /** For flow tables: matches of flow-mods are packed (packedMatch.ts). */
+  packed?: boolean;
+  /** Equal lists of actions are taken from here, as one. */
+  actionLists?: ActionLists;
 }

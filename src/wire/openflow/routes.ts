@@ -145,12 +145,15 @@ export const ROUTES: readonly Route[] = ROWS.map(([type, kind, number, from, to]
   to,
 }));
 
-const byNumber = new Map<string, Route>();
+/** By kind, then by number and version. */
+const byNumber = new Map<Kind, Map<number, Route>>();
 const byType = new Map<MessageType, Route[]>();
 for (const route of ROUTES) {
   for (let v = route.from; v <= route.to; v++) {
-    const key = `${v}:${route.kind}:${route.number}`;
-    if (!byNumber.has(key)) byNumber.set(key, route);
+    const routes = byNumber.get(route.kind) ?? new Map<number, Route>();
+    byNumber.set(route.kind, routes);
+    const key = route.number * 8 + v;
+    if (!routes.has(key)) routes.set(key, route);
   }
   const list = byType.get(route.type);
   if (list === undefined) byType.set(route.type, [route]);
@@ -158,7 +161,7 @@ for (const route of ROUTES) {
 }
 
 export function routeByNumber(version: number, kind: Kind, number: number): Route | undefined {
-  return byNumber.get(`${version}:${kind}:${number}`);
+  return byNumber.get(kind)?.get(number * 8 + version);
 }
 
 /** Route for writing a message type in a version. */

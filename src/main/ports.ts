@@ -272,12 +272,13 @@ export class BridgePorts {
       return unit?.type === 'internal' || reserved.has(name) ? undefined : unit?.port;
     };
     const error = (text: string): void => log.err(text);
-    const config = treeConfig({ intent, mac: this.mac, portOf, error });
-    this.protocols.tree.configure(config);
+    const { tree } = this.protocols;
+    const numberOf = (port: BridgePort): number | undefined => tree.numberOf(port);
+    tree.configure(treeConfig({ intent, mac: this.mac, portOf, numberOf, error }));
     for (const port of intent.ports) {
       const bridgePort = portOf(port);
       if (port.bond.otherConfig['rstp-port-mcheck'] !== 'true' || !bridgePort) continue;
-      this.protocols.tree.check(bridgePort);
+      tree.check(bridgePort);
     }
   }
 

@@ -23,6 +23,8 @@ export interface TreeSources {
   mac: string;
   /** The interface of a port that may take part; undefined: internal, not open, a mirror's output. */
   portOf: (port: PortIntent) => BridgePort | undefined;
+  /** The number that a port has already: it keeps it, since another one would cut it off for half a minute. */
+  numberOf: (port: BridgePort) => number | undefined;
   error: (text: string) => void;
 }
 
@@ -42,6 +44,27 @@ function systemId(sources: TreeSources, key: 'stp-system-id' | 'rstp-address'): 
   return given ?? own;
 }
 
+/** Numbers for the ports that nobody has given one: their own again, or the first that is free. */
+class Numbers {
+  readonly #taken = new Set<number>();
+
+  has(number: number): boolean {
+    return this.#taken.has(number);
+  }
+
+  take(number: number): number {
+    this.#taken.add(number);
+    return number;
+  }
+
+  next(own: number | undefined): number {
+    if (own !== undefined && !this.#taken.has(own)) return this.take(own);
+    let candidate = 1;
+    while (this.#taken.has(candidate)) candidate++;
+    return this.take(candidate);
+  }
+}
+
 /** Ports of bonds and those that somebody excludes take no part. */
 function candidates(sources: TreeSources, prefix: 'stp' | 'rstp'): [PortIntent, BridgePort][] {
   const found: [PortIntent, BridgePort][] = [];
@@ -56,6 +79,15 @@ function candidates(sources: TreeSources, prefix: 'stp' | 'rstp'): [PortIntent, 
     if (bridgePort !== undefined) found.push([port, bridgePort]);
   }
   return found;
+}
+
+/** Ports without a number come after those with one. */
+function newLast(
+  ports: [PortIntent, BridgePort][],
+  { numberOf }: TreeSources,
+): [PortIntent, BridgePort][] {
+  const isNew = (port: BridgePort): number => Number(numberOf(port) === undefined);
+  return ports.sort(([, a], [, b]) => isNew(a) - isNew(b));
 }
 
 /** Table 8-5 of 802.1D-1998, and a guess for what is faster. */
@@ -87,9 +119,10 @@ function stpConfig(sources: TreeSources): TreeConfig | undefined {
   const { intent, error } = sources;
   const config = intent.otherConfig;
   const ports = new Map<BridgePort, StpPortSettings>();
-  const taken = new Set<number>();
+  const numbers = new Numbers();
+  let given = 0;
   let counted = 0;
-  for (const [{ name, bond }, port] of candidates(sources, 'stp')) {
+  for (const [{ name, bond }, port] of newLast(candidates(sources, 'stp'), sources)) {
     const own: Config = bond.otherConfig;
     let portNumber: number;
     if (own['stp-port-num'] !== undefined) {
@@ -98,16 +131,18 @@ function stpConfig(sources: TreeSources): TreeConfig | undefined {
         error(`port ${name}: invalid stp-port-num`);
         continue;
       }
-      if (taken.has(portNumber)) {
+      if (numbers.has(portNumber)) {
         error(`port ${name}: duplicate stp-port-num ${portNumber}, disabling`);
         continue;
       }
-      taken.add(portNumber);
+      numbers.take(portNumber);
+      given++;
     } else if (counted >= STP_MAX_PORTS) {
       error(`port ${name}: too many STP ports, disabling`);
       continue;
     } else {
-      portNumber = ++counted;
+      portNumber = numbers.next(sources.numberOf(port));
+      counted++;
     }
     ports.set(port, {
       name: port.name,
@@ -116,7 +151,7 @@ function stpConfig(sources: TreeSources): TreeConfig | undefined {
       pathCost: number(own['stp-path-cost'], stpCost(speedOf(port))) & 0xffff,
     });
   }
-  if (taken.size > 0 && counted > 0) {
+  if (given > 0 && counted > 0) {
     error(`bridge ${intent.name}: must manually configure all STP port IDs or none, disabling`);
     return undefined;
   }
@@ -143,16 +178,11 @@ function rstpConfig(sources: TreeSources): TreeConfig {
   const { intent, error } = sources;
   const config = intent.otherConfig;
   const ports = new Map<BridgePort, RstpPortSettings>();
-  const taken = new Set<number>();
-  const free = (): number => {
-    let candidate = 1;
-    while (taken.has(candidate)) candidate++;
-    return candidate;
-  };
+  const numbers = new Numbers();
   // Numbers that were asked for are given first.
   const asked = (port: PortIntent): number =>
     Number(port.bond.otherConfig['rstp-port-num'] === undefined);
-  const all = candidates(sources, 'rstp').sort(([a], [b]) => asked(a) - asked(b));
+  const all = newLast(candidates(sources, 'rstp'), sources).sort(([a], [b]) => asked(a) - asked(b));
   for (const [{ name, bond }, port] of all) {
     const own: Config = bond.otherConfig;
     const given = own['rstp-port-num'];
@@ -165,8 +195,8 @@ function rstpConfig(sources: TreeSources): TreeConfig {
       error(`port ${name}: too many RSTP ports, disabling`);
       continue;
     }
-    const portNumber = given === undefined || taken.has(wanted) ? free() : wanted;
-    taken.add(portNumber);
+    const mayHave = given !== undefined && !numbers.has(wanted);
+    const portNumber = mayHave ? numbers.take(wanted) : numbers.next(sources.numberOf(port));
     const priority = within(own['rstp-port-priority'], DEFAULT_PORT_PRIORITY, 0, 240);
     ports.set(port, {
       name: port.name,

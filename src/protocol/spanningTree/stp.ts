@@ -539,6 +539,7 @@ export class Stp<P> {
   #disable(port: StpPort): void {
     if (port.state === 'disabled') return;
     const wasRoot = this.isRoot;
+    const wasUsed = port.state === 'forwarding' || port.state === 'learning';
     this.#becomeDesignated(port);
     port.state = 'disabled';
     port.topologyChangeAck = false;
@@ -547,6 +548,8 @@ export class Stp<P> {
     port.forwardDelayFromMs = undefined;
     this.#configurationUpdate();
     this.#portStateSelection();
+    // §8.8.3 leaves this to whoever takes over; like most switches we tell at once that ways have changed.
+    if (wasUsed) this.#topologyChangeDetection();
     if (this.isRoot && !wasRoot) this.#becomeRoot();
   }
 }

@@ -169,6 +169,11 @@ export class TreeHost {
     return this.#stp?.portStatus(port) ?? this.#rstp?.portStatus(port, this.#now());
   }
 
+  /** The number by which the protocol knows the port. */
+  numberOf(port: BridgePort): number | undefined {
+    return this.#config?.ports.get(port)?.number;
+  }
+
   #runSoon(): void {
     this.#soon ??= setImmediate(() => {
       this.#soon = undefined;

@@ -13,6 +13,7 @@ import { latencyChart } from './latencyChart.ts';
 import { machineText } from './machine.ts';
 import { ratioChart } from './ratioChart.ts';
 import { jsonOf, type Results } from './results.ts';
+import { stackChart, stageTable } from './stackChart.ts';
 import { allFailures } from './suite.ts';
 import { markdownOfOne } from './tables.ts';
 import type { Measurement } from './types.ts';
@@ -54,6 +55,19 @@ function limitsText({ measurements, machine, failures }: Results): string {
     lines.push(`failed: ${scenario}: ${text}`);
   }
   return list(lines);
+}
+
+/** Stages of the data plane, from a profile of the forwarding thread. */
+function stagesText(directory: string, measurements: readonly Measurement[]): string {
+  const profiles = measurements.filter((m) => m.scenario === 'stages' && m.series.length > 0);
+  if (profiles.length === 0) return 'No profile in this run: scenario `stages`, which needs perf.';
+  const chart = stackChart('Time of a packet in the switch, by stage', profiles);
+  writeFileSync(path.join(directory, 'where.svg'), chart);
+  return [
+    '![where the time goes](where.svg)',
+    stageTable(profiles),
+    'Samples of the saturated forwarding thread, by function; functions that the compilers put into their callers count for these.',
+  ].join('\n\n');
 }
 
 function scenarioParts(
@@ -99,8 +113,10 @@ export function writeReport(directory: string, results: Results): void {
     '## Features',
     featureTable(),
     '## Aims',
-    `${met} of ${verdicts.length} met. Where the time goes: scenario \`stages\`.`,
+    `${met} of ${verdicts.length} met. What stands in the way of the others: the next table, and docs/benchmarks.md.`,
     aimsTable(measurements),
+    '## Where the nanoseconds go',
+    stagesText(directory, measurements),
     '## All scenarios',
   ];
   for (const name of new Set(measurements.map(({ scenario }) => scenario))) {

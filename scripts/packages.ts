@@ -18,6 +18,7 @@ export const PEERS: Readonly<Record<string, string>> = {
   ethtool: '/usr/sbin/ethtool',
   tcpdump: '/usr/bin/tcpdump',
   'openvswitch-switch-dpdk': '/usr/lib/openvswitch-switch-dpdk/ovs-vswitchd-dpdk',
+  'linux-perf': '/usr/bin/perf',
   'netcat-openbsd': '/usr/bin/nc.openbsd',
   'net-tools': '/usr/bin/netstat',
   wget: '/usr/bin/wget',

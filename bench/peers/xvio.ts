@@ -39,7 +39,10 @@ const peer = (name: string, wirings: readonly Wiring[], binary?: string): Peer =
 
 /** xvio of another checkout: is a change any good? */
 export function xvioOf(directory: string): Peer {
-  const name = `xvio:${path.basename(directory)}`;
+  return xvioNamed(directory, `xvio:${path.basename(directory)}`);
+}
+
+export function xvioNamed(directory: string, name: string): Peer {
   return peer(
     name,
     ['port', 'l2', 'rules', 'acl-vxlan', 'firewall', 'none'],

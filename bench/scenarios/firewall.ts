@@ -45,7 +45,11 @@ async function open(contestant: Contestant, flows: number): Promise<void> {
  * Opens connections, answers all of them, and sends a packet more on each, so that both directions are established and
  * known to all caches.
  */
-async function establish(contestant: Contestant, flows: number, { log }: Options): Promise<void> {
+export async function establish(
+  contestant: Contestant,
+  flows: number,
+  { log }: Options,
+): Promise<void> {
   await open(contestant, flows);
   for (const stream of [replies(flows), requests(flows)]) {
     let arrived = 0;

@@ -17,6 +17,7 @@ import { relay } from './relay.ts';
 import { rfc2544 } from './rfc2544.ts';
 import { rules } from './rules.ts';
 import { imix, size1500, size9000 } from './sizes.ts';
+import { stages } from './stages.ts';
 import { tcp } from './tcp.ts';
 import { testpmd } from './testpmd.ts';
 import { upcall } from './upcall.ts';
@@ -45,4 +46,5 @@ export const SCENARIOS: readonly Scenario[] = [
   ports,
   workers,
   memory,
+  stages,
 ];

@@ -31,9 +31,15 @@ const RATES = new Set(['packets/s', 'flows/s', 'flow-mods/s', 'bit/s']);
 describe('scenarios', () => {
   const all: Measurement[] = [];
   for (const scenario of SCENARIOS) {
-    it(scenario.name, { timeout: 120_000 }, async () => {
+    it(scenario.name, { timeout: 120_000 }, async (t) => {
       const measurements = await scenario.run(options);
       assert.ok(measurements.length > 0);
+      if (scenario.name === 'stages' && measurements[0]!.series.length === 0) {
+        // Kernels of some containers let nobody count.
+        assert.match(measurements[0]!.notes.join(), /left out: perf/);
+        t.skip(measurements[0]!.notes.join());
+        return;
+      }
       for (const { series, unit, variant, scenario: name, failures = [] } of measurements) {
         assert.equal(name, scenario.name);
         assert.deepEqual(failures, []);

@@ -10,11 +10,13 @@ import { judge } from '../../bench/aims.ts';
 import { percentileUs } from '../../bench/generator/generator.ts';
 import { describeMachine, machineText } from '../../bench/machine.ts';
 import { estimateS, roundsWithin } from '../../bench/plan.ts';
+import { shares, stageOf } from '../../bench/profile.ts';
 import { writeReport } from '../../bench/report.ts';
 import { jsonOf, type Results, readResults } from '../../bench/results.ts';
 import { median, medianRatio, outOfTime } from '../../bench/rounds.ts';
 import { ruleLines } from '../../bench/rules.ts';
 import { SCENARIOS } from '../../bench/scenarios/index.ts';
+import { stackChart, stageTable } from '../../bench/stackChart.ts';
 import { allFailures, runSuite } from '../../bench/suite.ts';
 import { markdownOf, summarize, textOf } from '../../bench/tables.ts';
 import type { Measurement, Options } from '../../bench/types.ts';
@@ -165,6 +167,47 @@ describe('documents', () => {
 
   it('the machine', () => {
     assert.ok(machineText(describeMachine()).every((line) => line.length > 0));
+  });
+});
+
+describe('stages', () => {
+  it('functions belong to the stage that they work for', () => {
+    const stage = (name: string) => stageOf(`JS:dataplane/${name}-12-turbofan`, false);
+    assert.equal(stage('port/split/splitReceive'), 'receive');
+    assert.equal(stage('port/receive/finishPackets'), 'receive');
+    assert.equal(stage('port/frame/frameRxBurst'), 'receive');
+    assert.equal(stage('port/split/splitTransmit'), 'transmit');
+    assert.equal(stage('port/copy/copyBytes'), 'copies');
+    assert.equal(stage('parse/parse'), 'parse, hash');
+    assert.equal(stage('simple/simpleBurst'), 'look-up');
+    assert.equal(stage('ct/track/track'), 'connection tracking');
+    assert.equal(stage('tunnel/push/push'), 'tunnels');
+    assert.equal(stage('index/poll'), 'host loop');
+    assert.equal(stageOf('Builtins_LoadIC', false), 'host loop');
+    assert.equal(stageOf('__schedule', true), 'kernel');
+  });
+
+  it('shares of samples, a chart and a table', () => {
+    const parts = shares(
+      [
+        '      75e085cb88c JS:dataplane/port/split/splitReceive-113-turbofan',
+        '      75e085ce42f JS:dataplane/port/deliver/deliverNow-63-turbofan',
+        ' ffffffff81a3b2c1 __schedule',
+        '      75e085ce25d JS:dataplane/port/deliver/deliverNow-63-turbofan',
+        '',
+      ].join('\n'),
+    );
+    assert.deepEqual([...parts].sort(), [
+      ['kernel', 0.25],
+      ['receive', 0.25],
+      ['transmit', 0.5],
+    ]);
+    assert.throws(() => shares(''), /no samples/);
+    const details = { receive: 10, transmit: 30 };
+    const series = [{ peer: 'xvio', rounds: [40], details }];
+    const profiles = [{ ...measurement, scenario: 'stages', series }];
+    assert.match(stageTable(profiles), /\| v <1> \| 40\.0 \| 10\.0 \(25 %\) \| 30\.0 \(75 %\) \|/);
+    assert.match(stackChart('t', profiles), /<svg[\s\S]*>40\.0 ns<[\s\S]*<\/svg>\n$/);
   });
 });
 

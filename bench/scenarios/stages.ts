@@ -1,0 +1,121 @@
+// Where the nanoseconds go: a profile of the forwarding thread of a saturated switch, by the stages of the data plane, for several
+// kinds of forwarding.
+
+import { mkdtempSync, rmSync } from 'node:fs';
+import { tmpdir } from 'node:os';
+import path from 'node:path';
+import type { Stream } from '../generator/generator.ts';
+import { xvioNamed } from '../peers/xvio.ts';
+import { makeNamedCopy } from '../peers/xvioNamed.ts';
+import { perfMissing, profile, STAGE_NAMES } from '../profile.ts';
+import { acquaint, type Contestant, play, trialOf } from '../rounds.ts';
+import type { Measurement, Options, Scenario, Wiring } from '../types.ts';
+import { establish } from './firewall.ts';
+
+interface Variant {
+  wiring: Wiring;
+  label: string;
+  stream: Stream;
+  prepare?: (contestant: Contestant, options: Options) => Promise<void>;
+}
+
+const VARIANTS: readonly Variant[] = [
+  { wiring: 'port', label: '1 flow', stream: { from: 0, to: 1 } },
+  { wiring: 'port', label: '1 000 flows', stream: { from: 0, to: 1, flows: 1000 } },
+  {
+    wiring: 'rules',
+    label: '1 000 flows',
+    stream: { from: 0, to: 1, flows: 1000, spread: 'address' },
+  },
+  {
+    wiring: 'rules',
+    label: '64 000 flows',
+    stream: { from: 0, to: 1, flows: 64_000, spread: 'address' },
+  },
+  {
+    wiring: 'acl-vxlan',
+    label: 'encapsulation, 1 000 flows',
+    stream: { from: 0, to: 1, flows: 1000, spread: 'address' },
+  },
+  {
+    wiring: 'acl-vxlan',
+    label: 'decapsulation, 1 000 flows',
+    stream: { from: 1, to: 0, flows: 1000, spread: 'address' },
+  },
+  {
+    wiring: 'firewall',
+    label: '1 000 connections',
+    stream: { from: 0, to: 1, flows: 1000, spread: 'connection' },
+    prepare: (contestant, options) => establish(contestant, 1000, options),
+  },
+];
+
+const MOST_ROUNDS = 3;
+
+async function ofVariant(
+  { wiring, label, stream, prepare }: Variant,
+  directory: string,
+  options: Options,
+): Promise<Measurement> {
+  return play(
+    {
+      scenario: 'stages',
+      variant: `${wiring}, 64 B, ${label}`,
+      unit: 'ns a packet',
+      higherIsBetter: false,
+      baseline: 'xvio',
+      peers: [xvioNamed(directory, 'xvio')],
+      setup: () => ({ wiring, ports: 2 }),
+      prepare: async (contestant) => {
+        if (prepare) await prepare(contestant, options);
+        else await acquaint(contestant, [stream], options);
+        contestant.testbed.appctl?.('revalidator/pause');
+        await trialOf(contestant, [stream], options);
+      },
+      measure: async (contestant) => {
+        let threadNs = 0;
+        const parts = await profile(contestant.threads[0]!, directory, async () => {
+          const { details } = await trialOf(contestant, [stream], options);
+          threadNs = details!.threadNs!;
+        });
+        const stages = STAGE_NAMES.filter((name) => parts.has(name));
+        const details = stages.map((name) => [name, parts.get(name)! * threadNs]);
+        return { value: threadNs, details: Object.fromEntries(details) };
+      },
+    },
+    options,
+  );
+}
+
+async function run(options: Options): Promise<Measurement[]> {
+  const missing = perfMissing();
+  if (missing) {
+    const empty = { scenario: 'stages', variant: 'profile', unit: 'ns a packet', series: [] };
+    const notes = [`stages: left out: ${missing}`];
+    return [{ ...empty, higherIsBetter: false, baseline: 'xvio', notes }];
+  }
+  // A trial so short is one of correctness.
+  const quick = options.durationMs < 100;
+  const directory = mkdtempSync(path.join(tmpdir(), 'xvp-'));
+  const longer = {
+    ...options,
+    durationMs: quick ? 200 : Math.max(options.durationMs, 500),
+    rounds: Math.min(options.rounds, MOST_ROUNDS),
+  };
+  try {
+    await makeNamedCopy(directory, quick);
+    const results: Measurement[] = [];
+    for (const variant of quick ? VARIANTS.slice(0, 1) : VARIANTS) {
+      results.push(await ofVariant(variant, directory, longer));
+    }
+    return results;
+  } finally {
+    rmSync(directory, { recursive: true, force: true });
+  }
+}
+
+export const stages: Scenario = {
+  name: 'stages',
+  title: 'where the nanoseconds go: a profile of the forwarding thread by stages (needs perf)',
+  run,
+};

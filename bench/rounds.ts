@@ -178,7 +178,7 @@ export async function play(match: Match, options: Options): Promise<Measurement>
         const contestant = contestants[at]!;
         if (out.has(contestant)) continue;
         try {
-          const sample = await takeTurn(contestant, match);
+          const sample = await takeTurn(contestant, match, options);
           series[at]!.rounds.push(sample.value);
           if (sample.histogram) addHistogram(series[at]!, sample.histogram);
           for (const [name, value] of Object.entries(sample.details ?? {})) {
@@ -220,11 +220,19 @@ async function enter(peer: Peer, match: Match, options: Options): Promise<Contes
   }
 }
 
-async function takeTurn(contestant: Contestant, { measure }: Match): Promise<Sample> {
+async function takeTurn(
+  contestant: Contestant,
+  { measure, higherIsBetter = true }: Match,
+  { durationMs }: Options,
+): Promise<Sample> {
   signal(contestant.testbed, 'SIGCONT');
   try {
     await sleep(30);
-    const sample = await measure(contestant);
+    let sample = await measure(contestant);
+    // Trials that short ask for correctness alone, on machines so busy that a thread may get no core in that time.
+    for (let i = 0; i < 5 && durationMs < 100 && higherIsBetter && sample.value === 0; i++) {
+      sample = await measure(contestant);
+    }
     if (!Number.isFinite(sample.value)) throw new Error('nothing that could be measured');
     return sample;
   } finally {

@@ -16,6 +16,11 @@ const OFFERED = 0.995;
 /** A switch that breaks down under a load it cannot take may forward more of a smaller one. */
 const OVERLOADED = 0.2;
 const OVERLOADED_TRY = 1_000_000;
+/** When only correctness is asked: few steps. */
+const QUICK_WIDTH = 0.2;
+const QUICK_TRIALS = 4;
+
+type Conditions = Pick<Options, 'realtime' | 'durationMs'>;
 
 export interface Goal {
   /** Loss that is allowed, as a share of what was sent: 0 = none at all. */
@@ -30,7 +35,7 @@ export interface Goal {
 export async function saturated(
   contestant: Contestant,
   stream: Stream,
-  { realtime }: Pick<Options, 'realtime'>,
+  { realtime }: Conditions,
 ): Promise<{ rate: number; high: number }> {
   const trial = { durationMs: TRIAL_MS, realtime };
   const { value: rate, counts } = await trialOf(contestant, [stream], trial);
@@ -41,12 +46,16 @@ export async function saturated(
 export async function highestRate(
   contestant: Contestant,
   stream: Stream,
-  { realtime }: Pick<Options, 'realtime'>,
+  conditions: Conditions,
   { lossRatio, low: known = 0, high: first }: Goal,
 ): Promise<number> {
   let low = known;
-  let high = first ?? (await saturated(contestant, stream, { realtime })).high;
-  for (let n = 0; n < MOST_TRIALS && high - low > high * WIDTH; n++) {
+  let high = first ?? (await saturated(contestant, stream, conditions)).high;
+  const { realtime, durationMs } = conditions;
+  const quick = durationMs < 100;
+  const width = quick ? QUICK_WIDTH : WIDTH;
+  const most = quick ? QUICK_TRIALS : MOST_TRIALS;
+  for (let n = 0; n < most && high - low > high * width; n++) {
     const perSecond = (low + high) / 2;
     const passes = async (): Promise<boolean> => {
       const trial = { durationMs: TRIAL_MS, realtime };

@@ -1,6 +1,6 @@
 // Two gateways of one OVN router and a third hypervisor with a machine. ovn-controller asks for BFD on their tunnels, and
 // a gateway that the others no longer hear loses the router's port to the next one, which announces its addresses to the
-// physical network. It takes three: OVN moves nothing to a chassis whose tunnels are all down, so that of two that lose
+// physical network; over Geneve, then over VXLAN. It takes three: OVN moves nothing to a chassis whose tunnels are all down, so that of two that lose
 // each other both would stay as they are.
 
 import assert from 'node:assert/strict';
@@ -59,32 +59,35 @@ function bfdState(host: string, other: string): string {
 const reaches = (from: string, to: string): boolean =>
   net.run(from, 'ping', '-q', '-c', '1', '-W', '1', to).status === 0;
 
-test('BFD runs on the tunnels, and the first gateway has the port', async () => {
-  for (const [a, b] of [
-    ['hv1', 'hv2'],
-    ['hv2', 'hv3'],
-    ['hv3', 'hv1'],
-  ] as const) {
-    await net.until(() => bfdState(a, b) === 'up', 30000, `BFD from ${a} to ${b}`);
-  }
-  await net.until(() => gateway() === 'hv1', 20000, 'gateway hv1');
-  await net.until(() => reaches('out', FLOATING), 20000, 'answer of the floating address');
-  assert.ok(reaches('vm1', OUTSIDE), net.logs());
-});
+for (const encap of ['geneve', 'vxlan'] as const) {
+  if (encap === 'vxlan') test('the tunnels become VXLAN', () => net.changeEncap(encap));
+  test(`BFD runs on ${encap} tunnels, and the first gateway has the port`, async () => {
+    for (const [a, b] of [
+      ['hv1', 'hv2'],
+      ['hv2', 'hv3'],
+      ['hv3', 'hv1'],
+    ] as const) {
+      await net.until(() => bfdState(a, b) === 'up', 30000, `BFD from ${a} to ${b}`);
+    }
+    await net.until(() => gateway() === 'hv1', 20000, 'gateway hv1');
+    await net.until(() => reaches('out', FLOATING), 20000, 'answer of the floating address');
+    assert.ok(reaches('vm1', OUTSIDE), net.logs());
+  });
 
-test('a gateway cut off from the underlay loses the port to the second one', async (t) => {
-  net.in('c', 'ip', 'link', 'set', 'u1', 'down');
-  const startedMs = Date.now();
-  await net.until(() => gateway() === 'hv2', MOVE_MAX_MS, 'gateway hv2');
-  const bindingMs = Date.now() - startedMs;
-  await net.until(() => reaches('vm1', OUTSIDE), MOVE_MAX_MS, 'way to the outside by hv2');
-  await net.until(() => reaches('out', FLOATING), MOVE_MAX_MS, 'floating address at hv2');
-  t.diagnostic(`binding moved in ${bindingMs} ms, traffic in ${Date.now() - startedMs} ms`);
-});
+  test(`a gateway cut off from the underlay loses the port to the second one, over ${encap}`, async (t) => {
+    net.in('c', 'ip', 'link', 'set', 'u1', 'down');
+    const startedMs = Date.now();
+    await net.until(() => gateway() === 'hv2', MOVE_MAX_MS, 'gateway hv2');
+    const bindingMs = Date.now() - startedMs;
+    await net.until(() => reaches('vm1', OUTSIDE), MOVE_MAX_MS, 'way to the outside by hv2');
+    await net.until(() => reaches('out', FLOATING), MOVE_MAX_MS, 'floating address at hv2');
+    t.diagnostic(`binding moved in ${bindingMs} ms, traffic in ${Date.now() - startedMs} ms`);
+  });
 
-test('and gets it back when it is there again', async () => {
-  net.in('c', 'ip', 'link', 'set', 'u1', 'up');
-  await net.until(() => gateway() === 'hv1', MOVE_MAX_MS * 2, 'gateway hv1');
-  await net.until(() => reaches('vm1', OUTSIDE), MOVE_MAX_MS, 'way to the outside by hv1');
-  await net.until(() => reaches('out', FLOATING), MOVE_MAX_MS, 'floating address at hv1');
-});
+  test(`and gets it back when it is there again, over ${encap}`, async () => {
+    net.in('c', 'ip', 'link', 'set', 'u1', 'up');
+    await net.until(() => gateway() === 'hv1', MOVE_MAX_MS * 2, 'gateway hv1');
+    await net.until(() => reaches('vm1', OUTSIDE), MOVE_MAX_MS, 'way to the outside by hv1');
+    await net.until(() => reaches('out', FLOATING), MOVE_MAX_MS, 'floating address at hv1');
+  });
+}

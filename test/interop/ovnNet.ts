@@ -170,11 +170,18 @@ export class OvnNet implements AsyncDisposable {
   }
 
   nb(...args: string[]): string {
-    return this.in('c', 'ovn-nbctl', '--timeout=60', `--db=unix:${this.dir}/nb.sock`, ...args);
+    return this.#ctl('ovn-nbctl', 'nb', args);
   }
 
   sb(...args: string[]): string {
-    return this.in('c', 'ovn-sbctl', '--timeout=60', `--db=unix:${this.dir}/sb.sock`, ...args);
+    return this.#ctl('ovn-sbctl', 'sb', args);
+  }
+
+  #ctl(command: string, database: string, args: readonly string[]): string {
+    const words = ['--timeout=60', `--db=unix:${this.dir}/${database}.sock`, ...args];
+    const r = spawnSync(command, words, { encoding: 'utf8', env: this.#env });
+    if (r.status !== 0) throw new Error(`${command} ${args.join(' ')}: ${r.stdout}${r.stderr}`);
+    return r.stdout;
   }
 
   /** Resolves when every hypervisor has what the northbound database says. */
@@ -306,19 +313,21 @@ export class OvnNet implements AsyncDisposable {
     const space = this.#addNamespace(name);
     const device = `v-${name}`;
     box.must(
-      ...(['ip', 'link', 'add', device, 'type', 'veth'] as const),
+      ...(['ip', 'link', 'add', device, 'up', 'type', 'veth'] as const),
       ...['peer', 'name', 'eth0', 'netns', space],
     );
-    // Duplicate address detection only costs time here.
-    this.in(name, 'sysctl', '-qw', 'net.ipv6.conf.eth0.accept_dad=0');
-    this.in(name, 'ip', 'link', 'set', 'eth0', 'address', mac, 'mtu', GUEST_MTU, 'up');
-    this.run(name, 'ethtool', '-K', 'eth0', 'tx', 'off');
-    box.must('ip', 'link', 'set', device, 'up');
-    for (const address of addresses) {
-      const family = address.includes(':') ? ['nodad'] : [];
-      this.in(name, 'ip', 'address', 'add', address, 'dev', 'eth0', ...family);
-    }
-    if (gateway !== undefined) this.in(name, 'ip', 'route', 'add', 'default', 'via', gateway);
+    // In one process, as there are many machines. Duplicate address detection only costs time here.
+    const steps = [
+      'sysctl -qw net.ipv6.conf.eth0.accept_dad=0',
+      `ip link set eth0 address ${mac} mtu ${GUEST_MTU} up`,
+      '{ ethtool -K eth0 tx off || true; }',
+      ...addresses.map((address) => {
+        const family = address.includes(':') ? ' nodad' : '';
+        return `ip address add ${address} dev eth0${family}`;
+      }),
+      ...(gateway === undefined ? [] : [`ip route add default via ${gateway}`]),
+    ];
+    this.in(name, 'sh', '-c', steps.join(' && '));
     const ids = `external_ids:iface-id=${spec.port ?? name}`;
     box.vsctl('add-port', 'br-int', device, '--', 'set', 'Interface', device, ids);
   }

@@ -21,6 +21,11 @@ export const MAC = {
   md1: '02:00:00:00:01:fd',
 };
 
+/** An address that the router answers ARP for without having it. */
+export const PROXIED = '169.254.100.1';
+/** Who may use the web servers of the port group. */
+export const CLIENTS = 'addresses="10.1.0.0/24","10.2.0.0/24","172.20.0.0/24"';
+
 /** One transaction of ovn-nbctl from many commands. */
 function nbAll(net: OvnNet, ...commands: string[]): void {
   net.nb(...commands.flatMap((command, i) => [...(i > 0 ? ['--'] : []), ...command.split(' ')]));
@@ -91,6 +96,7 @@ export function buildTopology(net: OvnNet, first: string, second: string): void 
     ...routerPort('lr1', 'ls2', '02:00:00:00:02:fe', '10.2.0.1/24'),
     ...routerPort('lr1', 'ls6', '02:00:00:00:06:fe', '10.6.0.1/24', 'fd00:6::1/64'),
     ...routerPort('lr1', 'ext', '02:00:00:00:03:fe', '172.20.0.1/24'),
+    `set Logical_Switch_Port ls1-lr1 options:arp_proxy=${PROXIED}`,
     ...localnet('ext'),
   );
   for (const [port, addresses] of ports) net.nb('lsp-set-addresses', port!, addresses!);
@@ -110,6 +116,7 @@ export function buildTopology(net: OvnNet, first: string, second: string): void 
     '02:00:00:00:03:50',
   );
   net.nb('lr-nat-add', 'lr1', 'dnat_and_snat', '172.20.0.60', '10.2.0.13');
+  net.nb('lr-nat-add', 'lr1', 'dnat', '172.20.0.70', '10.2.0.13');
   addPolicies(net);
   addServices(net);
 }
@@ -117,12 +124,7 @@ export function buildTopology(net: OvnNet, first: string, second: string): void 
 /** Access control: a port group that lets in ICMP and two TCP ports, rejects telnet, drops and logs the rest. */
 function addPolicies(net: OvnNet): void {
   net.nb('pg-add', 'pg', 'vm2', 'vm3');
-  net.nb(
-    'create',
-    'Address_Set',
-    'name=clients',
-    'addresses="10.1.0.0/24","10.2.0.0/24","172.20.0.0/24"',
-  );
+  net.nb('create', 'Address_Set', 'name=clients', CLIENTS);
   net.nb('meter-add', 'mlog', 'drop', '10', 'pktps', '5');
   const acl = (
     direction: string,

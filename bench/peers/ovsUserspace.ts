@@ -3,6 +3,8 @@
 
 import { existsSync } from 'node:fs';
 import { Sandbox, type SandboxOptions } from '../../test/interop/sandbox.ts';
+import type { Peer, Setup, Testbed } from '../types.ts';
+import { startOvs } from './ovs.ts';
 
 const BINARY = '/usr/lib/openvswitch-switch/ovs-vswitchd';
 
@@ -26,3 +28,20 @@ export function startOvsUserspace(tso: boolean): Promise<Sandbox> {
   }
   return Sandbox.start(options);
 }
+
+/**
+ * As a peer of scenarios that look at the control plane alone: it has no vhost-user ports (and so no guests, and no forwarding
+ * thread), whatever the setup says.
+ */
+export const ovsUserspace: Peer = {
+  name: 'ovs-userspace',
+  wirings: ['none'],
+  missing: ovsUserspaceMissing,
+  start(setup: Setup): Promise<Testbed> {
+    const options = { name: 'ovs-userspace', sandbox: { daemon: 'real' } as const };
+    return startOvs(
+      { ...options, threadName: /^pmd-c/, cycleNs: 1 },
+      { ...setup, wiring: 'none', ports: 0 },
+    );
+  },
+};

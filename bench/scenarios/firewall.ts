@@ -7,7 +7,7 @@ import type { Stream } from '../generator/generator.ts';
 import type { OvsTestbed } from '../peers/ovs.ts';
 import { ovsDpdk } from '../peers/ovsDpdk.ts';
 import { xvio, xvioOf } from '../peers/xvio.ts';
-import { type Contestant, enlist, play, trialOf, usablePeers } from '../rounds.ts';
+import { type Contestant, enlist, errorText, play, trialOf, usablePeers } from '../rounds.ts';
 import type { Measurement, Options, Peer, Scenario, Testbed } from '../types.ts';
 
 /** Below the 3 000 000 that both switches take by default. */
@@ -132,9 +132,15 @@ async function bytesEach(peer: Peer, flows: number, options: Options): Promise<n
 
 async function memory(flows: number, options: Options): Promise<Measurement> {
   const series = [];
-  for (const peer of usablePeers([xvio, ovsDpdk], options)) {
-    const bytes = await bytesEach(peer, flows, options);
-    series.push({ peer: peer.name, rounds: [bytes], details: {} });
+  const left: string[] = [];
+  const failures: string[] = [];
+  for (const peer of usablePeers([xvio, ovsDpdk], options, left)) {
+    try {
+      const bytes = await bytesEach(peer, flows, options);
+      series.push({ peer: peer.name, rounds: [bytes], details: {} });
+    } catch (error) {
+      failures.push(`${peer.name}: ${errorText(error)}`);
+    }
   }
   return {
     scenario: 'firewall',
@@ -143,7 +149,8 @@ async function memory(flows: number, options: Options): Promise<Measurement> {
     higherIsBetter: false,
     baseline: 'ovs-dpdk',
     series,
-    notes: ['anonymous and shared memory; hugepages of DPDK not counted'],
+    failures,
+    notes: ['anonymous and shared memory; hugepages of DPDK not counted', ...left],
   };
 }
 

@@ -93,6 +93,8 @@ export interface BridgeIntent {
   hwaddr: string | undefined;
   protocols: readonly string[];
   controllers: readonly (ControllerConfig & { uuid: string })[];
+  /** Managers of the database that are reached in-band, by IPv4 address. */
+  inBandManagers: readonly { host: string; port: number }[];
   floodVlans: readonly number[];
   macAgingSeconds: number;
   macTableSize: number;

@@ -30,6 +30,7 @@ const VLAN_MODES = new Set<string>([
 const MAC = /^([0-9a-f]{2}:){5}[0-9a-f]{2}$/i;
 const MAC_AGING_DEFAULT_S = 300;
 const MAC_TABLE_DEFAULT = 8192;
+const OVSDB_PORT = 6640;
 
 function integer(text: string | undefined, fallback: number, min: number, max: number): number {
   if (text === undefined || !/^\s*[-+]?\d+/.test(text)) return fallback;
@@ -125,7 +126,10 @@ function portIntent(snapshot: Snapshot, row: PortRow): PortIntent {
   };
 }
 
-function controllerIntent(row: ControllerRow): BridgeIntent['controllers'][number] {
+function controllerIntent(
+  row: ControllerRow,
+  mayBeInBand: boolean,
+): BridgeIntent['controllers'][number] {
   return {
     uuid: row.uuid,
     target: row.target,
@@ -136,8 +140,19 @@ function controllerIntent(row: ControllerRow): BridgeIntent['controllers'][numbe
     rateLimit: row.controller_rate_limit,
     burstLimit: row.controller_burst_limit,
     queueSize: row.controller_queue_size,
-    connectionMode: row.connection_mode === 'in-band' ? 'in-band' : 'out-of-band',
+    connectionMode:
+      (row.connection_mode ?? 'in-band') === 'in-band' && mayBeInBand ? 'in-band' : 'out-of-band',
   };
+}
+
+/** Manager rows that connect to an IPv4 address in-band. */
+function managersInBand(snapshot: Snapshot): { host: string; port: number }[] {
+  const managers = snapshot.rows('Manager', snapshot.root?.manager_options ?? []);
+  return managers.flatMap(({ target, connection_mode: mode }) => {
+    const [, host, port] = /^(?:tcp|ssl):(\d+\.\d+\.\d+\.\d+)(?::(\d+))?$/.exec(target) ?? [];
+    if (host === undefined || mode === 'out-of-band') return [];
+    return [{ host, port: Number(port ?? OVSDB_PORT) }];
+  });
 }
 
 function mirrorIntent(snapshot: Snapshot, row: MirrorRow): MirrorIntent {
@@ -196,7 +211,10 @@ function bridgeIntent(
     datapathId: datapathId(other['datapath-id']),
     hwaddr: unicastMac(other.hwaddr),
     protocols: row.protocols,
-    controllers: snapshot.rows('Controller', row.controller).map(controllerIntent),
+    controllers: snapshot
+      .rows('Controller', row.controller)
+      .map((controller) => controllerIntent(controller, other['disable-in-band'] !== 'true')),
+    inBandManagers: other['disable-in-band'] === 'true' ? [] : managersInBand(snapshot),
     floodVlans: row.flood_vlans,
     macAgingSeconds: integer(other['mac-aging-time'], MAC_AGING_DEFAULT_S, 15, 3600),
     macTableSize: integer(other['mac-table-size'], MAC_TABLE_DEFAULT, 10, 1000000),

@@ -34,6 +34,12 @@ import { treeBridgeColumns } from './spanningTree.ts';
 
 const REHEARSAL_TRANSLATIONS = 5000;
 
+/** other_config:in-band-queue; negative: none. */
+function inBandQueue(config: Readonly<Record<string, string>>): number | undefined {
+  const queue = Number.parseInt(config['in-band-queue'] ?? '', 10);
+  return queue >= 0 ? queue : undefined;
+}
+
 export interface BridgeUnit {
   uuid: string;
   bridge: SwitchBridge;
@@ -221,6 +227,8 @@ export class Reconciler {
       serial: intent.dpSn,
       flowTables: intent.flowTables,
       bundleIdleTimeoutMs: intent.bundleIdleTimeoutMs,
+      inBandRemotes: intent.inBandManagers,
+      inBandQueue: inBandQueue(intent.otherConfig),
     });
   }
 

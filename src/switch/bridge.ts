@@ -138,6 +138,8 @@ export class SwitchBridge implements DatapathBridge {
   readonly mirrors = new MirrorTable();
   /** Written by the OpenFlow front-end. */
   hasControllers = false;
+  /** Written by the OpenFlow front-end. */
+  hasInBand = false;
   readonly missRule: Rule;
   readonly noPacketInRule: Rule;
   readonly dropFragmentsRule: Rule;

@@ -154,6 +154,8 @@ export interface Bridge {
   readonly meters?: MeterTable;
   /** Some controller is configured. Set by the OpenFlow front-end. */
   hasControllers?: boolean;
+  /** Some controller is reached through the bridge: the local port gets its DHCP replies. Set by the OpenFlow front-end. */
+  hasInBand?: boolean;
   /** Tell the switch that flows (or ports' config) changed: cached decisions are looked at again, all or those that `events` may touch. */
   flowsChanged(events?: readonly FlowEvent[]): void;
   /** Resolves when no packet can meet a state older than the call. */

@@ -13,19 +13,20 @@ import { HIDDEN_TABLE } from '../../switch/flowModsRules.ts';
 import type { Bridge, BridgePort } from '../../switch/types.ts';
 import { ActionLists } from '../../wire/openflow/actionLists.ts';
 import type { Message, MessageType, Role } from '../../wire/openflow/messages.ts';
-import type { Action, PortDesc } from '../../wire/openflow/types.ts';
+import { type Action, OFPP_LOCAL, type PortDesc } from '../../wire/openflow/types.ts';
 import { Announcer, Peer } from './announce.ts';
 import { BundleSet } from './bundles.ts';
 import type { OfSwitch, SwitchDesc } from './context.ts';
 import { CATCH_ALL, FailOpen, NORMAL_ACTIONS } from './failOpen.ts';
 import { createHandler } from './handlers.ts';
+import { InBand, type InBandRemote, inBandRemote } from './inBand.ts';
 import { ChangeLog, FlowMonitors } from './monitors.ts';
 import { type Handler, Ofconn } from './ofconn.ts';
 import type { Rconn } from './rconn.ts';
 import { type ControllerConfig, Service } from './service.ts';
 import { Snoop } from './snoop.ts';
 import { TlvTable } from './tlvTable.ts';
-import type { Log, SslConfig, StreamContext } from './vconn.ts';
+import { type Log, parseTarget, type SslConfig, type StreamContext } from './vconn.ts';
 import { ALL_VERSIONS } from './versions.ts';
 
 /** ovs-ofctl may stay silent while its user reads. */
@@ -56,6 +57,10 @@ export interface ConnmgrConfig {
   dpDesc?: string | undefined;
   serial?: string | undefined;
   bundleIdleTimeoutMs?: number | undefined;
+  /** More than controllers that are reached through the bridge: managers of the database. */
+  inBandRemotes?: readonly InBandRemote[] | undefined;
+  /** other_config:in-band-queue. */
+  inBandQueue?: number | undefined;
   /** Bridge.flow_tables, by number of the table. */
   flowTables?: ReadonlyMap<number, FlowTableRow> | undefined;
 }
@@ -88,6 +93,7 @@ export class Connmgr implements OfSwitch {
   readonly #expiry: Disposable;
   readonly #flowModLog: NodeJS.Timeout;
   #failOpen: FailOpen | undefined;
+  #inBand: InBand | undefined;
   #failMode: 'standalone' | 'secure' | undefined;
   #ssl: SslConfig | undefined;
   #electionId: bigint | undefined;
@@ -162,6 +168,7 @@ export class Connmgr implements OfSwitch {
     this.#failMode = config.failMode;
     this.bridge.failMode = config.failMode;
     this.#updateFailOpen();
+    this.#updateInBand(config);
     if (this.bridge.hasControllers !== this.#hasControllers) {
       this.bridge.hasControllers = this.#hasControllers;
       this.bridge.flowsChanged();
@@ -183,6 +190,7 @@ export class Connmgr implements OfSwitch {
   flush(): void {
     this.tables.flush();
     this.#failOpen?.flushed();
+    this.#inBand?.flushed();
     if (this.#hasControllers || this.#failMode !== 'standalone') return;
     this.tables.addOwn({ match: CATCH_ALL, priority: 0, actions: NORMAL_ACTIONS });
   }
@@ -240,6 +248,7 @@ export class Connmgr implements OfSwitch {
     this.#expiry[Symbol.dispose]();
     clearInterval(this.#flowModLog);
     this.#failOpen?.close();
+    this.#inBand?.close();
     this.#snoop.close();
     for (const service of this.#services.values()) service.close();
     this.#services.clear();
@@ -410,6 +419,27 @@ export class Connmgr implements OfSwitch {
       this.#failOpen?.close();
       this.#failOpen = undefined;
     }
+  }
+
+  #updateInBand({ controllers, inBandRemotes = [], inBandQueue: queue }: ConnmgrConfig): void {
+    const { runDir } = this.#options;
+    const remotes = controllers
+      .filter(({ connectionMode }) => connectionMode === 'in-band')
+      .map(({ target }) => inBandRemote(parseTarget(target, runDir)))
+      .filter((remote) => remote !== undefined)
+      .concat(inBandRemotes);
+    const has = remotes.length > 0;
+    if (has) {
+      const local = () => this.bridge.ports.get(OFPP_LOCAL)?.netdev.status().mac;
+      this.#inBand ??= new InBand(this.tables, local);
+      this.#inBand.configure({ remotes, queue });
+    } else {
+      this.#inBand?.close();
+      this.#inBand = undefined;
+    }
+    if ((this.bridge.hasInBand ?? false) === has) return;
+    this.bridge.hasInBand = has;
+    this.bridge.flowsChanged();
   }
 
   #failureDurationMs(): number {

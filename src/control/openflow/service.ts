@@ -27,7 +27,7 @@ export interface ControllerConfig {
   burstLimit?: number | undefined;
   /** Packet-ins that may wait in the output of a connection. */
   queueSize?: number | undefined;
-  /** Accepted; connections never take the path through the bridge that it would ask for. */
+  /** 'in-band': the connection may lead through the bridge, whose own rules let it pass (inBand.ts). */
   connectionMode?: 'in-band' | 'out-of-band' | undefined;
 }
 

@@ -24,6 +24,7 @@ import { runActions } from './actions.ts';
 import { thaw } from './conntrack.ts';
 import { newScratch, newXlate, report } from './context.ts';
 import { finish } from './freeze.ts';
+import { deliverDhcp } from './inBand.ts';
 import { isMirrorOutput, mirrorInput } from './mirror.ts';
 import { mayReceive } from './output.ts';
 import { finishSamples } from './sample.ts';
@@ -94,6 +95,7 @@ export function translate(input: XlateIn): XlateOut {
       x.error = 'Forwarding disabled';
       x.dropReason = DROP_STP;
     } else {
+      if (input.bridge.hasInBand === true && x.freezing === undefined) deliverDhcp(x);
       finish(x);
     }
   }

@@ -37,6 +37,8 @@ export interface XlateBridge {
   readonly exportsSamples?: boolean;
   /** Some controller is configured: buckets that watch OFPP_CONTROLLER are alive. */
   readonly hasControllers?: boolean;
+  /** The local port gets DHCP replies whatever the flows say. */
+  readonly hasInBand?: boolean;
   /** What tun_metadata0 … 63 are on this bridge. */
   readonly tlvs?: readonly TlvMapping[];
   readonly forwardBpdu: boolean;

@@ -89,8 +89,14 @@ export class FlowTable {
     memory.u8.set(key, record + FL_KEY);
     const first = (record + FL_KEY) / 4;
     const { maskWords } = subtable;
-    for (let i = 0; i < KEY_SIZE / 4; i++) memory.u32[first + i]! &= maskWords[i]!;
-    this.writeLines(record);
+    const { u32 } = memory;
+    let lines = 0;
+    for (let i = 0; i < KEY_SIZE / 4; i++) {
+      const word = u32[first + i]! & maskWords[i]!;
+      u32[first + i] = word;
+      if (word !== 0) lines |= 1 << (i >> 4);
+    }
+    memory.set(record + FL_LINES, lines);
     const hash = this.hashOf(record + FL_KEY, subtable.address) >>> 0;
     const existing = this.findSame(hash, subtable, record + FL_KEY);
     if (existing >= 0) {
@@ -119,14 +125,6 @@ export class FlowTable {
     this.flows[id] = flow;
     this.live++;
     return id;
-  }
-
-  private writeLines(record: number): void {
-    let lines = 0;
-    for (let i = 0; i < KEY_SIZE; i += 4) {
-      if (this.memory.u32[(record + FL_KEY + i) / 4] !== 0) lines |= 1 << (i >> 6);
-    }
-    this.memory.set(record + FL_LINES, lines);
   }
 
   setActions(id: FlowId, actions: Uint32Array): void {

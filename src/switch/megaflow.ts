@@ -1,7 +1,7 @@
 // What the control plane remembers of each megaflow in the data plane (Open vSwitch calls it a udpif key): key, mask,
 // program, and the side effects that its packets have on OpenFlow statistics and MAC tables.
 
-import { KEY_SIZE } from '../../contract/key.ts';
+import { K_TP_SRC, KEY_SIZE } from '../../contract/key.ts';
 import type { FlowId, FlowStats } from '../engine/types.ts';
 import type { PatchPort } from '../port/patch.ts';
 import { OfError } from '../wire/openflow/types.ts';
@@ -10,6 +10,9 @@ import type { MacTable } from './macLearning.ts';
 import { mix } from './subtable.ts';
 import type { Effects } from './translate/types.ts';
 import type { BridgePort } from './types.ts';
+
+/** Word of the transport ports, before those of the addresses. */
+const FIRST_WORD = K_TP_SRC >> 2;
 
 export interface Megaflow {
   readonly id: FlowId;
@@ -54,8 +57,14 @@ function sameUnderMask(flow: Megaflow, { keyWords, maskWords }: KeyPair): boolea
 
 /** Would a packet with this key (host words) meet the megaflow? */
 export function meets({ pair }: Megaflow, keyWords: Int32Array): boolean {
-  for (let i = 0; i < KEY_SIZE / 4; i++) {
-    if (((pair.keyWords[i]! ^ keyWords[i]!) & pair.maskWords[i]!) !== 0) return false;
+  const own = pair.keyWords;
+  const mask = pair.maskWords;
+  // Ports and addresses tell most flows apart.
+  for (let i = FIRST_WORD; i < KEY_SIZE / 4; i++) {
+    if (((own[i]! ^ keyWords[i]!) & mask[i]!) !== 0) return false;
+  }
+  for (let i = 0; i < FIRST_WORD; i++) {
+    if (((own[i]! ^ keyWords[i]!) & mask[i]!) !== 0) return false;
   }
   return true;
 }

@@ -159,7 +159,8 @@ export class UpcallHandler {
   /** Puts the megaflow into the data plane. False: not now, neither effects nor pair are kept. */
   #install(pair: KeyPair, out: XlateOut, validated: number): boolean {
     const { key, mask } = pair;
-    datapathMask(out.wildcards, key, mask);
+    // What translation has looked at is in the records that were lent to it.
+    datapathMask(this.#datapath.scratch.keyWildcards, key, mask);
     if (!this.megaflowsEnabled) mask.fill(0xff);
     const hash = hashKey(pair);
     if (this.#datapath.megaflows.find(pair, hash) !== undefined) return false; // a packet that missed before it was there

@@ -2,10 +2,11 @@
 // finding ports.
 
 import { DROP_FLOW_EXPLICIT } from '../../../contract/drop.ts';
-import { F_IN_PORT, K_PRIORITY } from '../../../contract/key.ts';
+import { F_IN_PORT, K_PRIORITY, KEY_SIZE } from '../../../contract/key.ts';
 import type { Action } from '../../wire/openflow/types.ts';
 import { be32, newRecord, wordsOf } from '../flow.ts';
 import type { BridgePort, Rule } from '../types.ts';
+import { emptyEffects, ResultKeeper } from './keptResults.ts';
 import type {
   Effects,
   FlowSample,
@@ -95,6 +96,8 @@ export function newScratch(flow = newRecord()): XlateScratch {
     flowWords: wordsOf(flow),
     originalWords: wordsOf(original),
     wildcardWords: wordsOf(wildcards),
+    keyWildcards: wildcards.subarray(0, KEY_SIZE),
+    results: new ResultKeeper(),
   };
 }
 
@@ -104,25 +107,8 @@ export function newXlate(input: XlateIn, scratch: XlateScratch): Xlate {
   scratch.wildcards.fill(0);
   return {
     in: input,
-    effects: {
-      rules: [],
-      outers: [],
-      tables: [],
-      macs: [],
-      groups: [],
-      learns: [],
-      fins: [],
-      patches: [],
-      tunnels: [],
-      solicits: [],
-      bridges: new Set([input.bridge]),
-      macQuestions: [],
-      protocols: [],
-      bonds: [],
-      packetIns: [],
-      recircs: [],
-      mirrors: [],
-    },
+    effects:
+      input.scratch === undefined ? emptyEffects(input.bridge) : scratch.results.lend(input.bridge),
     flow: input.flow,
     received: scratch.original,
     base: scratch.base,

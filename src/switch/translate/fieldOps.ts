@@ -7,9 +7,9 @@ import { K_ETH_TYPE, K_NW_PROTO, K_VLAN0_TCI, K_VLAN0_TPID } from '../../../cont
 import {
   fromBytes,
   getSubfield,
+  moveBits,
   port10To11,
   resolveField,
-  setSubfield,
 } from '../../wire/openflow/fieldAccess.ts';
 import { type Field, fieldByName } from '../../wire/openflow/fields.ts';
 import type { TlvMapping } from '../../wire/openflow/messages.ts';
@@ -214,7 +214,7 @@ export function moveSubfield(
   coverL3Prerequisite(to, flow, wildcards);
   coverSubfield(src, from, wildcards);
   coverSubfield(dst, to, wildcards);
-  setSubfield(flow, dst, getSubfield(flow, src, from), to);
+  moveBits(flow, src, dst, from, to);
   if (to.tlvIndex !== undefined) setPresent(flow, to.tlvIndex);
 }
 

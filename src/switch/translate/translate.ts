@@ -114,9 +114,9 @@ export function translate(input: XlateIn): XlateOut {
   }
   program.push(ACT_END | (1 << 16));
   return {
-    program: Uint32Array.from(program),
+    program: scratch.results.program(program),
     wildcards: x.wildcards,
-    effects: x.effects,
+    effects: input.scratch === undefined ? x.effects : scratch.results.keep(),
     error: x.error,
     passing: x.passing,
     slow: x.slow !== 0 || program.length > ACTIONS_MAX_WORDS,

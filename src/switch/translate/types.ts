@@ -15,6 +15,7 @@ import type { BridgeTree } from '../spanningTree/gate.ts';
 import type { TunnelPorts } from '../tunnel/ports.ts';
 import type { TunnelRoute, Underlay } from '../tunnel/types.ts';
 import type { BridgePort, Bundle, FlowOwner, FlowTable, Rule } from '../types.ts';
+import type { ResultKeeper } from './keptResults.ts';
 
 export type FragmentMode = 'normal' | 'drop' | 'nx-match';
 /** OpenFlow 1.1, 1.2 table-mod: what a miss does. `default` depends on the controllers connected. */
@@ -213,6 +214,10 @@ export interface XlateScratch {
   readonly flowWords: Int32Array;
   readonly originalWords: Int32Array;
   readonly wildcardWords: Int32Array;
+  /** The first KEY_SIZE bytes of wildcards. */
+  readonly keyWildcards: Uint8Array;
+  /** Where effects are written, and what remains of them. */
+  readonly results: ResultKeeper;
 }
 
 export interface XlateIn {

@@ -165,6 +165,31 @@ export function setSubfield(
   setField(record, f, (getField(record, f) & ~mask) | bits);
 }
 
+/** Fields that are a number of at most 32 bits with nothing else to it. */
+function isSmall(f: Field): boolean {
+  return f.size <= 4 && f.present === 0 && !f.widen && f.format !== 'port10' && f.name !== 'nw_tos';
+}
+
+/** Moves a subfield to another of as many bits; between small fields without bigints. */
+export function moveBits(
+  record: Uint8Array,
+  src: Subfield,
+  dst: Subfield,
+  from: Field,
+  to: Field,
+): void {
+  if (!isSmall(from) || !isSmall(to) || to.offset === K_VLAN0_TCI) {
+    setSubfield(record, dst, getSubfield(record, src, from), to);
+    return;
+  }
+  const ones = src.bits >= 32 ? 0xffffffff : 2 ** src.bits - 1;
+  const value =
+    ((partGet(record, from.offset, from.size) >>> (src.offset + from.shift)) & ones) >>> 0;
+  const shift = dst.offset + to.shift;
+  const slot = partGet(record, to.offset, to.size);
+  partPut(record, to.offset, to.size, (slot & ~(ones << shift)) | (value << shift));
+}
+
 /** Or-s into a mask record the bits that reading the subfield looks at. */
 export function coverSubfield(wildcards: Uint8Array, s: Subfield, f = fieldByName(s.field)): void {
   if (f.format === 'port10' || f.widen) {

@@ -130,7 +130,7 @@ const SWITCHING: Check[] = [
   {
     name: 'multicast goes to its members only',
     async run(net) {
-      net.in('vm2', 'ip', 'address', 'add', '239.1.1.1/32', 'dev', 'eth0', 'autojoin');
+      net.in('vm2', 'ip', 'address', 'replace', '239.1.1.1/32', 'dev', 'eth0', 'autojoin');
       await net.until(
         () => net.sb('--bare', '--columns=address', 'list', 'IGMP_Group').includes('239.1.1.1'),
         20000,
@@ -423,3 +423,18 @@ export const CHECKS: readonly Check[] = [
   ...SERVICES,
   ...OBSERVING,
 ];
+
+/** Those that show quickly what crosses a tunnel, and may be run again over another one. */
+export const CROSSING: readonly Check[] = [
+  'logical switch',
+  'frames of the full MTU, not to be fragmented',
+  'multicast goes to its members only',
+  'logical router between switches',
+  'SNAT to the physical network',
+  'floating address, distributed',
+  'floating address, on the gateway',
+  'IPv6 between machines',
+  'ACL: what is allowed passes, replies and all',
+  'ACL: what is rejected is refused at once',
+  'load balancer: both backends are used',
+].map((name) => CHECKS.find((check) => check.name === name)!);

@@ -1,4 +1,4 @@
-// One OVN over Geneve whose gateway runs the real ovs-vswitchd, the other hypervisor xvio: they interoperate.
+// One OVN over Geneve, then VXLAN, whose gateway runs the real ovs-vswitchd, the other hypervisor xvio: they interoperate.
 
 import { testAcross } from './ovnTunnel.ts';
 

@@ -1,4 +1,4 @@
-// One OVN over Geneve whose gateway runs xvio, the other hypervisor the real ovs-vswitchd: they interoperate.
+// One OVN over Geneve, then VXLAN, whose gateway runs xvio, the other hypervisor the real ovs-vswitchd: they interoperate.
 
 import { testAcross } from './ovnTunnel.ts';
 

@@ -9,6 +9,10 @@ export interface Machine {
   cores: number;
   mhz: number;
   caches: string;
+  /** Threads a core, NUMA nodes. */
+  topology: string;
+  /** From the switch's core to the generator's, one way, in nanoseconds (bench/cacheLine.ts). */
+  cacheLineNs?: number;
   hypervisor: string;
   kernel: string;
   commandLine: string;
@@ -71,6 +75,7 @@ export function describeMachine(): Machine {
     cores: availableParallelism(),
     mhz: Math.round(tscHz() / 1e6),
     caches: `L1d ${line('L1d cache')}, L2 ${line('L2 cache')}, L3 ${line('L3 cache')}`,
+    topology: `${line('Thread\\(s\\) per core')} thread a core, ${line('NUMA node\\(s\\)')} NUMA node`,
     hypervisor: line('Hypervisor vendor'),
     kernel: release(),
     // What shapes performance; the rest of the line is nobody's business.
@@ -89,8 +94,10 @@ export function describeMachine(): Machine {
 /** Lines for people. */
 export function machineText(machine: Machine): string[] {
   const packages = Object.entries(machine.packages).map(([name, version]) => `${name} ${version}`);
+  const lineNs = machine.cacheLineNs;
   return [
     `${machine.cpu}, ${machine.cores} cores of ${cpus().length}, TSC ${machine.mhz} MHz; ${machine.caches}; hypervisor ${machine.hypervisor}`,
+    `${machine.topology}; a cache line from the switch's core to the generator's: ${lineNs === undefined ? 'not measured' : `${lineNs.toFixed(0)} ns one way`}`,
     `kernel ${machine.kernel} (${machine.commandLine || 'no arguments that matter'}); ${machine.memoryGiB} GiB; hugepages ${machine.hugepages}; THP ${machine.thp}`,
     `SRSO: ${machine.mitigations || '?'}; load average at start ${machine.loadAverage}`,
     `node ${machine.node}; ${packages.join(', ')}; xvio ${machine.commit}`,

@@ -8,50 +8,47 @@ interface Cost {
   setupS: number;
   /** One round of all of them, with trials of 300 ms. */
   roundS: number;
+  /** The scenario plays no more rounds than that. */
+  most?: number;
 }
 
 const COSTS: Readonly<Record<string, Cost>> = {
   relay: { setupS: 8, roundS: 1.4 },
-  testpmd: { setupS: 12, roundS: 1.2 },
-  port: { setupS: 25, roundS: 3 },
-  l2: { setupS: 30, roundS: 4 },
-  rules: { setupS: 20, roundS: 2 },
-  'acl-vxlan': { setupS: 60, roundS: 6 },
-  firewall: { setupS: 110, roundS: 6 },
-  imix: { setupS: 7, roundS: 1 },
-  1500: { setupS: 7, roundS: 1 },
-  9000: { setupS: 7, roundS: 1 },
-  tcp: { setupS: 25, roundS: 14 },
-  latency: { setupS: 45, roundS: 10 },
-  rfc2544: { setupS: 25, roundS: 16 },
-  cpu: { setupS: 10, roundS: 4 },
-  pauses: { setupS: 14, roundS: 3 },
-  idle: { setupS: 25, roundS: 6 },
-  upcall: { setupS: 9, roundS: 1.5 },
-  flowmod: { setupS: 9, roundS: 9 },
-  explosion: { setupS: 16, roundS: 1.2 },
-  ports: { setupS: 45, roundS: 4 },
-  workers: { setupS: 14, roundS: 2 },
-  memory: { setupS: 35, roundS: 0 },
-  stages: { setupS: 50, roundS: 0 },
+  testpmd: { setupS: 14, roundS: 1.4 },
+  port: { setupS: 20, roundS: 2.7 },
+  l2: { setupS: 20, roundS: 2.7 },
+  rules: { setupS: 16, roundS: 1.8 },
+  'acl-vxlan': { setupS: 45, roundS: 5.4 },
+  firewall: { setupS: 115, roundS: 6 },
+  imix: { setupS: 6, roundS: 0.9 },
+  1500: { setupS: 6, roundS: 0.9 },
+  9000: { setupS: 6, roundS: 0.9 },
+  tcp: { setupS: 34, roundS: 11 },
+  rfc2544: { setupS: 20, roundS: 30, most: 3 },
+  cpu: { setupS: 25, roundS: 5.5 },
+  latency: { setupS: 55, roundS: 5.5 },
+  pauses: { setupS: 9, roundS: 2.4 },
+  idle: { setupS: 20, roundS: 6.4, most: 5 },
+  upcall: { setupS: 8, roundS: 1.5 },
+  flowmod: { setupS: 8, roundS: 12, most: 5 },
+  explosion: { setupS: 12, roundS: 1 },
+  ports: { setupS: 40, roundS: 3.6 },
+  workers: { setupS: 8, roundS: 1.8 },
+  memory: { setupS: 45, roundS: 0 },
+  stages: { setupS: 40, roundS: 9, most: 3 },
 };
 const UNKNOWN: Cost = { setupS: 10, roundS: 2 };
 
 /** Rounds of a scenario are not fewer, as long as there is any time at all. */
 const LEAST_ROUNDS = 3;
 
-const costOf = (name: string): Cost => COSTS[name] ?? UNKNOWN;
-
-function roundSeconds(name: string, durationMs: number): number {
-  return costOf(name).roundS * ((durationMs + 150) / 450);
-}
-
 /** Of scenarios by name, with so many rounds each. */
 export function estimateS(names: readonly string[], rounds: number, durationMs: number): number {
-  return names.reduce(
-    (sum, name) => sum + costOf(name).setupS + rounds * roundSeconds(name, durationMs),
-    0,
-  );
+  const slower = (durationMs + 150) / 450;
+  return names.reduce((sum, name) => {
+    const { setupS, roundS, most = rounds } = COSTS[name] ?? UNKNOWN;
+    return sum + setupS + Math.min(rounds, most) * roundS * slower;
+  }, 0);
 }
 
 /** Rounds for each of the scenarios still to come; 0 = the time is over. */
@@ -61,7 +58,22 @@ export function roundsWithin(
   { rounds, durationMs }: Pick<Options, 'rounds' | 'durationMs'>,
 ): number {
   if (secondsLeft <= 0) return 0;
-  const each = estimateS(names, 1, durationMs) - estimateS(names, 0, durationMs);
-  const fit = Math.floor((secondsLeft - estimateS(names, 0, durationMs)) / Math.max(each, 0.001));
-  return Math.min(rounds, Math.max(fit, LEAST_ROUNDS));
+  let fit = rounds;
+  while (fit > LEAST_ROUNDS && estimateS(names, fit, durationMs) > secondsLeft) fit--;
+  return fit;
 }
+
+/** How long a scenario may take before it is ended by force: it hangs, or it takes the others' time. */
+export function limitS(
+  secondsLeft: number,
+  [name, ...rest]: readonly [string, ...string[]],
+  { rounds, durationMs }: Pick<Options, 'rounds' | 'durationMs'>,
+): number {
+  const own = estimateS([name], rounds, durationMs);
+  const spare = secondsLeft - estimateS(rest, LEAST_ROUNDS, durationMs);
+  return Math.min(PATIENCE * own + PATIENCE_S, Math.max(1.5 * own + 30, spare));
+}
+
+/** A scenario that takes so many times what was estimated, and this long on top, hangs. */
+const PATIENCE = 3;
+const PATIENCE_S = 150;

@@ -2,11 +2,13 @@
 
 import { writeFileSync } from 'node:fs';
 import { parseArgs } from 'node:util';
+import { cacheLineNs } from './cacheLine.ts';
 import { describeMachine, machineText } from './machine.ts';
 import { estimateS } from './plan.ts';
 import { writeReport } from './report.ts';
 import { jsonOf, type Results, readResults } from './results.ts';
 import { SCENARIOS } from './scenarios/index.ts';
+import { stageTable } from './stackChart.ts';
 import { allFailures, runSuite } from './suite.ts';
 import { markdownOf, textOf } from './tables.ts';
 import type { Options } from './types.ts';
@@ -88,10 +90,18 @@ const reportDirectory =
   values.report ??
   (positionals.length === 0 && values.from === undefined ? 'bench-report' : undefined);
 
+/** What README and docs show of a run. */
+function shortTables({ measurements }: Results): string {
+  const profiles = measurements.filter(({ scenario }) => scenario === 'stages');
+  const parts = [markdownOf(measurements.filter((m) => !profiles.includes(m)))];
+  if (profiles.length > 0) parts.push(`${stageTable(profiles)}\n`);
+  return parts.filter((part) => part.trim() !== '').join('\n');
+}
+
 /** Shows everything that was asked for. */
 function show(results: Results): void {
   if (values.json !== undefined) writeFileSync(values.json, jsonOf(results));
-  else if (values.markdown) process.stdout.write(markdownOf(results.measurements));
+  else if (values.markdown) process.stdout.write(shortTables(results));
   if (reportDirectory !== undefined) writeReport(reportDirectory, results);
 }
 
@@ -131,6 +141,10 @@ async function measure(): Promise<number> {
   const startMs = Date.now();
   const { log: _, ...asked } = options;
   const machine = describeMachine();
+  const lineNs = await cacheLineNs(options.switchCore, options.generatorCore).catch(
+    () => undefined,
+  );
+  if (lineNs !== undefined) machine.cacheLineNs = lineNs;
   const tables = values.json === undefined && !values.markdown;
   if (tables) process.stdout.write(`${machineText(machine).join('\n')}\n\n`);
   const date = new Date(startMs).toISOString();

@@ -6,12 +6,8 @@ import { existsSync, mkdtempSync, readdirSync, readFileSync, rmSync } from 'node
 import { tmpdir } from 'node:os';
 import path from 'node:path';
 import type { Order } from './one.ts';
-import { estimateS, roundsWithin } from './plan.ts';
+import { estimateS, limitS, roundsWithin } from './plan.ts';
 import type { Measurement, Options, Scenario } from './types.ts';
-
-/** A scenario that takes so many times what was estimated, and this long on top, hangs. */
-const PATIENCE = 3;
-const PATIENCE_S = 150;
 
 export interface Failure {
   scenario: string;
@@ -42,7 +38,7 @@ function killGroup({ pid }: ChildProcess): void {
 async function inOwnProcess(
   scenario: string,
   { log, ...options }: Options,
-  limitS: number,
+  seconds: number,
 ): Promise<Measurement[]> {
   const directory = mkdtempSync(path.join(tmpdir(), 'xvb-'));
   const order: Order = { scenario, options, file: path.join(directory, 'result.json') };
@@ -71,13 +67,13 @@ async function inOwnProcess(
   const timer = setTimeout(() => {
     late = true;
     killGroup(child);
-  }, limitS * 1000);
+  }, seconds * 1000);
   try {
     const status = await new Promise<string>((resolve) => {
       child.once('error', (error) => resolve(error.message));
       child.once('exit', (code, signal) => resolve(signal ?? `status ${code}`));
     });
-    if (late) throw new Error(`ended by force after ${Math.round(limitS)} s`);
+    if (late) throw new Error(`ended by force after ${Math.round(seconds)} s`);
     if (!existsSync(order.file)) throw new Error(`${status}: ${lastError(stderr)}`);
     return JSON.parse(readFileSync(order.file, 'utf8')) as Measurement[];
   } finally {
@@ -108,24 +104,26 @@ export async function runSuite(
   const result: SuiteResult = { measurements: [], failures: [] };
   const endMs = minutes === undefined ? Number.POSITIVE_INFINITY : Date.now() + minutes * 60_000;
   for (const [i, { name }] of scenarios.entries()) {
-    const rest = scenarios.slice(i).map((scenario) => scenario.name);
-    const rounds = roundsWithin((endMs - Date.now()) / 1000, rest, options);
+    const rest = scenarios.slice(i + 1).map((scenario) => scenario.name);
+    const secondsLeft = (endMs - Date.now()) / 1000;
+    const rounds = roundsWithin(secondsLeft, [name, ...rest], options);
     if (rounds === 0) {
       result.failures.push({ scenario: name, text: `left out: ${minutes} minutes were over` });
       continue;
     }
     const seconds = estimateS([name], rounds, options.durationMs);
-    const total = estimateS(rest, rounds, options.durationMs);
+    const total = estimateS([name, ...rest], rounds, options.durationMs);
     options.log(
       `${name}: ${rounds} rounds, about ${Math.round(seconds)} s; all that is left: about ${Math.ceil(total / 60)} min`,
     );
+    const startMs = Date.now();
     // With little time left, nobody gets much more than the share that was planned.
-    const deadline = minutes === undefined ? {} : { deadlineMs: Date.now() + 1500 * seconds };
+    const deadline = minutes === undefined ? {} : { deadlineMs: startMs + 1500 * seconds };
+    const plan = { ...options, rounds, ...deadline };
     try {
-      const limitS = PATIENCE * seconds + PATIENCE_S;
-      result.measurements.push(
-        ...(await inOwnProcess(name, { ...options, rounds, ...deadline }, limitS)),
-      );
+      const limit = limitS(secondsLeft, [name, ...rest], plan);
+      result.measurements.push(...(await inOwnProcess(name, plan, limit)));
+      options.log(`${name}: took ${Math.round((Date.now() - startMs) / 1000)} s`);
     } catch (error) {
       const text = (error as Error).message;
       result.failures.push({ scenario: name, text });

@@ -33,7 +33,12 @@ async function ofSize(bytes: number, options: Options): Promise<Measurement[]> {
       scenario: 'rfc2544',
       variant: `${label}, no loss (NDR)`,
       unit: 'packets/s',
-      peers: [xvio, ovsDpdk, virtioTaps, ...options.compare.map(xvioOf)],
+      peers: [
+        xvio,
+        ovsDpdk,
+        ...(bytes === SIZES[0] ? [virtioTaps] : []),
+        ...options.compare.map(xvioOf),
+      ],
       setup: () => ({ wiring: 'l2', ports: 2 }),
       prepare: async (contestant) => {
         await acquaint(contestant, [{ ...stream, perSecond: 50_000 }], options);

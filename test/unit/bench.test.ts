@@ -9,7 +9,7 @@ import { describe, it } from 'node:test';
 import { judge } from '../../bench/aims.ts';
 import { percentileUs } from '../../bench/generator/generator.ts';
 import { describeMachine, machineText } from '../../bench/machine.ts';
-import { estimateS, roundsWithin } from '../../bench/plan.ts';
+import { estimateS, limitS, roundsWithin } from '../../bench/plan.ts';
 import { shares, stageOf } from '../../bench/profile.ts';
 import { writeReport } from '../../bench/report.ts';
 import { jsonOf, type Results, readResults } from '../../bench/results.ts';
@@ -226,6 +226,17 @@ describe('plan', () => {
     assert.equal(roundsWithin(1, names, options), 3);
     assert.equal(roundsWithin(1, names, { ...options, rounds: 1 }), 1);
     assert.equal(roundsWithin(0, names, options), 0);
+  });
+
+  it('a scenario that hangs is ended before it has taken the time of the others', () => {
+    const [first, ...rest] = names as [string, ...string[]];
+    const own = estimateS([first], 9, 300);
+    const alone = limitS(Number.POSITIVE_INFINITY, [first], options);
+    assert.ok(alone > 2 * own);
+    assert.ok(limitS(1200, [first, ...rest], options) <= alone);
+    const late = limitS(estimateS(names, 9, 300), [first, ...rest], { ...options, rounds: 9 });
+    assert.ok(late >= own && estimateS(rest, 3, 300) + late <= estimateS(names, 9, 300));
+    assert.ok(limitS(0, [first, ...rest], options) > own);
   });
 
   it('rounds end at the deadline, but not before the third', () => {

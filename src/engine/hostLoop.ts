@@ -28,6 +28,7 @@ import {
   WK_RXQ,
   WK_RXQ_COUNT,
   WK_STATE,
+  WK_SIMPLE_HITS,
   WK_STOP,
   WK_UPCALLS_POSTED,
   WORKER_BASE,
@@ -157,7 +158,10 @@ export class HostLoop {
   private letMainCatchUp(): void {
     const { words, stats, record, met } = this;
     const at = record >> 1;
-    const hits = stats[at + (WK_CACHE_HITS >> 3)]! + stats[at + (WK_FLOW_HITS >> 3)]!;
+    const hits =
+      stats[at + (WK_CACHE_HITS >> 3)]! +
+      stats[at + (WK_FLOW_HITS >> 3)]! +
+      stats[at + (WK_SIMPLE_HITS >> 3)]!;
     const misses = stats[at + (WK_MISSES >> 3)]! + stats[at + (WK_LOST >> 3)]!;
     const onlyMisses = hits === met[0] && misses !== met[1];
     met[0] = hits;

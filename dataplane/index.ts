@@ -65,6 +65,8 @@ import { addStat, privateBase, setNow, setWorker, workerRecord } from './worker.
 let lastNs: f64 = 0;
 let lastPackets: i32 = 0;
 let busyQueues: u32 = 0;
+/** Just woken: the notifications of the queues are still on. */
+let drowsy: bool = false;
 // A generation that was seen, and the end of the inject ring at that time.
 let seen: bool = false;
 let seenGeneration: u32 = 0;
@@ -82,6 +84,7 @@ export function start(id: u32, nowNs: f64): void {
   lastNs = nowNs;
   lastPackets = 0;
   busyQueues = 0;
+  drowsy = false;
   seen = false;
   const packets = privateBase + PV_PACKETS;
   for (let i: u32 = 0; i < <u32>BURST_MAX; i++) {
@@ -112,7 +115,17 @@ export function poll(nowNs: f64): i32 {
     busyQueues++;
   }
   lastPackets = total;
+  if (drowsy) notificationsOff();
   return total;
+}
+
+/** A worker that polls needs none. After the first breath, since whoever has woken it waits for that. */
+function notificationsOff(): void {
+  drowsy = false;
+  const queues = atomic.load<u32>(workerRecord + WK_RXQ_COUNT);
+  for (let i: u32 = 0; i < queues; i++) {
+    wake(queueAddress(load<u32>(workerRecord + WK_RXQ + i * 4)));
+  }
 }
 
 /**
@@ -233,10 +246,7 @@ export function sleep(): bool {
 /** Back to polling, after sleep() returned true. The time asleep is neither busy nor idle. */
 export function wakeUp(nowNs: f64): void {
   atomic.store<u32>(workerRecord + WK_STATE, 1);
-  const queues = load<u32>(workerRecord + WK_RXQ_COUNT);
-  for (let i: u32 = 0; i < queues; i++) {
-    wake(queueAddress(load<u32>(workerRecord + WK_RXQ + i * 4)));
-  }
+  drowsy = true;
   lastNs = nowNs;
   lastPackets = 0;
   busyQueues = 0;

@@ -85,6 +85,7 @@ function kick(): void {
 
 /** Looks at all rings for a time. Returns the longest time between two looks. */
 function spin(durationMs: number, sending: boolean): number {
+  clock.readWhole();
   let last = look();
   const endMs = last + durationMs;
   let longest = 0;

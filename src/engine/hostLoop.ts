@@ -27,7 +27,6 @@ import {
   WK_MISSES,
   WK_RXQ,
   WK_RXQ_COUNT,
-  WK_STATE,
   WK_SIMPLE_HITS,
   WK_STOP,
   WK_UPCALLS_POSTED,
@@ -91,7 +90,13 @@ export class HostLoop {
   private readonly record: number;
   private readonly options: HostLoopOptions;
   private pollfds = new NativeBuffer(64 * POLLFD_SIZE);
+  /** The same, as words: descriptor; events | revents << 16. */
+  private pollWords = new Int32Array(this.pollfds.buffer);
   private pollfdRoom = 64;
+  private polled = 0;
+  /** Eventfds whose counters have to be taken before the next sleep: `bells` of them. */
+  private bellFds = new Int32Array(64);
+  private bells = 0;
   private frameQueues: number[] = [];
   private readonly faulty = new Set<number>();
   private acknowledged = -1;
@@ -120,20 +125,25 @@ export class HostLoop {
     const { time } = clock;
     clock.readWhole();
     let lastPacketNs = time[0]!;
+    let woken = false;
     while (Atomics.load(words, record + (WK_STOP >> 2)) === 0) {
-      clock.tick();
-      this.receiveFrames(false);
+      if (!woken) clock.tick();
+      woken = false;
+      this.receiveFrames();
       const packets = dataPlane.poll(this.now());
       this.afterPoll();
       if (packets > 0) {
         lastPacketNs = time[0]!;
         this.letMainCatchUp();
       } else if (time[0]! - lastPacketNs > this.control(CTL_PATIENCE_US) * 1000) {
+        // Before the notifications are turned on: what is taken here has been seen, or will be seen by the look behind that.
+        this.takeBells();
         if (dataPlane.sleep() !== 0) {
-          this.wait();
-          clock.readWhole();
+          const ready = this.wait();
+          clock.tick();
+          woken = true;
           dataPlane.wakeUp(this.now());
-          this.receiveFrames(true);
+          this.noteReady(ready);
           // What has woken it may take a moment to arrive; one patience from here.
           lastPacketNs = time[0]!;
         }
@@ -143,10 +153,10 @@ export class HostLoop {
     }
   }
 
-  private receiveFrames(insist: boolean): void {
+  private receiveFrames(): void {
     const { frameQueues } = this;
     for (let i = 0; i < frameQueues.length; i++) {
-      this.options.io.rxFrames(frameQueues[i]!, insist);
+      this.options.io.rxFrames(frameQueues[i]!, false);
     }
   }
 
@@ -200,6 +210,8 @@ export class HostLoop {
     if (acknowledged !== this.acknowledged) {
       this.acknowledged = acknowledged;
       this.findFrameQueues();
+      // Descriptors may be other files from now on; bells that were not taken wake once more.
+      this.bells = 0;
       ring = true;
     }
     if (ring) eventfdSignal(this.options.mainFd);
@@ -216,8 +228,8 @@ export class HostLoop {
     }
   }
 
-  /** poll(2) on the bell and on the descriptors of all queues; takes the counters of eventfds that are readable. */
-  private wait(): void {
+  /** poll(2) on the bell and on the descriptors of all queues. Returns how many are ready. */
+  private wait(): number {
     const { words, record } = this;
     // Main may have raised the generation just before this worker's state said "asleep": then it waits for a bell.
     if (this.control(CTL_GENERATION) !== words[record + (WK_ACK >> 2)]) {
@@ -227,36 +239,58 @@ export class HostLoop {
     if (queues + 1 > this.pollfdRoom) {
       this.pollfdRoom = queues + 64;
       this.pollfds = new NativeBuffer(this.pollfdRoom * POLLFD_SIZE);
+      this.pollWords = new Int32Array(this.pollfds.buffer);
+      this.bellFds = new Int32Array(this.pollfdRoom);
     }
-    const { view } = this.pollfds;
-    this.setPollfd(view, 0, this.options.bellFd);
+    this.setPollfd(0, this.options.bellFd);
     for (let i = 0; i < queues; i++) {
       const queue = words[record + (WK_RXQ >> 2) + i]!;
       const fd = words[(queueAddress(queue) + Q_WAIT_FD) >> 2]!;
       // A broken queue is not served: its descriptor would stay readable.
       const isBroken = words[(queueAddress(queue) + Q_BROKEN) >> 2] !== 0;
-      this.setPollfd(view, i + 1, isBroken || this.faulty.has(fd) ? -1 : fd);
+      this.setPollfd(i + 1, isBroken || this.faulty.has(fd) ? -1 : fd);
     }
+    this.polled = queues + 1;
     const timeoutMs = this.faulty.size > 0 ? FAULTY_FD_MS : SLEEP_MAX_MS;
-    const ready = pollRaw(this.pollfds.address, queues + 1, timeoutMs);
-    // A sleeper keeps nobody waiting: descriptors may have been closed meanwhile, and their numbers be other files'. Awake
-    // first, then look: if no generation was raised by then, none is closed before this worker has acknowledged it.
-    Atomics.store(words, record + (WK_STATE >> 2), 1);
-    const changed = this.control(CTL_GENERATION) !== words[record + (WK_ACK >> 2)];
-    if (changed) this.findFrameQueues();
+    return pollRaw(this.pollfds.address, queues + 1, timeoutMs);
+  }
+
+  /**
+   * Which bells have rung, to be taken before the next sleep: a packet waits for what happens now. Which devices have
+   * frames: the others are not asked.
+   */
+  private noteReady(ready: number): void {
+    const { words, record, pollWords, frameQueues } = this;
+    const { io } = this.options;
     if (ready === 0) this.faulty.clear();
-    if (ready <= 0) return;
-    if (view.getInt16(6, true) & POLLIN) eventfdTake(this.options.bellFd);
-    if (changed) return;
-    for (let i = 0; i < queues; i++) {
-      const events = view.getInt16((i + 1) * POLLFD_SIZE + 6, true);
+    let left = ready;
+    if (left > 0 && pollWords[1]! >>> 16 !== 0) {
+      this.bellFds[this.bells++] = this.options.bellFd;
+      left--;
+    }
+    // A sleeper keeps nobody waiting: descriptors may have been closed meanwhile, and their numbers be other files'. This
+    // worker is awake by now: if no generation was raised, none is closed before it has acknowledged it.
+    if (this.control(CTL_GENERATION) !== words[record + (WK_ACK >> 2)]) {
+      this.findFrameQueues();
+      return;
+    }
+    for (let i = 0; i < frameQueues.length; i++) io.leaveAlone(frameQueues[i]!);
+    for (let i = 1; i < this.polled && left > 0; i++) {
+      const events = pollWords[i * 2 + 1]! >>> 16;
       if (events === 0) continue;
-      const fd = view.getInt32((i + 1) * POLLFD_SIZE, true);
-      const queue = words[record + (WK_RXQ >> 2) + i]!;
+      left--;
+      const fd = pollWords[i * 2]!;
+      const queue = words[record + (WK_RXQ >> 2) + i - 1]!;
       const kind = words[(queueAddress(queue) + Q_KIND) >> 2];
       if ((events & POLLIN) === 0) this.faulty.add(fd);
-      else if (kind === QUEUE_SPLIT || kind === QUEUE_PACKED) this.takeKick(fd);
+      else if (kind === QUEUE_SPLIT || kind === QUEUE_PACKED) this.bellFds[this.bells++] = fd;
+      else if (kind === QUEUE_FRAME) io.askNow(queue);
     }
+  }
+
+  private takeBells(): void {
+    for (let i = 0; i < this.bells; i++) this.takeKick(this.bellFds[i]!);
+    this.bells = 0;
   }
 
   /** A front-end may have sent anything as its kick descriptor. */
@@ -268,9 +302,8 @@ export class HostLoop {
     }
   }
 
-  private setPollfd(view: DataView, index: number, fd: number): void {
-    view.setInt32(index * POLLFD_SIZE, fd, true);
-    view.setInt16(index * POLLFD_SIZE + 4, POLLIN, true);
-    view.setInt16(index * POLLFD_SIZE + 6, 0, true);
+  private setPollfd(index: number, fd: number): void {
+    this.pollWords[index * 2] = fd;
+    this.pollWords[index * 2 + 1] = POLLIN; // and no events yet
   }
 }

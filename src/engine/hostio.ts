@@ -111,6 +111,18 @@ export class HostIo {
     return received;
   }
 
+  /** The device is known to have nothing now: it is asked again after its wait. */
+  leaveAlone(queue: number): void {
+    const q = this.lookUp(queue);
+    if (q !== undefined) q.nextNs = this.time[0]! + q.waitNs;
+  }
+
+  /** The device is known to have something. */
+  askNow(queue: number): void {
+    const q = this.lookUp(queue);
+    if (q !== undefined) q.nextNs = 0;
+  }
+
   private receivePacket(q: Known, head: number, room: number): number {
     let received = 0;
     while (received < room) {

@@ -46,7 +46,7 @@ export class SteadyClock {
     this.time[0] = sums[0]! + sums[1]!;
   }
 
-  /** After a time that may have been long: a sleep. */
+  /** After a time that may have been longer than four seconds. */
   readWhole(): void {
     this.left = EXACT_TICKS;
     check(c.clock_gettime(CLOCK_MONOTONIC, this.spec.address), 'clock_gettime');

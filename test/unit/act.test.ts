@@ -342,8 +342,11 @@ test('a generation is acknowledged when all packets have run that were injected 
   rig.poll();
   assert.notEqual(acknowledged(), first);
   rig.poll();
-  assert.equal(acknowledged(), first);
+  // All have run, but the host loop has still to make the system calls for them.
+  assert.notEqual(acknowledged(), first);
   assert.ok(rig.sent(out).length >= 600);
+  rig.poll();
+  assert.equal(acknowledged(), first);
   rig.poll();
   assert.notEqual(acknowledged(), second);
   rig.poll();

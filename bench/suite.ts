@@ -57,8 +57,13 @@ async function inOwnProcess(
     stderr = (stderr + text).slice(-4000);
     for (const line of text.split('\n')) if (line) log(line);
   });
-  const interrupted = (): void => {
+  const cleanUp = (): void => {
     killGroup(child);
+    if (child.pid !== undefined) removeNamespaces(child.pid);
+    rmSync(directory, { recursive: true, force: true, maxRetries: 5, retryDelay: 100 });
+  };
+  const interrupted = (): void => {
+    cleanUp();
     process.exit(130);
   };
   const signals = ['SIGINT', 'SIGTERM', 'SIGHUP'] as const;
@@ -79,9 +84,7 @@ async function inOwnProcess(
   } finally {
     clearTimeout(timer);
     for (const name of signals) process.off(name, interrupted);
-    killGroup(child);
-    if (child.pid !== undefined) removeNamespaces(child.pid);
-    rmSync(directory, { recursive: true, force: true, maxRetries: 5 });
+    cleanUp();
   }
 }
 

@@ -73,13 +73,52 @@ export interface MirrorIntent {
   snaplen: number;
 }
 
-/** A row of table Flow_Sample_Collector_Set with its row of table IPFIX. */
-export interface CollectorSetIntent {
-  id: number;
+/** A row of table IPFIX. */
+export interface ExporterIntent {
   targets: readonly string[];
   activeTimeoutS: number;
   maxFlows: number;
   virtualObsId: string | undefined;
+  /** other_config:enable-tunnel-sampling. */
+  tunnels: boolean;
+}
+
+/** A row of table Flow_Sample_Collector_Set with its row of table IPFIX. */
+export interface CollectorSetIntent extends ExporterIntent {
+  id: number;
+}
+
+/** Bridge.ipfix. */
+export interface BridgeIpfixIntent extends ExporterIntent {
+  obsDomainId: number;
+  obsPointId: number;
+  sampling: number;
+  /** other_config:enable-input-sampling, enable-output-sampling. */
+  input: boolean;
+  output: boolean;
+}
+
+/** Bridge.sflow. */
+export interface SflowIntent {
+  targets: readonly string[];
+  /** Device or address. */
+  agent: string | undefined;
+  /** Address of a connection to a controller. */
+  controlIp: string | undefined;
+  headerBytes: number;
+  pollingS: number;
+  sampling: number;
+  /** Number among the bridges with sFlow. */
+  subAgent: number;
+}
+
+/** Bridge.netflow. */
+export interface NetflowIntent {
+  targets: readonly string[];
+  engineType: number;
+  engineId: number;
+  activeTimeoutS: number;
+  addIdToInterface: boolean;
 }
 
 export interface BridgeIntent {
@@ -112,6 +151,9 @@ export interface BridgeIntent {
   ports: readonly PortIntent[];
   mirrors: readonly MirrorIntent[];
   collectorSets: readonly CollectorSetIntent[];
+  ipfix: BridgeIpfixIntent | undefined;
+  sflow: SflowIntent | undefined;
+  netflow: NetflowIntent | undefined;
 }
 
 export interface SwitchIntent {

@@ -12,13 +12,13 @@ import type {
 import type { VlanMode } from '../switch/types.ts';
 import type {
   BridgeIntent,
-  CollectorSetIntent,
   InterfaceIntent,
   MirrorIntent,
   PortIntent,
   QosIntent,
   SwitchIntent,
 } from './intent.ts';
+import { analyticsIntents, collectorSetIntents, numberAgents } from './intentAnalytics.ts';
 
 const VLAN_MODES = new Set<string>([
   'access',
@@ -171,23 +171,6 @@ function mirrorIntent(snapshot: Snapshot, row: MirrorRow): MirrorIntent {
   };
 }
 
-/** Sets that lead nowhere count for nothing. */
-function collectorSetIntents(snapshot: Snapshot, bridge: string): CollectorSetIntent[] {
-  const sets: CollectorSetIntent[] = [];
-  for (const row of snapshot.table('Flow_Sample_Collector_Set').values()) {
-    const ipfix = snapshot.get('IPFIX', row.ipfix);
-    if (row.bridge !== bridge || ipfix === undefined || ipfix.targets.length === 0) continue;
-    sets.push({
-      id: row.id,
-      targets: ipfix.targets,
-      activeTimeoutS: ipfix.cache_active_timeout ?? 0,
-      maxFlows: ipfix.cache_max_flows ?? 0,
-      virtualObsId: ipfix.other_config.virtual_obs_id,
-    });
-  }
-  return sets.sort((a, b) => a.id - b.id);
-}
-
 function datapathId(text: string | undefined): bigint | undefined {
   // 16 hexadecimal digits, or fewer after 0x.
   if (text === undefined) return undefined;
@@ -250,15 +233,13 @@ function bridgeIntent(
       .sort((a, b) => (a.name < b.name ? -1 : 1)),
     mirrors: snapshot.rows('Mirror', row.mirrors).map((mirror) => mirrorIntent(snapshot, mirror)),
     collectorSets: collectorSetIntents(snapshot, row.uuid),
+    ...analyticsIntents(snapshot, row),
   };
 }
 
 /** Columns that ask for what is not there: whoever relies on them, has to be told. */
 function unsupportedOf(row: BridgeRow): string[] {
   const columns = {
-    sflow: row.sflow !== undefined,
-    netflow: row.netflow !== undefined,
-    ipfix: row.ipfix !== undefined,
     auto_attach: row.auto_attach !== undefined,
   };
   const asked = Object.entries(columns).filter(([, set]) => set);
@@ -289,7 +270,8 @@ export function intentFrom(snapshot: Snapshot): SwitchIntent | undefined {
     bridges: rows
       .filter(({ name }) => isUsableName(name))
       .map((row) => bridgeIntent(snapshot, row, root.other_config))
-      .sort((a, b) => (a.name < b.name ? -1 : 1)),
+      .sort((a, b) => (a.name < b.name ? -1 : 1))
+      .map(numberAgents()),
     unsupported: rows.flatMap(unsupportedOf).sort(),
     ignoredBridges: rows.map(({ name }) => name).filter((name) => !isUsableName(name)),
   };

@@ -4,6 +4,7 @@
 import type { Connmgr } from '../control/openflow/connmgr.ts';
 import { bfdConfigFrom } from '../protocol/bfdConfig.ts';
 import { cfmConfigFrom } from '../protocol/cfm.ts';
+import type { LacpMemberCounters } from '../protocol/lacp.ts';
 import type { Bonds } from '../switch/bond/bonds.ts';
 import type { BundleHost } from '../switch/bond/bundleHost.ts';
 import { bondSettings, lacpMemberSettings, lacpSettings } from '../switch/bond/settings.ts';
@@ -52,6 +53,11 @@ export class PortProtocols {
   /** Interface.lacp_current. */
   lacpCurrent(port: BridgePort | undefined): boolean | undefined {
     return port && this.#hosts.get(port.bundle.name)?.lacpCurrent(port);
+  }
+
+  /** For sFlow; undefined without LACP. */
+  lacpCounters(port: BridgePort): LacpMemberCounters | undefined {
+    return this.#hosts.get(port.bundle.name)?.lacp?.counters(port);
   }
 
   /** Address of the member of a bond that is active; undefined: no bond, or none yet. */

@@ -21,9 +21,9 @@ import type { Datapath } from '../switch/datapath.ts';
 import { restoreMegaflows, type SavedMegaflows } from '../switch/successor.ts';
 import type { Rule } from '../switch/types.ts';
 import type { Dummies } from './dummies.ts';
+import { BridgeExporters, type SharedExports } from './exporters.ts';
 import { restoreBridge, type SavedBridge } from './handover/savedBridge.ts';
 import type { BridgeIntent, SwitchIntent } from './intent.ts';
-import { BridgeExporters } from './ipfix.ts';
 import { applyMirrors, mirrorColumns } from './mirrors.ts';
 import { monitorColumns } from './monitorColumns.ts';
 import type { ProtocolModules } from './portProtocols.ts';
@@ -77,8 +77,7 @@ export class Reconciler {
   restoring = false;
   readonly #options: ReconcilerOptions;
   #settings: DataPlaneSettings | undefined;
-  /** IPFIX exporters made so far. */
-  #exporters = 0;
+  readonly #exporters: SharedExports = { ipfixExporters: 0, globalCounters: undefined };
 
   constructor(options: ReconcilerOptions) {
     this.#options = options;
@@ -209,7 +208,7 @@ export class Reconciler {
     bridge.setSnooping(snoopingSettings(intent));
     await unit.ports.apply(intent);
     applyMirrors(bridge, intent, this.#options.log);
-    unit.exporters.apply(intent.collectorSets);
+    unit.exporters.apply(intent);
     unit.mirrors = intent.mirrors.map(({ uuid }) => uuid);
     this.#applyAffinity(intent, unit);
   }
@@ -277,7 +276,7 @@ export class Reconciler {
       ports,
       controllers: new Map(),
       prefixes: new Map(),
-      exporters: new BridgeExporters(bridge, log, () => ++this.#exporters),
+      exporters: new BridgeExporters(bridge, ports.protocols, log, this.#exporters),
       mirrors: [],
     };
     this.bridges.set(intent.name, unit);

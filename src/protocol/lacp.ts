@@ -65,6 +65,19 @@ export interface LacpMemberSettings {
   key: number;
 }
 
+/** Of the MIB of IEEE 802.1AX; states are bits of a LACPDU. */
+export interface LacpMemberCounters {
+  systemId: Uint8Array;
+  partnerId: Uint8Array;
+  key: number;
+  actorAdmin: number;
+  actorOper: number;
+  partnerOper: number;
+  received: number;
+  illegal: number;
+  sent: number;
+}
+
 type MemberStatus = 'current' | 'expired' | 'defaulted';
 
 export class LacpMember {
@@ -164,6 +177,25 @@ export class LacpAggregator<Port> {
     if (member === undefined) return false;
     member.carrierUp = true;
     return this.#mayEnable(member);
+  }
+
+  /** What a member counts and says of itself, and what its partner says. */
+  counters(port: Port): LacpMemberCounters | undefined {
+    const member = this.#members.get(port);
+    if (member === undefined) return undefined;
+    const { active, fast, systemId: id } = this.settings;
+    const { rx, rxBad, tx } = member.counts;
+    return {
+      systemId: id,
+      partnerId: systemId(member.partner),
+      key: this.#key(),
+      actorAdmin: STATE_AGGREGATION | (active ? STATE_ACTIVITY : 0) | (fast ? STATE_TIMEOUT : 0),
+      actorOper: this.#actorOf(member)[I_STATE]!,
+      partnerOper: member.partner[I_STATE]!,
+      received: rx,
+      illegal: rxBad,
+      sent: tx,
+    };
   }
 
   /** Interface.lacp_current. */

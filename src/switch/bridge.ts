@@ -12,9 +12,11 @@ import {
   K_TCP_FLAGS,
   KEY_SIZE,
 } from '../../contract/key.ts';
+import type { Upcall } from '../engine/types.ts';
 import type { TunnelConfig } from '../port/tunnelConfig.ts';
 import type { Netdev } from '../port/types.ts';
 import type { CtFlushMatch } from '../wire/openflow/ctFlush.ts';
+import type { IpfixStats } from '../wire/openflow/ipfixStats.ts';
 import type { TlvMapping } from '../wire/openflow/messages.ts';
 import {
   type Action,
@@ -38,13 +40,14 @@ import { credit } from './megaflow.ts';
 import { MeterTable } from './meters.ts';
 import { type MirrorSettings, MirrorTable } from './mirrors.ts';
 import { McastSnooping, type SnoopingSettings } from './multicast/snooping.ts';
+import type { NetflowExporter } from './netflow.ts';
 import { describePort } from './portDesc.ts';
 import { resume } from './resume.ts';
 import { ruleChange } from './ruleChange.ts';
 import { splitProgram } from './slowPath.ts';
 import type { BridgeTree } from './spanningTree/gate.ts';
 import { translate } from './translate/translate.ts';
-import type { FlowSample, FragmentMode, TableMiss } from './translate/types.ts';
+import type { BridgeSampling, FragmentMode, Sample, TableMiss } from './translate/types.ts';
 import { copyTunnel } from './tunnel/record.ts';
 import type { BridgePort, Bundle, FlowOwner, FlowTable, PreparedPacketOut, Rule } from './types.ts';
 
@@ -144,9 +147,12 @@ export class SwitchBridge implements DatapathBridge {
   readonly noPacketInRule: Rule;
   readonly dropFragmentsRule: Rule;
   onPacketIn: ((packet: PacketIn, controllerId: number) => void) | undefined;
-  /** A sampled packet: its flow key, valid during the call, and its length. */
-  onSample: ((sample: FlowSample, key: Uint8Array, bytes: number) => void) | undefined;
-  #exportsSamples = false;
+  /** A sampled packet, valid during the call. */
+  onSample: ((sample: Sample, upcall: Upcall) => void) | undefined;
+  /** For OpenFlow's statistics of IPFIX: of the bridge's exporter, of those of flows; undefined where there is none. */
+  ipfixStats: ((kind: 'bridge' | 'flow') => IpfixStats[] | undefined) | undefined;
+  #sampling: BridgeSampling | undefined;
+  #netflow: NetflowExporter | undefined;
   tlvMappings: (() => readonly TlvMapping[]) | undefined;
   /** OFPC_FRAG_*: 0 normal, 1 drop, 3 nx-match. Call flowsChanged() after writing. */
   fragHandling = 0;
@@ -346,13 +352,23 @@ export class SwitchBridge implements DatapathBridge {
 
   // ---- settings
 
-  get exportsSamples(): boolean {
-    return this.#exportsSamples;
+  get sampling(): BridgeSampling | undefined {
+    return this.#sampling;
   }
 
-  setExportsSamples(exports: boolean): void {
-    if (this.#exportsSamples === exports) return;
-    this.#exportsSamples = exports;
+  setSampling(sampling: BridgeSampling | undefined): void {
+    if (JSON.stringify(this.#sampling) === JSON.stringify(sampling)) return;
+    this.#sampling = sampling;
+    this.flowsChanged();
+  }
+
+  get netflow(): NetflowExporter | undefined {
+    return this.#netflow;
+  }
+
+  setNetflow(exporter: NetflowExporter | undefined): void {
+    if (this.#netflow === exporter) return;
+    this.#netflow = exporter;
     this.flowsChanged();
   }
 

@@ -97,7 +97,7 @@ function allOrOne(datapath: Datapath, name: string | undefined): SwitchBridge[] 
 // ---- datapath
 
 /** Lookups that found a megaflow, that found none, and what was lost. */
-function lookups(datapath: Datapath): {
+export function lookups(datapath: Datapath): {
   hit: number;
   missed: number;
   lost: number;

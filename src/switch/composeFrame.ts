@@ -10,6 +10,7 @@ import {
   K_IPV6_DST,
   K_IPV6_LABEL,
   K_IPV6_SRC,
+  K_MPLS_LSE,
   K_ND_TARGET,
   K_NW_DST,
   K_NW_FRAG,
@@ -40,6 +41,8 @@ import {
   ND_SOLICIT,
 } from './flow.ts';
 
+const ETH_TYPE_MPLS = 0x8847;
+const ETH_TYPE_MPLS_MULTICAST = 0x8848;
 const TCP_FIN = 1;
 const TCP_SYN = 2;
 const TCP_RST = 4;
@@ -104,7 +107,7 @@ function transport(
       return seal([type, code, 0, 0, 0, 0, 0, 0, ...get(K_ND_TARGET, 16), ...option], 2);
     }
     default:
-      return [...payload];
+      return [];
   }
 }
 
@@ -178,6 +181,16 @@ function arp(flow: Uint8Array): number[] {
   ];
 }
 
+/** The label stack, down to its bottom if that is known. */
+function labels(flow: Uint8Array): number[] {
+  const stack: number[] = [];
+  for (let at = K_MPLS_LSE; at < K_MPLS_LSE + 12; at += 4) {
+    stack.push(...flow.subarray(at, at + 4));
+    if ((flow[at + 2]! & 1) !== 0) break;
+  }
+  return stack;
+}
+
 /** `payload`: bytes behind the transport header. */
 export function composeFrame(flow: Uint8Array, payload: Uint8Array): Uint8Array {
   const head = [...flow.subarray(K_ETH_DST, K_ETH_DST + 12)];
@@ -192,6 +205,7 @@ export function composeFrame(flow: Uint8Array, payload: Uint8Array): Uint8Array 
   if (type === ETH_TYPE_IP) body = ipv4(flow, [...payload]);
   else if (type === ETH_TYPE_IPV6) body = ipv6(flow, [...payload]);
   else if (type === ETH_TYPE_ARP || type === ETH_TYPE_RARP) body = arp(flow);
+  else if (type === ETH_TYPE_MPLS || type === ETH_TYPE_MPLS_MULTICAST) body = labels(flow);
   if (type < 0x600) {
     // IEEE 802.3: a length instead of a type, and that of the headers alone, as Open vSwitch has it.
     return Uint8Array.of(...flow.subarray(K_ETH_DST, K_ETH_DST + 12), ...two(14));

@@ -18,7 +18,7 @@ import { RecircIds, thawMetadata } from './recirc.ts';
 import { BridgeIds } from './resume.ts';
 import { Revalidator } from './revalidate.ts';
 import { newScratch } from './translate/context.ts';
-import type { Effects, FlowSample, FrozenState, XlateBridge } from './translate/types.ts';
+import type { Effects, FrozenState, Sample, XlateBridge } from './translate/types.ts';
 import { expandOptions } from './tunnel/metadata.ts';
 import { TunnelPorts, tunnelOf } from './tunnel/ports.ts';
 import { hasOptions, hasTunnel } from './tunnel/record.ts';
@@ -30,8 +30,8 @@ import { UpcallQueue } from './upcallQueue.ts';
 /** A bridge as the datapath needs it: for translation and for packet-ins. */
 export type DatapathBridge = XlateBridge &
   Bridge & {
-    /** A sampled packet: its flow key, valid during the call, and its length. */
-    readonly onSample?: ((sample: FlowSample, key: Uint8Array, bytes: number) => void) | undefined;
+    /** A sampled packet, valid during the call. */
+    readonly onSample?: ((sample: Sample, upcall: Upcall) => void) | undefined;
   };
 
 /** A datapath key as translation wants it. */
@@ -260,6 +260,8 @@ export class Datapath {
     this.megaflows.remove(flow);
     return this.engine.deleteFlow(flow.id).then((stats) => {
       creditStats(flow, stats);
+      const { netflow } = flow.effects;
+      if (netflow !== undefined) netflow.exporter.clear(netflow);
       this.releaseIds(flow.effects);
       const recirc = be32(flow.key, K_RECIRC_ID);
       if (recirc !== 0) this.recircs.release([recirc]);

@@ -1,6 +1,6 @@
-// An exporter of IPFIX records for one set of collectors (table Flow_Sample_Collector_Set): samples of the same flow are
-// summed up in a cache, for at most cache_active_timeout seconds and cache_max_flows flows, then sent. Semantics of Open
-// vSwitch's flow-based exporter; tunnels' own fields are not exported.
+// An exporter of IPFIX records for one set of collectors (Bridge.ipfix, table Flow_Sample_Collector_Set): samples of the
+// same flow are summed up in a cache, for at most cache_active_timeout seconds and cache_max_flows flows, then sent, as
+// Open vSwitch does.
 
 import {
   K_ETH_DST,
@@ -34,8 +34,8 @@ import {
   templateMessages,
 } from '../wire/ipfix.ts';
 import { Writer } from '../wire/openflow/buffer.ts';
+import { type IpfixStats, zeroIpfixStats } from '../wire/openflow/ipfixStats.ts';
 import { be16, be32 } from './flow.ts';
-import type { FlowSample } from './translate/types.ts';
 
 const NETWORKS: ReadonlyMap<number, NetworkKind> = new Map([
   [0x0800, 'ipv4'],
@@ -46,12 +46,10 @@ const TRANSPORTS: ReadonlyMap<number, TransportKind> = new Map([
   [17, 'udp'],
   [132, 'sctp'],
 ]);
-const NX_INGRESS = 1;
-const NX_EGRESS = 2;
-const NO_PORT = 0xffffffff;
 /** Over UDP, templates are sent again and again. */
 const TEMPLATE_INTERVAL_S = 600;
 const IF_NAME_MAX = 64;
+const IF_DESCRIPTION_MAX = 128;
 /** Flags in the order of their counters: ACK, FIN, PSH, RST, SYN, URG. */
 const TCP_FLAGS = [0x10, 0x01, 0x08, 0x04, 0x02, 0x20];
 
@@ -61,15 +59,47 @@ export interface ExporterOptions {
   readonly virtualObsId: string | undefined;
 }
 
+/** A tunnel by which a sampled packet has come. Open vSwitch exports those over IPv4. */
+export interface IpfixTunnel {
+  /** As in the element tunnelType. */
+  readonly type: number;
+  readonly protocol: number;
+  readonly source: number;
+  readonly destination: number;
+  readonly sourcePort: number;
+  readonly destinationPort: number;
+  readonly key: Uint8Array;
+}
+
+export interface IpfixSample {
+  /** How many packets this one stands for. */
+  readonly packets: number;
+  readonly domain: number;
+  readonly point: number;
+  readonly egress: boolean;
+  readonly outputPort: number;
+  /** The packet's megaflow puts it out, somewhere. */
+  readonly forwarded: boolean;
+  readonly tunnel: IpfixTunnel | undefined;
+}
+
 export interface ExporterHooks {
-  /** Sends a datagram to all collectors. */
-  send(datagram: Uint8Array): void;
+  /** Sends a datagram to all collectors, and says how many there are. */
+  send(datagram: Uint8Array): number;
   /** Datagrams that could not be sent so far. */
   notSent(): number;
   /** Wall clock. */
   nowMs(): number;
-  /** The device of a datapath port. */
-  device(port: number): { name: string; ifindex: number } | undefined;
+  /** The device of one of the bridge's datapath ports. */
+  device(port: number, key: Uint8Array): IpfixDevice | undefined;
+}
+
+export interface IpfixDevice {
+  readonly name: string;
+  readonly ifindex: number;
+  /** interfaceType, 0 = unknown. */
+  readonly type: number;
+  readonly description: string;
 }
 
 /** Packet counts, in the order of the template; those at TOTALS run over all flows. */
@@ -112,7 +142,7 @@ interface CacheEntry extends RecordCounts {
   tcp: number[];
 }
 
-function shapeOf(key: Uint8Array, egress: boolean): RecordShape {
+function shapeOf(key: Uint8Array, egress: boolean, tunnel: boolean): RecordShape {
   const network = NETWORKS.get(be16(key, K_ETH_TYPE)) ?? 'other';
   const proto = key[K_NW_PROTO]!;
   const isIcmp = proto === (network === 'ipv4' ? 1 : 58);
@@ -121,17 +151,47 @@ function shapeOf(key: Uint8Array, egress: boolean): RecordShape {
     vlan: be16(key, K_VLAN0_TCI) !== 0,
     network,
     transport: network === 'other' ? 'other' : transport,
-    tunnel: false,
+    tunnel,
     egress,
   };
+}
+
+/** Variable length of less than 255 bytes (RFC 7011 §7). */
+function putText(w: Writer, text: string, max: number): void {
+  const bytes = new TextEncoder().encode(text).subarray(0, max);
+  w.u8(bytes.length).put(bytes);
+}
+
+function putNetwork(w: Writer, { network, transport }: RecordShape, key: Uint8Array): void {
+  const tos = key[K_NW_TOS]!;
+  w.u8(network === 'ipv4' ? 4 : 6)
+    .u8(key[K_NW_TTL]!)
+    .u8(key[K_NW_PROTO]!);
+  w.u8(tos >> 2)
+    .u8(tos >> 5)
+    .u8(tos);
+  if (network === 'ipv4') w.u32(be32(key, K_NW_SRC)).u32(be32(key, K_NW_DST));
+  else {
+    w.put(key.subarray(K_IPV6_SRC, K_IPV6_SRC + 16)).put(key.subarray(K_IPV6_DST, K_IPV6_DST + 16));
+    w.u32(be32(key, K_IPV6_LABEL));
+  }
+  if (transport === 'icmp') w.u8(key[K_TP_SRC + 1]!).u8(key[K_TP_DST + 1]!);
+  else if (transport !== 'other') w.u16(be16(key, K_TP_SRC)).u16(be16(key, K_TP_DST));
+}
+
+function putTunnel(w: Writer, tunnel: IpfixTunnel): void {
+  w.u32(tunnel.source).u32(tunnel.destination).u8(tunnel.protocol);
+  w.u16(tunnel.sourcePort).u16(tunnel.destinationPort).u8(tunnel.type);
+  w.u8(tunnel.key.length).put(tunnel.key);
 }
 
 export class IpfixExporter {
   #options: ExporterOptions;
   readonly #hooks: ExporterHooks;
   readonly #id: number;
-  #sequence = 0;
+  #sequence = 1;
   #templatesSentS = 0;
+  readonly #stats = zeroIpfixStats();
   /** By domain, template and key; the oldest first. */
   readonly #cache = new Map<string, CacheEntry>();
   readonly #packetTotals = new Array<number>(13).fill(0);
@@ -152,13 +212,18 @@ export class IpfixExporter {
     this.expire();
   }
 
-  get flows(): number {
-    return this.#cache.size;
+  /** NXST_IPFIX_*. */
+  get stats(): IpfixStats {
+    const txErrors = this.#hooks.notSent();
+    const txPackets = this.#stats.txPackets - txErrors;
+    return { ...this.#stats, currentFlows: this.#cache.size, txPackets, txErrors };
   }
 
   /** `key`: the packet's flow key, `bytes`: its length. */
-  sample(sample: FlowSample, key: Uint8Array, bytes: number): void {
-    const entry = this.#entryOf(sample, key, bytes);
+  sample(sample: IpfixSample, key: Uint8Array, bytes: number): void {
+    const shape = shapeOf(key, sample.egress, sample.tunnel !== undefined);
+    const entry = this.#entryOf(sample, shape, key, bytes);
+    this.#countSample(shape);
     const name = `${entry.domain}/${entry.template}/${entry.key.toHex()}`;
     const old = this.#cache.get(name);
     if (old !== undefined) {
@@ -166,79 +231,68 @@ export class IpfixExporter {
       return;
     }
     this.#cache.set(name, entry);
+    this.#stats.totalFlows++;
     if (this.#cache.size > this.#options.maxFlows) this.expire();
   }
 
-  #entryOf(sample: FlowSample, key: Uint8Array, bytes: number): CacheEntry {
-    const { outputPort, direction } = sample;
-    const egress = direction === NX_EGRESS || (direction !== NX_INGRESS && outputPort !== NO_PORT);
-    const shape = shapeOf(key, egress);
-    // One sample stands for so many packets, all of the same length.
-    const packets = Math.floor(0xffff / sample.probability);
+  #entryOf(sample: IpfixSample, shape: RecordShape, key: Uint8Array, bytes: number): CacheEntry {
     const nowUs = Math.floor(this.#hooks.nowMs()) * 1000;
     return {
-      domain: sample.obsDomainId,
+      domain: sample.domain,
       template: templateId(shape),
       key: this.#keyOf(sample, shape, key),
       startUs: nowUs,
       endUs: nowUs,
-      ...this.#count(sample, shape, key, packets, bytes),
+      ...this.#count(sample, shape, key, bytes),
     };
   }
 
-  #keyOf(sample: FlowSample, shape: RecordShape, key: Uint8Array): Uint8Array {
-    const { vlan, network, transport, egress } = shape;
+  /** A protocol without template of its own counts as an error. */
+  #countSample({ network, transport }: RecordShape): void {
+    const stats = this.#stats;
+    stats.packets++;
+    if (network === 'other') return;
+    const known = transport !== 'other';
+    if (network === 'ipv4') stats[known ? 'ipv4Packets' : 'ipv4ErrorPackets']++;
+    else stats[known ? 'ipv6Packets' : 'ipv6ErrorPackets']++;
+    if (!known) stats.errorPackets++;
+  }
+
+  #keyOf(sample: IpfixSample, shape: RecordShape, key: Uint8Array): Uint8Array {
+    const { vlan, network, egress } = shape;
     const w = new Writer();
-    w.u32(sample.obsPointId).u8(egress ? 1 : 0);
+    w.u32(sample.point).u8(egress ? 1 : 0);
     w.put(key.subarray(K_ETH_SRC, K_ETH_SRC + 6)).put(key.subarray(K_ETH_DST, K_ETH_DST + 6));
     w.u16(be16(key, K_ETH_TYPE)).u8(vlan ? 18 : 14);
-    this.#putDevice(w, be32(key, K_IN_PORT));
-    if (egress) this.#putDevice(w, sample.outputPort);
+    this.#putDevice(w, be32(key, K_IN_PORT), key);
+    if (egress) this.#putDevice(w, sample.outputPort, key);
     if (vlan) {
       const tci = be16(key, K_VLAN0_TCI);
       w.u16(tci & 0xfff)
         .u16(tci & 0xfff)
         .u8(tci >> 13);
     }
-    if (network === 'other') return w.finish();
-    const tos = key[K_NW_TOS]!;
-    w.u8(network === 'ipv4' ? 4 : 6)
-      .u8(key[K_NW_TTL]!)
-      .u8(key[K_NW_PROTO]!);
-    w.u8(tos >> 2)
-      .u8(tos >> 5)
-      .u8(tos);
-    if (network === 'ipv4') w.u32(be32(key, K_NW_SRC)).u32(be32(key, K_NW_DST));
-    else {
-      w.put(key.subarray(K_IPV6_SRC, K_IPV6_SRC + 16)).put(
-        key.subarray(K_IPV6_DST, K_IPV6_DST + 16),
-      );
-      w.u32(be32(key, K_IPV6_LABEL));
-    }
-    if (transport === 'icmp') w.u8(key[K_TP_SRC + 1]!).u8(key[K_TP_DST + 1]!);
-    else if (transport !== 'other') w.u16(be16(key, K_TP_SRC)).u16(be16(key, K_TP_DST));
+    if (network !== 'other') putNetwork(w, shape, key);
+    if (sample.tunnel !== undefined) putTunnel(w, sample.tunnel);
     return w.finish();
   }
 
-  /** Interface and its type, name and description; of ours, type and description are unknown. */
-  #putDevice(w: Writer, port: number): void {
-    const device = this.#hooks.device(port);
-    const name = new TextEncoder().encode(device?.name ?? '').subarray(0, IF_NAME_MAX);
-    w.u32(Math.max(0, device?.ifindex ?? 0))
-      .u32(0)
-      .u8(name.length)
-      .put(name)
-      .u8(0);
+  /** Interface and its type, name and description. */
+  #putDevice(w: Writer, port: number, key: Uint8Array): void {
+    const device = this.#hooks.device(port, key);
+    w.u32(Math.max(0, device?.ifindex ?? 0)).u32(device?.type ?? 0);
+    putText(w, device?.name ?? '', IF_NAME_MAX);
+    putText(w, device?.description ?? '', IF_DESCRIPTION_MAX);
   }
 
   /** Adds to the totals, and gives the counts of one sample. */
   #count(
-    sample: FlowSample,
+    sample: IpfixSample,
     shape: RecordShape,
     key: Uint8Array,
-    n: number,
     bytes: number,
   ): { packets: number[]; octets: number[]; tcp: number[] } {
+    const n = sample.packets;
     const broadcast = key.subarray(K_ETH_DST, K_ETH_DST + 6).every((byte) => byte === 0xff);
     const multicast = !broadcast && (key[K_ETH_DST]! & 1) !== 0;
     const dropped = sample.forwarded ? 0 : n;
@@ -302,12 +356,16 @@ export class IpfixExporter {
       this.#templatesSentS = exportSeconds;
       const header = { exportSeconds, sequence: this.#sequence, domain };
       const withId = virtualObsId !== undefined;
-      for (const message of templateMessages(header, withId)) this.#hooks.send(message);
+      for (const message of templateMessages(header, withId)) this.#put(message);
       const statistics = { exportSeconds, sequence: this.#next() };
-      this.#hooks.send(statisticsMessage(statistics, this.#id, this.#hooks.notSent()));
+      this.#put(statisticsMessage(statistics, this.#id, this.#hooks.notSent()));
     }
     const header = { exportSeconds, sequence: this.#next(), domain };
-    this.#hooks.send(dataMessage(header, template, key, virtualObsId, entry, reason));
+    this.#put(dataMessage(header, template, key, virtualObsId, entry, reason));
+  }
+
+  #put(message: Uint8Array): void {
+    this.#stats.txPackets += this.#hooks.send(message);
   }
 
   #next(): number {

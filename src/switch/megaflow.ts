@@ -7,6 +7,7 @@ import type { PatchPort } from '../port/patch.ts';
 import { OfError } from '../wire/openflow/types.ts';
 import type { KeyPair } from './keyPool.ts';
 import type { MacTable } from './macLearning.ts';
+import type { NetflowEffect } from './netflow.ts';
 import { mix } from './subtable.ts';
 import type { Effects } from './translate/types.ts';
 import type { BridgePort } from './types.ts';
@@ -112,7 +113,9 @@ export class MegaflowTable {
 
   setEffects(flow: Megaflow, effects: Effects): void {
     this.#forget(flow);
+    const told = flow.effects.netflow;
     flow.effects = effects;
+    if (told !== undefined && !isSameNetflow(told, effects.netflow)) told.exporter.clear(told);
     this.#depend(flow);
   }
 
@@ -154,6 +157,10 @@ function patchCounters(port: BridgePort): PatchPort['counters'] | undefined {
   return (port.netdev as Partial<PatchPort>).counters;
 }
 
+function isSameNetflow(a: NetflowEffect, b: NetflowEffect | undefined): boolean {
+  return b?.exporter === a.exporter && b.key.id === a.key.id && b.output === a.output;
+}
+
 const TCP_FIN_RST = 0x5;
 
 /** Credits packets to everything that they have touched. `tcpFlags`: all flags that were seen, in host order. */
@@ -180,6 +187,8 @@ export function credit(
     // A bundle without ports has been removed: it must not be learned again.
     if (bundle.ports.length > 0) bridge.macs.update(mac, 0, vlan, bundle, gratuitousArp, usedMs);
   }
+  const { netflow } = effects;
+  if (netflow !== undefined) netflow.exporter.account(netflow, packets, bytes, usedMs, tcpFlags);
   for (const protocols of effects.protocols) protocols.accountRx();
   for (const entry of effects.bonds) entry.txBytes += bytes;
   for (const { flows, mod, limit } of effects.learns) {

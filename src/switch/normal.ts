@@ -35,6 +35,7 @@ import {
 } from './flow.ts';
 import { isReservedAddress, macKey } from './macLearning.ts';
 import { isSnooped, translateMulticast } from './multicast/forward.ts';
+import { NETFLOW_FLOOD } from './netflow.ts';
 import { inPort, portOf, report, type Xlate } from './translate/context.ts';
 import { isMirrorOutput } from './translate/mirror.ts';
 import { outputToPort } from './translate/output.ts';
@@ -221,6 +222,7 @@ function floodVlan(x: Xlate, from: Bundle | undefined, tags: Tags): void {
     if (bundle === from || isMirrorOutput(x, bundle)) continue;
     if (includesVlan(x, bundle, tags) && floodable(bundle)) outputToBundle(x, bundle, tags);
   }
+  x.netflowOutput = NETFLOW_FLOOD;
 }
 
 /** An ARP that announces the sender's own address: reply to all, or request for itself. */

@@ -101,7 +101,7 @@ import {
 import { mplsKeyParts, pushMplsText, setMplsText, tunnelKeyParts } from './odpTunnel.ts';
 import { tunnelPushText } from './odpTunnelPush.ts';
 import { slowNames } from './protocolPort.ts';
-import type { FlowSample, PacketInSpec } from './translate/types.ts';
+import type { PacketInSpec, Sample } from './translate/types.ts';
 
 const REASON_NUMBERS: readonly PacketInSpec['reason'][] = [
   'no_match',
@@ -386,8 +386,16 @@ function metaText(operands: Uint32Array): string {
   return `set(${name}(${hex(be32(bytes, 0))}${mask === 0xffffffff ? '' : `/${hex(mask)}`}))`;
 }
 
-function sampleText(sample: FlowSample, names: OdpNames): string {
-  const { probability, collectorSetId, obsDomainId, obsPointId, outputPort, direction } = sample;
+function sampleText(sample: Sample, names: OdpNames): string {
+  if (sample.kind === 'sflow') {
+    const { vlanTci, output } = sample;
+    return `sFlow(vid=${vlanTci & 0xfff},pcp=${(vlanTci >> 13) & 7},output=${output}),actions`;
+  }
+  const { outputPort } = sample;
+  if (sample.kind === 'bridge') {
+    return `ipfix(output_port=${names.portName?.(outputPort) ?? outputPort})`;
+  }
+  const { probability, collectorSetId, obsDomainId, obsPointId, direction } = sample;
   return (
     `flow_sample(probability=${probability},collector_set_id=${collectorSetId},obs_domain_id=${obsDomainId},` +
     `obs_point_id=${obsPointId},output_port=${names.portName?.(outputPort) ?? outputPort}` +
@@ -424,7 +432,8 @@ export function formatOdpActions(
     const length = program[at]! >>> 16;
     if (op === ACT_END || length === 0) break;
     const operands = program.subarray(at + 1, at + length);
-    parts.push(actionText(op, operands, key, names));
+    // Why a packet goes no further although samples of it went up: Open vSwitch has no word for that.
+    if (op !== ACT_DROP || parts.length === 0) parts.push(actionText(op, operands, key, names));
     at += length;
   }
   return parts.length === 0 ? 'drop' : parts.join(',');

@@ -123,7 +123,7 @@ export class PacketIns implements PacketInStore {
     const bridge = this.#bridges.of(spec.bridge);
     const rest = isZero(metadata, 0, metadata.length) ? '' : metadata.toHex();
     const paused = spec.paused === undefined ? '' : frozenKey(spec.paused, bridge);
-    const sample = spec.sample === undefined ? '' : Object.values(spec.sample).join();
+    const sample = spec.sample === undefined ? '' : JSON.stringify(spec.sample);
     const key = `${bridge}/${reason}/${table}/${cookie}/${controllerId}/${maxLen}/${userdata?.toHex() ?? '-'}/${spec.conntracked ? 1 : 0}/${rest}/${paused}/${sample}`;
     return this.#pool.add(key, spec);
   }

@@ -3,6 +3,7 @@
 
 import type { Netdev } from '../port/types.ts';
 import type { CtFlushMatch } from '../wire/openflow/ctFlush.ts';
+import type { IpfixStats } from '../wire/openflow/ipfixStats.ts';
 import type { TlvMapping } from '../wire/openflow/messages.ts';
 import type {
   Action,
@@ -197,6 +198,8 @@ export interface Bridge {
    * Forgets tracked connections: of a zone (undefined = all), and those that match. Absent where there is no data plane.
    */
   ctFlush?(zone: number | undefined, match?: CtFlushMatch): void;
+  /** Statistics of the bridge's IPFIX exporter, or of those of flows; undefined if there is none. Absent = none. */
+  readonly ipfixStats?: ((kind: 'bridge' | 'flow') => IpfixStats[] | undefined) | undefined;
   /** Milliseconds, the engine's clock. */
   nowMs(): number;
 }

@@ -224,11 +224,11 @@ export class UpcallHandler {
     bridge.onPacketIn(packet, spec.controllerId);
   }
 
-  #toExporter({ cookie, key, packetLen }: Upcall): void {
-    const spec = this.#datapath.packetIns.get(cookie);
+  #toExporter(upcall: Upcall): void {
+    const spec = this.#datapath.packetIns.get(upcall.cookie);
     const bridge = spec === undefined ? undefined : this.#datapath.bridges.get(spec.bridge.name);
     if (spec?.sample !== undefined && bridge?.onSample !== undefined) {
-      bridge.onSample(spec.sample, key, packetLen);
+      bridge.onSample(spec.sample, upcall);
     } else {
       this.drops[DROP_CONTROLLER_RATE]!++;
     }

@@ -66,6 +66,11 @@ export function prepareSuites(dir: string, daemon: string): void {
     const path = execFileSync('sh', ['-c', `command -v ${tool}`], { encoding: 'utf8' }).trim();
     symlinkSync(path, join(bin, tool));
   }
+  // The suite's C programs are not there; its collectors of NetFlow and sFlow are ours.
+  const collector = join(import.meta.dirname, 'flowCollector.py');
+  writeFileSync(join(bin, 'ovstest'), `#!/bin/sh\nexec python3 ${collector} "$@"\n`, {
+    mode: 0o755,
+  });
   // exec: the pid file has to hold the daemon's own pid.
   const wrapper = `#!/bin/sh\nexec ${daemon} "$@"\n`;
   writeFileSync(join(bin, 'ovs-vswitchd'), wrapper, { mode: 0o755 });

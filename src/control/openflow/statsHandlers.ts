@@ -129,6 +129,18 @@ export const statsHandlers: HandlerTable = {
     request.conn.reply({ type: 'queue_stats_reply', queues }, request);
   },
 
+  ipfix_bridge_request({ bridge }, request) {
+    const [stats] = bridge.ipfixStats?.('bridge') ?? [];
+    if (stats === undefined) throw new OfError('NXST_NOT_CONFIGURED');
+    request.conn.reply({ type: 'ipfix_bridge_reply', stats }, request);
+  },
+
+  ipfix_flow_request({ bridge }, request) {
+    const stats = bridge.ipfixStats?.('flow') ?? [];
+    if (stats.length === 0) throw new OfError('NXST_NOT_CONFIGURED');
+    request.conn.reply({ type: 'ipfix_flow_reply', stats }, request);
+  },
+
   queue_desc_request(ofSwitch, request, { port, queue }) {
     const queues = selectQueues(ofSwitch, port, queue).map((one) => ({
       port: one.port,

@@ -5,6 +5,7 @@ import { ACT_METER } from '../../../contract/action.ts';
 import { F_ACTSET_OUTPUT, K_PRIORITY } from '../../../contract/key.ts';
 import { type Action, OFPP_IN_PORT, OFPP_MAX, OFPP_UNSET } from '../../wire/openflow/types.ts';
 import { be32, exact, putBe32 } from '../flow.ts';
+import { NETFLOW_DROP } from '../netflow.ts';
 import { clearTracking, trackConnection } from './conntrack.ts';
 import { inPort, report, type Xlate } from './context.ts';
 import { moveSubfield, readSubfield } from './fieldOps.ts';
@@ -31,7 +32,14 @@ import {
   stackPop,
   stackPush,
 } from './nxActions.ts';
-import { output, outputToPort, outputTruncated, REASONS, sendToController } from './output.ts';
+import {
+  addNetflowOutput,
+  output,
+  outputToPort,
+  outputTruncated,
+  REASONS,
+  sendToController,
+} from './output.ts';
 import { sample } from './sample.ts';
 import { reportActionSet, resubmit, translateTable, writeActions } from './tables.ts';
 
@@ -55,7 +63,10 @@ function enqueue(x: Xlate, action: Action & { type: 'enqueue' }): void {
   if (port === inPort(x) && action.port !== OFPP_IN_PORT) return;
   const before = be32(x.flow, K_PRIORITY);
   putBe32(x.flow, K_PRIORITY, queuePriority(action.queue));
+  const netflowBefore = x.netflowOutput;
+  x.netflowOutput = NETFLOW_DROP;
   outputToPort(x, port);
+  addNetflowOutput(x, netflowBefore);
   putBe32(x.flow, K_PRIORITY, before);
 }
 

@@ -5,9 +5,11 @@ import { DROP_FLOW_EXPLICIT } from '../../../contract/drop.ts';
 import { F_IN_PORT, K_PRIORITY, KEY_SIZE } from '../../../contract/key.ts';
 import type { Action } from '../../wire/openflow/types.ts';
 import { be32, newRecord, wordsOf } from '../flow.ts';
+import { NETFLOW_DROP } from '../netflow.ts';
 import type { BridgePort, Rule } from '../types.ts';
 import { emptyEffects, ResultKeeper } from './keptResults.ts';
 import type {
+  BridgeSample,
   Effects,
   FlowSample,
   TraceNode,
@@ -74,7 +76,7 @@ export interface Xlate {
   slow: number;
   trace: TraceNode[] | undefined;
   /** Samples in the program, whose cookies count them from 1 until the program is complete. */
-  samples: Omit<FlowSample, 'forwarded'>[];
+  samples: PendingSample[];
   sampleBridges: XlateBridge[];
   /** Slots of this bridge's mirrors that the packet has gone to, or whose output it has gone to. */
   mirrors: number;
@@ -82,7 +84,18 @@ export interface Xlate {
   mirrorSnaplen: number;
   /** Why the packet is dropped, if no output is reached. */
   dropReason: number;
+  /** Outputs so far, and the last of them: a tunnel counts as one. */
+  outputs: number;
+  lastOutput: BridgePort | undefined;
+  /** What NetFlow says of them (netflow.ts). */
+  netflowOutput: number;
 }
+
+/** A sample as long as it is not known what becomes of the packet. */
+export type PendingSample =
+  | Omit<FlowSample, 'forwarded'>
+  | Omit<BridgeSample, 'forwarded'>
+  | { readonly kind: 'sflow' };
 
 /** Records for many translations, one after the other. */
 export function newScratch(flow = newRecord()): XlateScratch {
@@ -143,6 +156,9 @@ export function newXlate(input: XlateIn, scratch: XlateScratch): Xlate {
     mirrors: 0,
     mirrorSnaplen: 0,
     dropReason: DROP_FLOW_EXPLICIT,
+    outputs: 0,
+    lastOutput: undefined,
+    netflowOutput: NETFLOW_DROP,
   };
 }
 

@@ -32,6 +32,7 @@ export function emptyEffects(bridge?: XlateBridge): Effects {
     packetIns: [],
     recircs: [],
     mirrors: [],
+    netflow: undefined,
   };
 }
 
@@ -53,6 +54,7 @@ function clear(effects: Effects, bridge: XlateBridge): void {
   if (effects.packetIns.length > 0) effects.packetIns.length = 0;
   if (effects.recircs.length > 0) effects.recircs.length = 0;
   if (effects.mirrors.length > 0) effects.mirrors.length = 0;
+  effects.netflow = undefined;
   const { bridges } = effects;
   if (bridges.size === 1 && bridges.has(bridge)) return;
   bridges.clear();
@@ -82,6 +84,7 @@ function copyOf(effects: Effects): Effects {
     packetIns: kept(effects.packetIns),
     recircs: kept(effects.recircs),
     mirrors: kept(effects.mirrors),
+    netflow: effects.netflow,
   };
 }
 
@@ -128,7 +131,8 @@ function mayBeShared(effects: Effects): boolean {
     effects.learns.length === 0 &&
     effects.fins.length === 0 &&
     effects.solicits.length === 0 &&
-    effects.macQuestions.length === 0
+    effects.macQuestions.length === 0 &&
+    effects.netflow === undefined
   );
 }
 

@@ -40,6 +40,7 @@ import {
   type PacketInReason,
 } from '../../wire/openflow/types.ts';
 import { be16, be32, exact, isIp, isZero, putBe32 } from '../flow.ts';
+import { NETFLOW_DROP, NETFLOW_FLOOD, NETFLOW_MULTIPLE } from '../netflow.ts';
 import { translateNormal } from '../normal.ts';
 import { processSpecial } from '../protocolPort.ts';
 import { isBpdu } from '../spanningTree/gate.ts';
@@ -52,6 +53,7 @@ import { clearConntrack } from './ctFields.ts';
 import { finish } from './freeze.ts';
 import { mirrorOutput } from './mirror.ts';
 import { isIrreversible, nest } from './nxActions.ts';
+import { sampleOutput } from './sample.ts';
 import { translateTable } from './tables.ts';
 import { outputToTunnel, terminateTunnel } from './tunnel.ts';
 import type { XlateBridge } from './types.ts';
@@ -153,13 +155,13 @@ export function outputToPort(x: Xlate, number: number, truncate = false, askTree
     return;
   }
   if (port.queueDscp === undefined) {
-    outputToDevice(x, port);
+    outputToDevice(x, port, truncate);
     return;
   }
   // Only what goes out here is marked.
   const tos = x.flow[K_NW_TOS]!;
   markQueue(x, port.queueDscp);
-  outputToDevice(x, port);
+  outputToDevice(x, port, truncate);
   x.flow[K_NW_TOS] = tos;
 }
 
@@ -174,11 +176,21 @@ function markQueue(x: Xlate, marks: ReadonlyMap<number, number>): void {
   if (isIp(flow)) flow[K_NW_TOS] = (flow[K_NW_TOS]! & ~DSCP_MASK) | (dscp << 2);
 }
 
-/** Sends the packet to a tunnel or to a port of the data plane. */
-function outputToDevice(x: Xlate, port: BridgePort): void {
+/** Exporters hear of an output. */
+function noteOutput(x: Xlate, port: BridgePort): void {
+  x.outputs++;
+  x.lastOutput = port;
+  x.netflowOutput = port.ofport & 0xffff;
+}
+
+/** Sends the packet to a tunnel or to a port of the data plane. `truncated`: ACT_TRUNC is there for it. */
+function outputToDevice(x: Xlate, port: BridgePort, truncated: boolean): void {
   const tunnel = tunnelOf(port);
   if (tunnel !== undefined) {
+    const { outputs } = x;
     outputToTunnel(x, tunnel);
+    x.outputs = outputs;
+    noteOutput(x, port);
     mirrorOutput(x, port.bundle);
     return;
   }
@@ -190,10 +202,16 @@ function outputToDevice(x: Xlate, port: BridgePort): void {
   const start = x.program.length;
   const meter = port.policers?.output(be32(x.flow, K_PRIORITY));
   if (meter !== undefined) x.program.push(ACT_METER | (2 << 16), meter);
+  // A truncation and its output are not to be parted.
+  const whole = x.program.length - (truncated ? 2 : 0);
   if (x.mirrorSnaplen > 0 && x.mirrorSnaplen < 0xffff) {
     x.program.push(ACT_TRUNC | (2 << 16), x.mirrorSnaplen);
   }
-  if (!terminateTunnel(x, port)) x.program.push(ACT_OUTPUT | (2 << 16), port.dpPort);
+  if (!terminateTunnel(x, port)) {
+    if (x.bridge.sampling?.ipfix?.output) sampleOutput(x, port.dpPort, whole);
+    x.program.push(ACT_OUTPUT | (2 << 16), port.dpPort);
+  }
+  noteOutput(x, port);
   // Only what goes out here is policed.
   if (meter !== undefined) nest(x, start, ACT_CLONE, [CLONE_SAMPLE]);
   mirrorOutput(x, port.bundle);
@@ -290,6 +308,15 @@ function flood(x: Xlate, all: boolean): void {
     // As in Open vSwitch, OFPP_ALL means all.
     if (all || (port.desc.config & OFPPC_NO_FLOOD) === 0) outputToPort(x, port.ofport, false, !all);
   }
+  x.netflowOutput = NETFLOW_FLOOD;
+}
+
+/** NetFlow has one number for all outputs of a flow: `before`, and those since then. */
+export function addNetflowOutput(x: Xlate, before: number): void {
+  const since = x.netflowOutput;
+  if (before === NETFLOW_FLOOD) x.netflowOutput = NETFLOW_FLOOD;
+  else if (since === NETFLOW_DROP) x.netflowOutput = before;
+  else if (before !== NETFLOW_DROP && since !== NETFLOW_FLOOD) x.netflowOutput = NETFLOW_MULTIPLE;
 }
 
 /** The output action. `mayPacketIn`: may a miss in OFPP_TABLE send the packet to a controller? */
@@ -300,6 +327,8 @@ export function output(
   mayPacketIn: boolean,
   truncate = false,
 ): void {
+  const before = x.netflowOutput;
+  x.netflowOutput = NETFLOW_DROP;
   switch (port) {
     case OFPP_IN_PORT:
       outputToPort(x, inPort(x), truncate);
@@ -325,6 +354,7 @@ export function output(
       if (port === inPort(x)) report(x, 'warn', 'skipping output to input port');
       else outputToPort(x, port, truncate);
   }
+  addNetflowOutput(x, before);
 }
 
 function outputReason(x: Xlate): PacketInReason {

@@ -26,8 +26,9 @@ import { newScratch, newXlate, report } from './context.ts';
 import { finish } from './freeze.ts';
 import { deliverDhcp } from './inBand.ts';
 import { isMirrorOutput, mirrorInput } from './mirror.ts';
+import { coverNetflow, noteNetflow } from './netflow.ts';
 import { mayReceive } from './output.ts';
-import { finishSamples } from './sample.ts';
+import { finishSamples, sampleInput } from './sample.ts';
 import { lookupRule, reportTable } from './tables.ts';
 import { coverTunnel, receiveFromTunnel } from './tunnel.ts';
 import type { XlateIn, XlateOut } from './types.ts';
@@ -58,6 +59,7 @@ export function translate(input: XlateIn): XlateOut {
   putBe32(input.flow, F_ACTSET_OUTPUT, OFPP_UNSET);
   const x = newXlate(input, scratch);
   initWildcards(x.wildcards, original);
+  if (input.bridge.netflow !== undefined) coverNetflow(x.wildcards, original);
   coverTunnel(x.wildcards, original);
   const { frozen } = input;
   const port = input.bridge.ports.get(be32(input.flow, F_IN_PORT));
@@ -73,6 +75,7 @@ export function translate(input: XlateIn): XlateOut {
     x.effects.rules.push(rule);
     reportTable(x, rule);
   }
+  let sampled = 0;
   if (frozen === undefined && input.actions === undefined) {
     for (const meter of port?.policers?.input ?? []) x.program.push(ACT_METER | (2 << 16), meter);
   }
@@ -86,32 +89,41 @@ export function translate(input: XlateIn): XlateOut {
       `dropping packet received on port ${port.name}, which is reserved exclusively for mirroring`,
     );
     x.dropReason = DROP_VLAN_FILTER;
-  } else if (decapsulated && (port === undefined || mayReceive(x, port))) {
-    mirrorInput(x);
-    if (x.rule !== undefined) x.cookie = x.rule.cookie;
-    runActions(x, actions ?? x.rule!.actions);
-    if (port?.tree?.forwards === false) {
-      // A port that learns: actions have had their look at the packet.
-      x.error = 'Forwarding disabled';
-      x.dropReason = DROP_STP;
-    } else {
-      if (input.bridge.hasInBand === true && x.freezing === undefined) deliverDhcp(x);
-      finish(x);
+  } else {
+    const start = x.program.length;
+    if (frozen === undefined) sampleInput(x);
+    sampled = x.program.length > start ? x.program.length : 0;
+    if (decapsulated && (port === undefined || mayReceive(x, port))) {
+      mirrorInput(x);
+      if (x.rule !== undefined) x.cookie = x.rule.cookie;
+      runActions(x, actions ?? x.rule!.actions);
+      if (port?.tree?.forwards === false) {
+        // A port that learns: actions have had their look at the packet.
+        x.error = 'Forwarding disabled';
+        x.dropReason = DROP_STP;
+      } else {
+        if (input.bridge.hasInBand === true && x.freezing === undefined) deliverDhcp(x);
+        finish(x);
+      }
     }
   }
 
   if (hasTunnel(original)) coverOptions(x.wildcards, original, input.bridge.tlvs ?? []);
   finishWildcards(x.wildcards, original);
   const program = x.error === undefined ? x.program : [];
+  // A spanning tree stops packets, but not samples of them.
+  if (x.error === 'Forwarding disabled') program.push(...x.program.slice(0, sampled));
   if (x.patchClone >= 0) unwrapLast(program);
   if (x.samples.length > 0) finishSamples(x, program);
+  if (frozen === undefined && input.bridge.netflow !== undefined) noteNetflow(x);
   // A truncation that no output follows does nothing.
   while (program.length >= 2 && program[program.length - 2] === (ACT_TRUNC | (2 << 16))) {
     program.length -= 2;
   }
-  if (program.length === 0 && x.dropReason !== DROP_FLOW_EXPLICIT) {
-    program.push(ACT_DROP | (2 << 16), x.dropReason);
-  }
+  // A packet that is only sampled is dropped all the same.
+  const isDrop =
+    program.length === 0 ? x.dropReason !== DROP_FLOW_EXPLICIT : program.length === sampled;
+  if (isDrop) program.push(ACT_DROP | (2 << 16), x.dropReason);
   program.push(ACT_END | (1 << 16));
   return {
     program: scratch.results.program(program),

@@ -10,6 +10,7 @@ import type { MacTable } from '../macLearning.ts';
 import type { MeterTable } from '../meters.ts';
 import type { Mirror, MirrorTable } from '../mirrors.ts';
 import type { McastSnooping } from '../multicast/snooping.ts';
+import type { NetflowEffect, NetflowExporter } from '../netflow.ts';
 import type { ProtocolPort } from '../protocolPort.ts';
 import type { BridgeTree } from '../spanningTree/gate.ts';
 import type { TunnelPorts } from '../tunnel/ports.ts';
@@ -34,8 +35,9 @@ export interface XlateBridge {
   readonly flows?: FlowOwner;
   readonly meters?: MeterTable;
   readonly mirrors?: MirrorTable;
-  /** Some exporter of IPFIX is configured: `sample` does something. */
-  readonly exportsSamples?: boolean;
+  /** What exporters want to know of the bridge's packets. */
+  readonly sampling?: BridgeSampling | undefined;
+  readonly netflow?: NetflowExporter | undefined;
   /** Some controller is configured: buckets that watch OFPP_CONTROLLER are alive. */
   readonly hasControllers?: boolean;
   /** The local port gets DHCP replies whatever the flows say. */
@@ -57,8 +59,57 @@ export interface XlateBridge {
   peerOf(port: BridgePort): { bridge: XlateBridge; port: BridgePort } | undefined;
 }
 
+/** What exporters want to know of packets besides what flows say. Shares are of 2^32 - 1. */
+export interface BridgeSampling {
+  /** IPFIX is exported at all: the action `sample` does something. */
+  readonly flows: boolean;
+  /** Bridge.ipfix: of the packets that come in, and of those that go out. */
+  readonly ipfix?:
+    | { readonly probability: number; readonly input: boolean; readonly output: boolean }
+    | undefined;
+  /** Bridge.sflow: of the packets that come in, and the first bytes of each. */
+  readonly sflow?: { readonly probability: number; readonly headerBytes: number } | undefined;
+}
+
 /** A sample to be: what its record says besides the packet. */
+export type Sample = FlowSample | BridgeSample | SflowSample;
+
+/** Bridge.ipfix. */
+export interface BridgeSample {
+  readonly kind: 'bridge';
+  /** As of FlowSample. */
+  readonly outputPort: number;
+  readonly forwarded: boolean;
+}
+
+/** Bridge.sflow: where packets like this one go. */
+export interface SflowSample {
+  readonly kind: 'sflow';
+  /** Of the packet as it goes out. */
+  readonly vlanTci: number;
+  /** As sFlow has it: format in the upper two bits, an interface or a number in the others. */
+  readonly output: number;
+  /** The tunnel into which it goes, if it goes to one place and that is a tunnel. */
+  readonly tunnel: SflowTunnel | undefined;
+  /** Label stack of the packet that goes out, the outermost first. */
+  readonly labels: readonly number[];
+}
+
+/** Outer header of IPv4. */
+export interface SflowTunnel {
+  readonly protocol: number;
+  readonly tos: number;
+  readonly source: number;
+  readonly destination: number;
+  readonly sourcePort: number;
+  readonly destinationPort: number;
+  /** Virtual network, 0 = none. */
+  readonly vni: number;
+}
+
+/** The action `sample`. */
 export interface FlowSample {
+  readonly kind: 'flow';
   /** Of 65 535. */
   readonly probability: number;
   readonly collectorSetId: number;
@@ -89,7 +140,7 @@ export interface PacketInSpec {
   /** controller(pause): how the pipeline goes on when the packet comes back. */
   readonly paused?: FrozenState;
   /** No packet-in, but a sample. */
-  readonly sample?: FlowSample;
+  readonly sample?: Sample;
 }
 
 /** Keeps packet-in descriptions until the megaflows that name them are gone. */
@@ -193,6 +244,7 @@ export interface Effects {
   packetIns: number[];
   /** Recirculation ids in the program. */
   recircs: number[];
+  netflow: NetflowEffect | undefined;
 }
 
 /** Why a translation failed; the texts are those that ofproto/trace prints. */

@@ -23,6 +23,8 @@ const LENGTHS: { readonly [T in MessageType]?: Length } = {
   bundle_add: [8, 1],
   port_stats_request: [8, 0],
   queue_stats_request: [8, 0],
+  ipfix_bridge_request: [0, 0],
+  ipfix_flow_request: [0, 0],
   flow_monitor_request: [0, 8],
   flow_monitor_cancel: [4, 0],
   group_stats_request: [8, 0],

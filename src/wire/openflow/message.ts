@@ -20,6 +20,7 @@ import { flowModCodecs } from './flowMod.ts';
 import { flowRemovedCodecs } from './flowRemoved.ts';
 import { flowStatsCodecs } from './flowStats.ts';
 import { groupCodecs } from './group.ts';
+import { ipfixStatsCodecs } from './ipfixStats.ts';
 import { lengthFits } from './lengths.ts';
 import type { Decoded, DecodeOptions, Message, MessageType, TlvMapping } from './messages.ts';
 import { meterCodecs } from './meter.ts';
@@ -49,6 +50,7 @@ const CODECS: Codecs = {
   ...meterCodecs,
   ...asyncCodecs,
   ...monitorCodecs,
+  ...ipfixStatsCodecs,
   ...niciraCodecs,
 };
 

@@ -9,6 +9,7 @@
 
 import type { ActionLists } from './actionLists.ts';
 import type { CtFlushMatch } from './ctFlush.ts';
+import type { IpfixStats } from './ipfixStats.ts';
 import type {
   Action,
   FlowMod,
@@ -357,6 +358,10 @@ export type Message =
   /** `message` is decoded by the codec like a message of its own. */
   | { type: 'bundle_add'; bundleId: number; flags: number; xid: number; message: Message }
   // ---- Nicira
+  | { type: 'ipfix_bridge_request' }
+  | { type: 'ipfix_bridge_reply'; stats: IpfixStats }
+  | { type: 'ipfix_flow_request' }
+  | { type: 'ipfix_flow_reply'; stats: IpfixStats[] }
   | { type: 'set_flow_format'; format: 'openflow10' | 'nxm' }
   | { type: 'flow_mod_table_id'; enable: boolean }
   | { type: 'set_packet_in_format'; format: PacketInFormat }

@@ -114,6 +114,10 @@ const ROWS: readonly (readonly [MessageType, Kind, number, number, number])[] = 
   ['flow_monitor_reply', 'reply', 16, 5, 6],
   ['flow_monitor_reply', 'onf_reply', 1870, 4, 4],
   ['flow_monitor_reply', 'nx_reply', 2, 1, 3],
+  ['ipfix_bridge_request', 'nx_request', 3, 1, 6],
+  ['ipfix_bridge_reply', 'nx_reply', 3, 1, 6],
+  ['ipfix_flow_request', 'nx_request', 4, 1, 6],
+  ['ipfix_flow_reply', 'nx_reply', 4, 1, 6],
   // ---- Nicira and ONF
   ['flow_monitor_cancel', 'onf', 1870, 4, 4],
   ['flow_monitor_cancel', 'nx', 21, 1, 3],

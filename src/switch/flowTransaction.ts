@@ -36,7 +36,7 @@ import type { FlowTable, Rule } from './types.ts';
 export class FlowTransaction {
   readonly #tables: FlowTables;
   readonly #checkActions: CheckActions | undefined;
-  /** A rule: it was inserted. */
+  /** A rule: it was removed if it is removed, otherwise inserted. */
   readonly #undo: (Rule | (() => void))[] = [];
   readonly #events: FlowEvent[] = [];
   #groupsChanged = false;
@@ -143,11 +143,7 @@ export class FlowTransaction {
     table.remove(rule);
     rule.removed = true;
     this.#tables.expirable.delete(rule);
-    this.#undo.push(() => {
-      rule.removed = false;
-      table.insert(rule);
-      this.#trackTimeouts(rule);
-    });
+    this.#undo.push(rule);
     this.#events.push({ event: 'removed', rule, reason, requester });
   }
 
@@ -164,7 +160,14 @@ export class FlowTransaction {
   }
 
   #takeBack(rule: Rule): void {
-    this.#tables.bridge.tables[rule.table].remove(rule);
+    const table = this.#tables.bridge.tables[rule.table];
+    if (rule.removed) {
+      rule.removed = false;
+      table.insert(rule);
+      this.#trackTimeouts(rule);
+      return;
+    }
+    table.remove(rule);
     rule.removed = true;
     this.#tables.expirable.delete(rule);
   }

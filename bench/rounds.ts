@@ -18,6 +18,8 @@ export interface Contestant {
   testbed: Testbed;
   generator: Generator;
   threads: SwitchThread[];
+  /** What a reader of the figures has to know: it goes into those of the measurement. */
+  notes: string[];
 }
 
 export interface Sample {
@@ -105,7 +107,7 @@ export async function enlist(peer: Peer, setup: Setup, options: Options): Promis
     if (testbed.wire) generator.setWire(testbed.wire);
     await generator.start();
     await testbed.ready();
-    return { testbed, generator, threads: testbed.threads() };
+    return { testbed, generator, threads: testbed.threads(), notes: [] };
   } catch (error) {
     await dismiss(testbed, generator);
     throw error;
@@ -195,6 +197,7 @@ export async function play(match: Match, options: Options): Promise<Measurement>
       for (const [name, values] of Object.entries(details[i]!)) {
         series[i]!.details[name] = median(values);
       }
+      notes.push(...contestant.notes);
       if (!out.has(contestant)) notes.push(...dropNotes(contestant.testbed));
     }
     const { scenario, variant, unit, higherIsBetter = true, baseline = 'ovs-dpdk' } = match;
@@ -292,7 +295,7 @@ const ACQUAINT_MAX_MS = 20_000;
 
 /** Traffic in both directions, at the speed of ordinary threads, until all addresses and flows are known. */
 export async function acquaint(
-  { generator, testbed }: Contestant,
+  { generator, testbed, notes }: Contestant,
   streams: readonly Stream[],
   { log }: Pick<Options, 'log'>,
 ): Promise<void> {
@@ -311,7 +314,8 @@ export async function acquaint(
     known = received >= sent ? known + sent : 0;
     if (known > flows) return;
     if (Date.now() > until) {
-      log(`${testbed.name}: not all of ${flows} flows are known after ${ACQUAINT_MAX_MS} ms`);
+      notes.push(`${testbed.name}: not all of ${flows} flows known after ${ACQUAINT_MAX_MS} ms`);
+      log(notes.at(-1)!);
       return;
     }
   }

@@ -48,19 +48,20 @@ async function open(contestant: Contestant, flows: number): Promise<void> {
 export async function establish(
   contestant: Contestant,
   flows: number,
-  { log }: Options,
+  { log, deadlineMs = Number.POSITIVE_INFINITY }: Options,
 ): Promise<void> {
   await open(contestant, flows);
   for (const stream of [replies(flows), requests(flows)]) {
     let arrived = 0;
     // Each round goes through all connections once and a bit.
-    for (let i = 0; i < SETUP_TRIES && arrived < flows; i++) {
+    for (let i = 0; i < SETUP_TRIES && arrived < flows && Date.now() < deadlineMs; i++) {
       arrived = await paced(contestant, stream);
     }
     if (arrived < flows) {
-      log(
+      contestant.notes.push(
         `${contestant.testbed.name}: ${arrived} of ${flows} connections at once, in the last try`,
       );
+      log(contestant.notes.at(-1)!);
     }
   }
 }

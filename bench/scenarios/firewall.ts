@@ -15,6 +15,7 @@ const MANY = 2_900_000;
 /** Pace at which connections are set up before something is measured, a second. */
 const SETUP_PER_SECOND = 150_000;
 const SETUP_TRIES = 40;
+const SETUP_MAX_MS = 60_000;
 
 const requests = (flows: number): Stream => ({ from: 0, to: 1, flows, spread: 'connection' });
 const replies = (flows: number): Stream => ({ from: 1, to: 0, flows, spread: 'reply' });
@@ -33,7 +34,9 @@ async function paced({ generator }: Contestant, stream: Stream): Promise<number>
 
 /** Opens connections, until all are there. */
 async function open(contestant: Contestant, flows: number): Promise<void> {
-  for (let i = 0; i < SETUP_TRIES && connections(contestant.testbed) < flows; i++) {
+  const untilMs = Date.now() + SETUP_MAX_MS;
+  for (let i = 0; i < SETUP_TRIES && Date.now() < untilMs; i++) {
+    if (connections(contestant.testbed) >= flows) return;
     await paced(contestant, requests(flows));
   }
   const there = connections(contestant.testbed);
@@ -53,8 +56,9 @@ export async function establish(
   await open(contestant, flows);
   for (const stream of [replies(flows), requests(flows)]) {
     let arrived = 0;
+    const untilMs = Math.min(Date.now() + SETUP_MAX_MS, deadlineMs);
     // Each round goes through all connections once and a bit.
-    for (let i = 0; i < SETUP_TRIES && arrived < flows && Date.now() < deadlineMs; i++) {
+    for (let i = 0; i < SETUP_TRIES && arrived < flows && Date.now() < untilMs; i++) {
       arrived = await paced(contestant, stream);
     }
     if (arrived < flows) {

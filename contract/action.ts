@@ -66,6 +66,10 @@ export const ACT_SET_MPLS = 44; // words 3: [1] label stack entry [2] mask, of t
 // Packets without Ethernet header (K_PACKET_TYPE)
 export const ACT_PUSH_ETH = 45; // words 4: [1-3] dst, src (12 bytes); the type is the packet's
 export const ACT_POP_ETH = 46; // words 1
+// What a tunnel's port would have to know if it encapsulated by itself. Ours do not: it does nothing, but traces show it.
+export const ACT_SET_TUNNEL = 47; // [1] destination port [2-17] tunnel fields, K_TUN_ID … K_TUN_IPV6_DST [18 …] Geneve options
+// A label around the whole packet, which has no Ethernet header of its own then. Popped with type 0x6558, it has again.
+export const ACT_ADD_MPLS = 48; // words 3: [1] label stack entry [2] Ethernet type, 0x8847 or 0x8848
 
 /** Open vSwitch would say "sample" with a probability of 100 %: the text shows it so. */
 export const CLONE_SAMPLE = 1;

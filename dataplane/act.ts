@@ -4,6 +4,7 @@
 // recirculation) takes the packet itself if it is the last action, and a clone of it before that.
 
 import {
+  ACT_ADD_MPLS,
   ACT_CHECK_PKT_LEN,
   ACT_CLONE,
   ACT_CT,
@@ -28,6 +29,7 @@ import {
   ACT_SET_MPLS,
   ACT_SET_ND,
   ACT_SET_TP,
+  ACT_SET_TUNNEL,
   ACT_SET_VLAN,
   ACT_TRUNC,
   ACT_TUNNEL_POP,
@@ -58,7 +60,7 @@ import { countDrop } from './drop.ts';
 import { hashPacket } from './hash.ts';
 import { markLines } from './key.ts';
 import { meterAll } from './meter.ts';
-import { popEth, popMpls, pushEth, pushMpls, setMpls } from './mpls.ts';
+import { addMpls, popEth, popMpls, pushEth, pushMpls, setMpls } from './mpls.ts';
 import { checkLengthAll, cloneAll, resetNested, sampleAll } from './nested.ts';
 import { parseAgain, parseFresh } from './parse.ts';
 import { LIST_MAX, S_RECIRC, S_UPCALL_KEY } from './scratch.ts';
@@ -172,6 +174,8 @@ export function execute(
       const fragments = releasedCount() - before;
       if (fragments > 0) execute(at, releasedFrom(before), fragments, modified, handedOn);
       forgetReleased(before);
+    } else if (op === ACT_SET_TUNNEL) {
+      // For a port that encapsulates by itself; ours drop what is output to them.
     } else if (op === ACT_SET_META) {
       for (let i = 0; i < n; i++) setMeta(load<u32>(list + (i << 2)), operands);
     } else {
@@ -365,6 +369,8 @@ function rewrite(op: u32, operands: u32, pkt: u32): bool {
       return setVlan(pkt, load<u32>(operands));
     case ACT_PUSH_MPLS:
       return pushMpls(pkt, operands);
+    case ACT_ADD_MPLS:
+      return addMpls(pkt, operands);
     case ACT_POP_MPLS:
       return popMpls(pkt, operands);
     case ACT_SET_MPLS:

@@ -7,7 +7,7 @@
 
 import { K_ETH_TYPE, K_PACKET_TYPE } from '../contract/key.ts';
 import { PKT_HEAD, PKT_HEAD_LEN, PKT_KEY, PKT_L3, PKT_L4 } from '../contract/packet.ts';
-import { PACKET_TYPE_ETHERTYPE } from '../contract/tunnel.ts';
+import { ETH_TYPE_TEB, PACKET_TYPE_ETHERTYPE } from '../contract/tunnel.ts';
 import { LINE2, markLines } from './key.ts';
 import { grow, shrink } from './tunnel/head.ts';
 
@@ -17,7 +17,9 @@ function setType(pkt: u32, ethertype: u32): void {
   const key = load<u32>(pkt + PKT_KEY);
   const l3: u32 = load<u16>(pkt + PKT_L3);
   if (load<u32>(key + K_PACKET_TYPE) !== 0) {
-    store<u32>(key + K_PACKET_TYPE, bswap<u32>(PACKET_TYPE_ETHERTYPE | ethertype));
+    // Below the last label may be a frame again.
+    const type: u32 = ethertype === ETH_TYPE_TEB ? 0 : PACKET_TYPE_ETHERTYPE | ethertype;
+    store<u32>(key + K_PACKET_TYPE, bswap<u32>(type));
     markLines(key, LINE2);
   } else if (l3 >= 2) {
     store<u16>(load<u32>(pkt + PKT_HEAD) + l3 - 2, bswap<u16>(<u16>ethertype));
@@ -40,6 +42,21 @@ export function pushMpls(pkt: u32, operands: u32): bool {
   store<u16>(pkt + PKT_L3, <u16>l3);
   if (l4 !== NONE) store<u16>(pkt + PKT_L4, <u16>(l4 + 4));
   setType(pkt, load<u32>(operands, 4));
+  return true;
+}
+
+/** A label in front of the whole packet, which is no Ethernet frame any more. */
+export function addMpls(pkt: u32, operands: u32): bool {
+  const l4: u32 = load<u16>(pkt + PKT_L4);
+  if (!grow(pkt, 4)) return false;
+  store<u32>(load<u32>(pkt + PKT_HEAD), bswap<u32>(load<u32>(operands)));
+  store<u16>(pkt + PKT_L3, 0);
+  store<u16>(pkt + PKT_L4, <u16>(l4 === NONE ? NONE : l4 + 4));
+  const key = load<u32>(pkt + PKT_KEY);
+  const type = load<u32>(operands, 4);
+  store<u32>(key + K_PACKET_TYPE, bswap<u32>(PACKET_TYPE_ETHERTYPE | type));
+  markLines(key, LINE2);
+  store<u16>(key + K_ETH_TYPE, bswap<u16>(<u16>type));
   return true;
 }
 

@@ -185,6 +185,7 @@ class Daemon implements Vswitchd {
       context: {
         engine: this.engine,
         vhostSockDir: paths.rundir,
+        numberedTunnels: this.#dummies !== undefined,
         log: vlog.module('netdev'),
       },
       dummies: this.#dummies,

@@ -3,6 +3,7 @@
 // Which interface a packet belongs to is decided by the control plane (src/switch/tunnel).
 
 import { randomBytes } from 'node:crypto';
+import { MAX_PORTS } from '../../contract/port.ts';
 import type { Engine } from '../engine/types.ts';
 import type { PatchCounters } from './patch.ts';
 import { parseTunnelConfig, type TunnelConfig, tunnelDevice } from './tunnelConfig.ts';
@@ -26,11 +27,20 @@ function portsOf(engine: Engine): Map<string, SharedPort> {
   return ports;
 }
 
-function acquire(engine: Engine, name: string): SharedPort {
+/** A high number that no other tunnel's port has. */
+function highPort(engine: Engine): number {
+  const used = new Set([...portsOf(engine).values()].map(({ port }) => port));
+  let port = MAX_PORTS - 1;
+  while (used.has(port)) port--;
+  return port;
+}
+
+function acquire({ engine, numberedTunnels }: NetdevContext, name: string): SharedPort {
   const ports = portsOf(engine);
   let entry = ports.get(name);
   if (entry === undefined) {
-    entry = { name, port: engine.addPort(), users: 0 };
+    const high = numberedTunnels === true && /\d$/.test(name);
+    entry = { name, port: engine.addPort(high ? highPort(engine) : undefined), users: 0 };
     ports.set(name, entry);
   }
   entry.users++;
@@ -65,7 +75,7 @@ export class TunnelPort implements Netdev {
     this.tunnel = tunnel;
     this.device = tunnelDevice(tunnel);
     this.#context = context;
-    this.#shared = acquire(context.engine, this.device);
+    this.#shared = acquire(context, this.device);
     this.port = this.#shared.port;
     const mac = randomBytes(6);
     mac[0] = (mac[0]! & 0xfc) | 0x02; // local, unicast

@@ -77,6 +77,8 @@ export interface NetdevContext {
   vhostSockAccess?: { readonly owner?: string | undefined; readonly perm?: string | undefined };
   /** Open_vSwitch.other_config:vhost-features: what guests are offered (src/wire/vhostuser/features.ts). */
   vhostFeatures?: string | undefined;
+  /** A dummy datapath calls ports of tunnels by the numbers in their names: they take no low ones from others. */
+  numberedTunnels?: boolean;
   /** Left by a predecessor, by name of the interface: openers take theirs, and own its descriptors from then on. */
   inherited?: Map<string, Bequest>;
   /** What to do when all devices are there: inherited guests go on, and find a switch that answers. */

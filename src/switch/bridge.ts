@@ -512,6 +512,7 @@ export class SwitchBridge implements DatapathBridge {
       inPacketOut: true,
       packetIns: this.datapath.packetIns,
       tunnels: this.datapath.tunnels,
+      features: this.datapath.features,
       recircs: this.datapath.recircs,
       timeoutPolicy: this.datapath.timeoutPolicy,
       packet: data,

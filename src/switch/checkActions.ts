@@ -5,11 +5,13 @@ import {
   FLOW_SIZE,
   K_ETH_TYPE,
   K_NW_PROTO,
+  K_PACKET_TYPE,
   K_VLAN0_TCI,
   K_VLAN0_TPID,
   K_VLAN1_TCI,
   VLAN_PRESENT,
 } from '../../contract/key.ts';
+import { PACKET_TYPE_ETHERTYPE } from '../../contract/tunnel.ts';
 import { coverSubfield, setSubfield } from '../wire/openflow/fieldAccess.ts';
 import { type Field, findField } from '../wire/openflow/fields.ts';
 import { isMpls, prereqOk } from '../wire/openflow/prereq.ts';
@@ -29,7 +31,7 @@ import {
   type Subfield,
 } from '../wire/openflow/types.ts';
 import { checkCt, checkNat, checkResubmitCt, isCtField } from './checkCt.ts';
-import { be16, IPPROTO_TCP, isIp, putBe16 } from './flow.ts';
+import { be16, be32, IPPROTO_TCP, isIp, putBe16, putBe32 } from './flow.ts';
 
 /** Ports of a bridge: 1 … 0xfeff. A flow may name one that does not exist yet. */
 const MAX_PORTS = 0xff00;
@@ -176,6 +178,23 @@ function checkLearn(c: Check, { specs }: Action & { type: 'learn' }): void {
   }
 }
 
+/** The actions that follow see the new header. */
+function checkEncap(key: Uint8Array, packetType: number): void {
+  putBe32(key, K_PACKET_TYPE, packetType);
+  if (packetType !== 0) putBe16(key, K_ETH_TYPE, packetType & 0xffff);
+  if (!isIp(key)) key[K_NW_PROTO] = 0;
+}
+
+/** What is below an Ethernet header is known; below others it is not, and no field of it can be named. */
+function checkDecap(key: Uint8Array): void {
+  if (be32(key, K_PACKET_TYPE) === 0) {
+    putBe32(key, K_PACKET_TYPE, PACKET_TYPE_ETHERTYPE | be16(key, K_ETH_TYPE));
+  } else {
+    putBe32(key, K_PACKET_TYPE, 0xffffffff);
+    putBe16(key, K_ETH_TYPE, 0xffff);
+  }
+}
+
 function checkOne(c: Check, action: Action): void {
   switch (action.type) {
     case 'output':
@@ -219,6 +238,12 @@ function checkOne(c: Check, action: Action): void {
     case 'pop_mpls':
       if (!isMpls(be16(c.key, K_ETH_TYPE))) inconsistent(c, action);
       putBe16(c.key, K_ETH_TYPE, action.ethertype);
+      return;
+    case 'encap':
+      checkEncap(c.key, action.packetType);
+      return;
+    case 'decap':
+      checkDecap(c.key);
       return;
     case 'dec_mpls_ttl':
       if (!isMpls(be16(c.key, K_ETH_TYPE))) inconsistent(c, action);
@@ -272,6 +297,7 @@ function checkOne(c: Check, action: Action): void {
       checkTracking(c, action);
       return;
     case 'ct_clear':
+    case 'delete_field':
       return;
     case 'set_queue':
     case 'pop_queue':

@@ -6,6 +6,7 @@ import { CommandFailure, type SwitchCommand } from './commandTypes.ts';
 import { ctCommandTable } from './ctCommands.ts';
 import type { Datapath, DatapathBridge } from './datapath.ts';
 import { checkDatapath, dpctlOptions } from './dpctl.ts';
+import { setFeatures, showFeatures } from './dpFeatures.ts';
 import { ufidText } from './flowLog.ts';
 import { STATIC_AGE } from './macLearning.ts';
 import { mdbCommands } from './multicast/commands.ts';
@@ -280,36 +281,6 @@ function upcallShow(datapath: Datapath): string {
   );
 }
 
-/** What the datapath can do; the titles and their order are Open vSwitch's. */
-const FEATURES: readonly [string, string][] = [
-  ['Masked set action', 'Yes'],
-  ['Tunnel push pop', 'Yes'],
-  ['Ufid', 'Yes'],
-  ['Truncate action', 'Yes'],
-  ['Clone action', 'Yes'],
-  ['Sample nesting', '10'],
-  ['Conntrack eventmask', 'Yes'],
-  ['Conntrack clear', 'Yes'],
-  ['Max dp_hash algorithm', '1'],
-  ['Check pkt length action', 'Yes'],
-  ['Conntrack timeout policy', 'Yes'],
-  ['Explicit Drop action', 'Yes'],
-  ['Optimized Balance TCP mode', 'No'],
-  ['Conntrack all-zero IP SNAT', 'Yes'],
-  ['MPLS Label add', 'Yes'],
-  ['Max VLAN headers', '2'],
-  ['Max MPLS depth', '3'],
-  ['Recirc', 'Yes'],
-  ['CT state', 'Yes'],
-  ['CT zone', 'Yes'],
-  ['CT mark', 'Yes'],
-  ['CT label', 'Yes'],
-  ['CT state NAT', 'Yes'],
-  ['CT orig tuple', 'Yes'],
-  ['CT orig tuple for IPv6', 'Yes'],
-  ['IPv6 ND Extension', 'Yes'],
-];
-
 function ofprotoTrace(
   datapath: Datapath,
   args: readonly string[],
@@ -379,13 +350,17 @@ export function switchCommandTable(datapath: Datapath): SwitchCommand[] {
     command('dpif/dump-dps', '', 0, 0, () =>
       [...datapath.bridges.keys()]
         .sort()
-        .map((name) => `netdev@${name}\n`)
+        .map((name) => `${datapath.name.split('@')[0]}@${name}\n`)
         .join(''),
     ),
     command('dpif/show', '', 0, 0, () => dpifShow(datapath)),
     command('dpif/show-dp-features', 'bridge', 1, 1, ([name]) => {
       bridgeNamed(datapath, name);
-      return FEATURES.map(([title, value]) => `${title}: ${value}\n`).join('');
+      return showFeatures();
+    }),
+    command('dpif/set-dp-features', 'bridge', 1, 3, ([bridge, name, value]) => {
+      bridgeNamed(datapath, bridge);
+      return setFeatures(datapath, name, value);
     }),
     command('dpif/dump-flows', '[-m] [--names | --no-names] bridge', 1, MANY, (args) =>
       dpifDumpFlows(datapath, args),
@@ -414,6 +389,15 @@ export function switchCommandTable(datapath: Datapath): SwitchCommand[] {
         await datapath.purge();
         return `megaflows ${word}d`;
       }),
+    ),
+    // Ours are always dumped by number, and whole.
+    command('upcall/disable-ufid', '', 0, 0, () => 'Datapath dumping tersely using UFID disabled'),
+    command(
+      'upcall/enable-ufid',
+      '',
+      0,
+      0,
+      () => 'Datapath dumping tersely using UFID enabled for supported datapaths',
     ),
     command('upcall/show', '', 0, 0, () => upcallShow(datapath)),
     command('upcall/set-flow-limit', 'flow-limit-number', 1, 1, ([text]) => {

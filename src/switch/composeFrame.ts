@@ -68,7 +68,7 @@ function checksummed(
   return segment;
 }
 
-/** Transport header and payload. */
+/** Transport header and payload: for protocols and types that Open vSwitch knows to have one. */
 function transport(
   flow: Uint8Array,
   payload: readonly number[],
@@ -81,6 +81,10 @@ function transport(
   const ports = get(K_TP_SRC, 4);
   const seal = (segment: number[], at: number, withPseudo = true, isUdp = false): number[] =>
     checksummed(segment, at, withPseudo ? pseudo(segment.length) : [], isUdp);
+  /** Only echoes carry anything. */
+  const echoed = (types: readonly number[]): readonly number[] =>
+    types.includes(ports[1]!) && ports[3] === 0 ? payload : [];
+  if ((flow[K_NW_FRAG]! & FRAG_LATER) !== 0) return [];
   switch (flow[K_NW_PROTO]) {
     case IPPROTO_TCP: {
       const flags = be16(flow, K_TCP_FLAGS) | 0x5000;
@@ -92,19 +96,22 @@ function transport(
     case IPPROTO_UDP:
       return seal([...ports, ...two(8 + payload.length), 0, 0, ...payload], 6, true, true);
     case IPPROTO_SCTP:
-      return [...ports, 0, 0, 0, 0, 0, 0, 0, 0, ...payload];
+      return [...ports, 0, 0, 0, 0, 0, 0, 0, 0];
     case IPPROTO_ICMP:
     case IPPROTO_IGMP:
-      if (!isV4) return [...payload];
-      return seal([ports[1]!, ports[3]!, 0, 0, 0, 0, 0, 0, ...payload], 2, false);
+      if (!isV4) return [];
+      return seal([ports[1]!, ports[3]!, 0, 0, 0, 0, 0, 0, ...echoed([0, 8])], 2, false);
     case IPPROTO_ICMPV6: {
-      if (isV4) return [...payload];
+      if (isV4) return [];
       const [type, code] = [ports[1]!, ports[3]!];
       const isNd = code === 0 && (type === ND_SOLICIT || type === ND_ADVERT);
-      if (!isNd) return seal([type, code, 0, 0, 0, 0, 0, 0, ...payload], 2);
-      const mac = type === ND_SOLICIT ? get(K_ARP_SHA, 6) : get(K_ARP_THA, 6);
-      const option = mac.some((byte) => byte !== 0) ? [type - 134, 1, ...mac] : [];
-      return seal([type, code, 0, 0, 0, 0, 0, 0, ...get(K_ND_TARGET, 16), ...option], 2);
+      if (!isNd) return seal([type, code, 0, 0, 0, 0, 0, 0, ...echoed([128, 129])], 2);
+      const option = (number: number, at: number): number[] => {
+        const mac = get(at, 6);
+        return mac.some((byte) => byte !== 0) ? [number, 1, ...mac] : [];
+      };
+      const options = [...option(1, K_ARP_SHA), ...option(2, K_ARP_THA)];
+      return seal([type, code, 0, 0, 0, 0, 0, 0, ...get(K_ND_TARGET, 16), ...options], 2);
     }
     default:
       return [];
@@ -120,7 +127,7 @@ function ipv4(flow: Uint8Array, payload: readonly number[]): number[] {
   const offset = (frag & FRAG_LATER) !== 0 ? 100 : (frag & FRAG_ANY) !== 0 ? 0x2000 : 0;
   const protocol = flow[K_NW_PROTO]!;
   const pseudo = (length: number): number[] => [...addresses, 0, protocol, ...two(length)];
-  const body = (frag & FRAG_LATER) !== 0 ? [...payload] : transport(flow, payload, pseudo);
+  const body = transport(flow, payload, pseudo);
   const header = [
     0x45,
     flow[K_NW_TOS]!,

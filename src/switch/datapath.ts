@@ -70,6 +70,8 @@ export class Datapath {
   readonly revalidator: Revalidator;
   /** All tunnel ports. */
   readonly tunnels: TunnelPorts<DatapathBridge>;
+  /** Features of the data plane that have been set to something (dpFeatures.ts). */
+  readonly features = new Map<string, boolean | number>();
   readonly upcalls: UpcallQueue;
   readonly handler: UpcallHandler;
   #zonePolicies: ReadonlyMap<number, number> = new Map();
@@ -150,6 +152,7 @@ export class Datapath {
   removePort(bridge: DatapathBridge, port: BridgePort): void {
     if (this.#ports.get(port.dpPort)?.port === port) this.#ports.delete(port.dpPort);
     this.tunnels.remove(port);
+    this.#underlay?.forget(port.name);
     if (this.#byName.get(port.name)?.port === port) this.#byName.delete(port.name);
     this.#patchesChanged(port);
     this.#portChanged(bridge, port);

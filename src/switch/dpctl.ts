@@ -24,9 +24,9 @@ export function dpctlOptions(args: readonly string[]): {
   return { ...out, names: out.names ?? out.verbose, rest };
 }
 
-/** Is this the name of our datapath? Without a name it is. */
+/** Is this the name of our datapath, as it is or as a dummy? Without a name it is. */
 export function isOurDatapath(name: string | undefined): boolean {
-  return name === undefined || /^(netdev@)?(ovs-netdev)$|^netdev$/.test(name);
+  return name === undefined || /^(netdev@)?(ovs-netdev)$|^netdev$|^(dummy@)?ovs-dummy$/.test(name);
 }
 
 /** Refuses the name of a datapath that is not ours. */

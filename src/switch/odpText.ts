@@ -4,6 +4,7 @@
 //   bytes:0, used:never, actions:set(eth(dst=…)),3
 
 import {
+  ACT_ADD_MPLS,
   ACT_CHECK_PKT_LEN,
   ACT_CLONE,
   ACT_CT,
@@ -28,6 +29,7 @@ import {
   ACT_SET_MPLS,
   ACT_SET_ND,
   ACT_SET_TP,
+  ACT_SET_TUNNEL,
   ACT_SET_VLAN,
   ACT_TRUNC,
   ACT_TUNNEL_POP,
@@ -98,7 +100,13 @@ import {
   type OdpGroup,
   TCP_FLAG_NAMES,
 } from './odpFields.ts';
-import { mplsKeyParts, pushMplsText, setMplsText, tunnelKeyParts } from './odpTunnel.ts';
+import {
+  mplsKeyParts,
+  pushMplsText,
+  setMplsText,
+  setTunnelText,
+  tunnelKeyParts,
+} from './odpTunnel.ts';
 import { tunnelPushText } from './odpTunnelPush.ts';
 import { slowNames } from './protocolPort.ts';
 import type { PacketInSpec, Sample } from './translate/types.ts';
@@ -455,10 +463,14 @@ function actionText(op: number, operands: Uint32Array, key: Uint8Array, names: O
       return 'pop_vlan';
     case ACT_TUNNEL_PUSH:
       return tunnelPushText(operands, (port) => names.portName?.(port) ?? String(port));
+    case ACT_SET_TUNNEL:
+      return setTunnelText(operands);
     case ACT_TUNNEL_POP:
       return `tnl_pop(${names.portName?.(first) ?? first})`;
     case ACT_PUSH_MPLS:
       return pushMplsText(operands);
+    case ACT_ADD_MPLS:
+      return pushMplsText(operands, 'add_mpls');
     case ACT_POP_MPLS:
       return `pop_mpls(eth_type=0x${first.toString(16)})`;
     case ACT_SET_MPLS:

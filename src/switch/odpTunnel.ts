@@ -5,6 +5,7 @@
 // And of what goes with them: MPLS label stacks. Text of pushes: odpTunnelPush.ts.
 
 import {
+  K_CT_IPV6_SRC,
   K_MPLS_COUNT,
   K_MPLS_LSE,
   K_TUN_DST,
@@ -22,6 +23,7 @@ import {
   K_TUN_TOS,
   K_TUN_TP_SRC,
   K_TUN_TTL,
+  KEY_SIZE,
   TUN_CSUM,
   TUN_DF,
   TUN_KEY,
@@ -144,6 +146,31 @@ export function tunnelKeyParts(key: Uint8Array, mask: Uint8Array, verbose: boole
   return [`tunnel(${parts.join(',')})`];
 }
 
+/** "set(tunnel(…))" of ACT_SET_TUNNEL. */
+export function setTunnelText(operands: Uint32Array): string {
+  const bytes = new Uint8Array(operands.slice(1).buffer);
+  const key = new Uint8Array(KEY_SIZE);
+  const fields = K_CT_IPV6_SRC - K_TUN_ID;
+  key.set(bytes.subarray(0, fields), K_TUN_ID);
+  const flags = be16(key, K_TUN_FLAGS);
+  const parts =
+    (flags & TUN_KEY) === 0
+      ? []
+      : [`tun_id=0x${numberOf(key.subarray(K_TUN_ID, K_TUN_ID + 8)).toString(16)}`];
+  for (const [name, offset, size, format] of FIELDS) {
+    if (isZero(key, offset, size)) continue;
+    parts.push(`${name}=${FORMATS[format](key.subarray(offset, offset + size))}`);
+  }
+  if (operands[0] !== 0) parts.push(`tp_dst=${operands[0]}`);
+  if (!isZero(key, K_TUN_GBP_ID, 3)) {
+    parts.push(`vxlan(gbp(id=${be16(key, K_TUN_GBP_ID)},flags=${hex(key[K_TUN_GBP_FLAGS]!)}))`);
+  }
+  const options = bytes.subarray(fields, fields + key[K_TUN_OPTS_LEN]!);
+  if (options.length > 0) parts.push(`geneve(${optionsText(options, undefined, false)})`);
+  if ((flags & ALL_FLAGS) !== 0) parts.push(`flags(${flagsText(flags, ALL_FLAGS)})`);
+  return `set(tunnel(${parts.join(',')}))`;
+}
+
 function fail(text: string): never {
   throw new SyntaxError(`syntax error at ${text}`);
 }
@@ -247,45 +274,59 @@ function maskedEntry(entry: number, mask: number, verbose: boolean): string {
   }).join(',');
 }
 
-/** "mpls(…)" of a key: one entry by its fields, several with numbered names. */
-export function mplsKeyParts(key: Uint8Array, mask: Uint8Array, verbose: boolean): string[] {
-  const count = be16(key, K_MPLS_COUNT);
-  const entries: string[] = [];
-  for (let i = 0; i < count; i++) {
-    const m = be32(mask, K_MPLS_LSE + 4 * i);
-    if (m === 0 && !verbose) continue;
-    const value = be32(key, K_MPLS_LSE + 4 * i);
-    if (count === 1) entries.push(maskedEntry(value, m, verbose));
-    else entries.push(`lse${i}=${hex(value)}${m === 0xffffffff ? '' : `/${hex(m)}`}`);
-  }
-  return entries.length === 0 ? [] : [`mpls(${entries.join(',')})`];
+/** Entry and mask; all parts, however little of them is looked at. */
+function looseEntry(entry: number, mask: number): string {
+  const part = (shift: number, bits: number, digits: (value: number) => string): string =>
+    `${(entry >>> shift) & bits}/${digits((mask >>> shift) & bits)}`;
+  const prefixed = (value: number): string => `0x${value.toString(16)}`;
+  const plain = (value: number): string => value.toString(16);
+  return (
+    `label=${part(12, 0xfffff, prefixed)},tc=${part(9, 7, plain)},` +
+    `ttl=${part(0, 0xff, prefixed)},bos=${part(8, 1, plain)}`
+  );
 }
 
-export function pushMplsText([entry, ethertype]: Uint32Array): string {
-  return `push_mpls(${maskedEntry(entry!, 0xffffffff, true)},eth_type=0x${ethertype!.toString(16)})`;
+/** "mpls(…)" of a key: its entries one after the other, with masks unless all of all is looked at. */
+export function mplsKeyParts(key: Uint8Array, mask: Uint8Array, verbose: boolean): string[] {
+  const count = be16(key, K_MPLS_COUNT);
+  const places = Array.from({ length: count }, (_, i) => K_MPLS_LSE + 4 * i);
+  if (count === 0 || (!verbose && places.every((at) => be32(mask, at) === 0))) return [];
+  const whole = places.every((at) => be32(mask, at) === 0xffffffff);
+  const entries = places.map((at) =>
+    whole
+      ? maskedEntry(be32(key, at), 0xffffffff, true)
+      : looseEntry(be32(key, at), be32(mask, at)),
+  );
+  return [`mpls(${entries.join(',')})`];
+}
+
+export function pushMplsText([entry, ethertype]: Uint32Array, name = 'push_mpls'): string {
+  return `${name}(${maskedEntry(entry!, 0xffffffff, true)},eth_type=0x${ethertype!.toString(16)})`;
 }
 
 export function setMplsText([entry, mask]: Uint32Array): string {
   return `set(mpls(${maskedEntry(entry!, mask!, false)}))`;
 }
 
-/** Parses the inside of "mpls(…)". */
+/** Parses the inside of "mpls(…)": entries one after the other, or as numbers by their places (lse0, lse1, lse2). */
 export function parseMpls(key: Uint8Array, items: readonly string[]): void {
-  let entry = 0;
-  let count = 1;
+  const entries: number[] = [];
   for (const item of items) {
     const [name, value = ''] = item.split('=');
     const plain = Number(value.split('/')[0]);
     const index = /^lse([0-2])$/.exec(name!)?.[1];
     if (index !== undefined) {
-      putBe32(key, K_MPLS_LSE + 4 * Number(index), plain >>> 0);
-      count = Math.max(count, Number(index) + 1);
+      entries[Number(index)] = plain >>> 0;
       continue;
     }
     const field = ENTRY_FIELDS.find(([known]) => known === name) ?? fail(item);
     if (!(plain >= 0 && plain <= field[2])) fail(item);
-    entry = (entry | (plain << field[1])) >>> 0;
+    // Each entry begins with its label.
+    if (name === 'label' || entries.length === 0) entries.push(0);
+    if (entries.length > 3) fail(item);
+    const last = entries.length - 1;
+    entries[last] = (entries[last]! | (plain << field[1])) >>> 0;
   }
-  if (be32(key, K_MPLS_LSE) === 0) putBe32(key, K_MPLS_LSE, entry);
-  putBe16(key, K_MPLS_COUNT, count);
+  for (let i = 0; i < entries.length; i++) putBe32(key, K_MPLS_LSE + 4 * i, entries[i] ?? 0);
+  putBe16(key, K_MPLS_COUNT, entries.length);
 }

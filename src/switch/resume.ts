@@ -126,6 +126,7 @@ export function resume(datapath: Datapath, packet: PacketIn, vlanLimit: number):
     },
     packetIns: datapath.packetIns,
     tunnels: datapath.tunnels,
+    features: datapath.features,
     recircs: datapath.recircs,
     timeoutPolicy: datapath.timeoutPolicy,
     learn: true,

@@ -234,6 +234,7 @@ export class Revalidator {
       ...located,
       packetIns,
       tunnels: this.#datapath.tunnels,
+      features: this.#datapath.features,
       recircs,
       timeoutPolicy,
       learn: false,

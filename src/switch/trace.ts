@@ -88,6 +88,7 @@ import { RECIRC_TRACES_MAX, recircHeading } from './traceRecirc.ts';
 import { conntrackValid } from './translate/ctFields.ts';
 import { translate } from './translate/translate.ts';
 import type { Effects, RecircTrace, TraceNode, XlateText } from './translate/types.ts';
+import { coverFields, isPresent } from './tunnel/metadata.ts';
 import { hasTunnel } from './tunnel/record.ts';
 
 const TRANSPORTS = [IPPROTO_TCP, IPPROTO_UDP, IPPROTO_SCTP, IPPROTO_ICMP, IPPROTO_ICMPV6, 2];
@@ -157,18 +158,27 @@ function packetMask(flow: Uint8Array): Uint8Array {
   return mask;
 }
 
-function flowText(flow: Uint8Array, ports: PortMap | undefined): string {
-  const mask = packetMask(flow);
-  const key = flow.map((byte, i) => byte & mask[i]!);
-  return formatMatch({ key, mask }, ports === undefined ? {} : { ports });
+/** How matches are written: names of ports, and what the bridge calls the options of tunnels. */
+interface FlowTextOptions {
+  ports?: PortMap;
+  tlvs: readonly TlvMapping[];
 }
 
-function megaflowText(flow: Uint8Array, wildcards: Uint8Array, ports: PortMap | undefined): string {
+function flowText(flow: Uint8Array, options: FlowTextOptions): string {
+  const mask = packetMask(flow);
+  const tlvs = options.tlvs.filter(({ index }) => isPresent(flow, index));
+  coverFields(mask, tlvs);
+  const key = flow.map((byte, i) => byte & mask[i]!);
+  return formatMatch({ key, mask }, { ...options, tlvs });
+}
+
+function megaflowText(flow: Uint8Array, wildcards: Uint8Array, options: FlowTextOptions): string {
   const mask = wildcards.slice();
   mask.fill(0, K_IN_PORT, K_IN_PORT + 4);
   mask.fill(0xff, F_IN_PORT, F_IN_PORT + 4);
   const key = flow.map((byte, i) => byte & mask[i]!);
-  return formatMatch({ key, mask }, ports === undefined ? {} : { ports });
+  const isMissing = (index: number): boolean => !isPresent(flow, index);
+  return formatMatch({ key, mask }, { ...options, isMissing });
 }
 
 /** As C's %#x has it. */
@@ -177,8 +187,8 @@ function hexText(value: bigint): string {
 }
 
 /** Texts inside the trace: actions, matches, fields. */
-function xlateText(ports: PortMap | undefined, tlvs: readonly TlvMapping[]): XlateText {
-  const options = ports === undefined ? { tlvs } : { ports, tlvs };
+function xlateText(options: FlowTextOptions): XlateText {
+  const { tlvs } = options;
   return {
     actions: (actions: readonly Action[]) => formatActions(actions, options),
     match: (rule) => formatMatch(rule.match, options),
@@ -279,7 +289,10 @@ function traceOne(
   traceBridge = request.bridge,
 ): string {
   const { bridge, packet } = request;
-  const ports = request.names ? portMap(bridge) : undefined;
+  const texts: FlowTextOptions = {
+    tlvs: bridge.tlvs ?? [],
+    ...(request.names ? { ports: portMap(bridge) } : {}),
+  };
   const initial = request.flow.slice();
   putBe32(initial, F_ACTSET_OUTPUT, OFPP_UNSET);
   const flow = initial.slice();
@@ -290,6 +303,7 @@ function traceOne(
     flow,
     packetIns: datapath.packetIns,
     tunnels: datapath.tunnels,
+    features: datapath.features,
     recircs: datapath.recircs,
     frozen: request.frozen,
     ...(request.actions === undefined ? {} : { actions: request.actions, inPacketOut: true }),
@@ -298,13 +312,13 @@ function traceOne(
     recircTraces,
     learn: packet !== undefined,
     trace: nodes,
-    text: xlateText(ports, bridge.tlvs ?? []),
+    text: xlateText(texts),
   });
-  const lines = [`Flow: ${flowText(initial, ports)}`];
+  const lines = [`Flow: ${flowText(initial, texts)}`];
   printNodes(nodes, 0, lines);
   const unchanged = initial.every((byte, i) => byte === flow[i]);
-  lines.push('', `Final flow: ${unchanged ? 'unchanged' : flowText(flow, ports)}`);
-  lines.push(`Megaflow: ${megaflowText(initial, out.wildcards, ports)}`);
+  lines.push('', `Final flow: ${unchanged ? 'unchanged' : flowText(flow, texts)}`);
+  lines.push(`Megaflow: ${megaflowText(initial, out.wildcards, texts)}`);
   const actions = formatOdpActions(out.program, key, {
     packetIn: (id) => datapath.packetIns.get(id),
     dontSend: packet === undefined,

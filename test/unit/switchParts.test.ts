@@ -247,9 +247,13 @@ test('actions that do not fit are refused with the right error', () => {
   assert.equal(check('meter:1,output:1', ''), 'OFPMMFC_INVALID_METER');
   assert.equal(check('group:1', ''), 'OFPBAC_BAD_OUT_GROUP');
   assert.equal(check('push_mpls:0x8847,dec_mpls_ttl,pop_mpls:0x800', ''), 'ok');
+  assert.equal(check([{ type: 'delete_field', field: 'tun_metadata0' }], ''), 'ok');
+  assert.equal(check('decap(),encap(mpls),encap(ethernet),output:1', 'ip'), 'ok');
+  assert.equal(check('decap(),set_field:1.2.3.4->ip_src', 'ip', 0, 4), 'ok');
+  assert.equal(check('encap(mpls),mod_nw_src:1.2.3.4', 'ip', 0, 4), 'OFPBAC_MATCH_INCONSISTENT');
   assert.equal(
-    check([{ type: 'delete_field', field: 'tun_metadata0' }], ''),
-    'OFPBAC_BAD_VENDOR_TYPE',
+    check('decap(),decap(),mod_nw_src:1.2.3.4', 'mpls', 0, 4),
+    'OFPBAC_MATCH_INCONSISTENT',
   );
   assert.equal(
     check([{ type: 'write_actions', actions: [{ type: 'group', group: 1 }] }], ''),

@@ -8,11 +8,13 @@ import { be32, exact, putBe32 } from '../flow.ts';
 import { NETFLOW_DROP } from '../netflow.ts';
 import { clearTracking, trackConnection } from './conntrack.ts';
 import { inPort, report, type Xlate } from './context.ts';
+import { decap, encap } from './encap.ts';
 import { moveSubfield, readSubfield } from './fieldOps.ts';
 import { awaitParse, keepForLater, pause } from './freeze.ts';
 import { translateGroup } from './groupActions.ts';
 import {
   decrementTtl,
+  deleteField,
   popVlan,
   pushVlan,
   setField,
@@ -142,6 +144,9 @@ function runAction(x: Xlate, action: Action): boolean {
     case 'load':
       setField(x, action);
       return false;
+    case 'delete_field':
+      deleteField(x, action.field);
+      return false;
     case 'move':
       moveSubfield(action.src, action.dst, x.flow, x.wildcards, x.bridge.tlvs);
       if (x.trace !== undefined) reportSubfield(x, action.dst);
@@ -165,6 +170,9 @@ function runAction(x: Xlate, action: Action): boolean {
       return false;
     case 'pop_mpls':
       popMpls(x, action.ethertype);
+      return false;
+    case 'encap':
+      encap(x, action.packetType);
       return false;
     case 'dec_mpls_ttl':
       return decrementMplsTtl(x);
@@ -263,6 +271,12 @@ export function runActions(x: Xlate, actions: readonly Action[]): void {
     }
     if (action.type === 'check_pkt_larger') {
       checkPktLarger(x, action, actions.slice(i + 1));
+      return;
+    }
+    if (action.type === 'decap') {
+      if (!decap(x, action.packetType)) continue;
+      awaitParse(x);
+      keepForLater(x, actions.slice(i + 1));
       return;
     }
     if (runAction(x, action)) return;

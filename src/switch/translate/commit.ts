@@ -5,6 +5,7 @@
 // looked at or written: they are all in the megaflow's mask too, so one program fits every packet of the megaflow.
 
 import {
+  ACT_ADD_MPLS,
   ACT_POP_ETH,
   ACT_POP_MPLS,
   ACT_POP_VLAN,
@@ -46,6 +47,7 @@ import {
   K_VLAN1_TCI,
   VLAN_PRESENT,
 } from '../../../contract/key.ts';
+import { ETH_TYPE_MPLS, isMpls } from '../../wire/openflow/prereq.ts';
 import {
   be16,
   be32,
@@ -245,7 +247,9 @@ function commitPacketType(x: Xlate): void {
   const had = be32(base, K_PACKET_TYPE);
   const wanted = be32(flow, K_PACKET_TYPE);
   if (had === wanted) return;
-  if (wanted === 0) {
+  if (x.pendingEncap || x.pendingDecap) {
+    // The label that comes or goes says it all.
+  } else if (wanted === 0) {
     x.program.push(
       ACT_PUSH_ETH | (4 << 16),
       ...new Uint32Array(flow.slice(K_ETH_DST, K_ETH_DST + 12).buffer),
@@ -276,12 +280,15 @@ function commitMpls(x: Xlate): void {
   ) {
     common++;
   }
-  exact(wildcards, K_MPLS_LSE, 4 * had);
+  // What was compared: the innermost ones.
+  const compared = Math.min(had, wanted);
+  exact(wildcards, K_MPLS_LSE + 4 * (had - compared), 4 * compared);
   // The outermost of as many is rewritten in place.
   const rewrite = common < had && common < wanted;
   const keep = rewrite ? common + 1 : common;
   for (; had > keep; had--) {
-    const below = had > 1 ? be16(base, K_ETH_TYPE) : be16(flow, K_ETH_TYPE);
+    const last = isMpls(be16(flow, K_ETH_TYPE)) || had === 1;
+    const below = last ? be16(flow, K_ETH_TYPE) : ETH_TYPE_MPLS;
     program.push(ACT_POP_MPLS | (2 << 16), below);
   }
   if (rewrite) {
@@ -290,7 +297,8 @@ function commitMpls(x: Xlate): void {
     if (now !== was) program.push(ACT_SET_MPLS | (3 << 16), now, 0xffffffff);
   }
   for (let pushed = keep; pushed < wanted; pushed++) {
-    program.push(ACT_PUSH_MPLS | (3 << 16), entry(flow, wanted, pushed), be16(flow, K_ETH_TYPE));
+    const op = x.pendingEncap ? ACT_ADD_MPLS : ACT_PUSH_MPLS;
+    program.push(op | (3 << 16), entry(flow, wanted, pushed), be16(flow, K_ETH_TYPE));
   }
   base.set(flow.subarray(K_MPLS_LSE, K_MPLS_LSE + 12), K_MPLS_LSE);
   base.set(flow.subarray(K_MPLS_COUNT, K_MPLS_COUNT + 2), K_MPLS_COUNT);
@@ -300,7 +308,16 @@ function commitMpls(x: Xlate): void {
 /** Appends the actions that turn the packet as it is now into the flow as the OpenFlow actions want it. */
 export function commit(x: Xlate): void {
   commitPacketType(x);
+  if (x.pendingEncap || x.pendingDecap) {
+    commitMpls(x);
+    // The addresses that the flow has now are those of no header yet, or of one that nobody has seen.
+    x.base.set(x.flow.subarray(K_ETH_DST, K_ETH_DST + 12), K_ETH_DST);
+    x.pendingEncap = false;
+    x.pendingDecap = false;
+  }
   if (be32(x.base, K_PACKET_TYPE) === 0) commitHeader(x, ETHERNET);
+  // What was below labels can be written only when they are gone.
+  if (isMpls(be16(x.base, K_ETH_TYPE)) && !isMpls(be16(x.flow, K_ETH_TYPE))) commitMpls(x);
   commitNetwork(x);
   commitTransport(x);
   commitMpls(x);

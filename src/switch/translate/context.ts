@@ -62,6 +62,10 @@ export interface Xlate {
   freezing: Freezing | undefined;
   /** A label stack has been popped: what was below is unknown until the packet is parsed again. */
   wasMpls: boolean;
+  /** A label that has yet to be committed goes around the whole packet (encap.ts). */
+  pendingEncap: boolean;
+  /** A label that goes away was such a one. */
+  pendingDecap: boolean;
   /** What is to be run when it comes back. */
   frozenActions: Action[];
   /** The actions are those of a group's bucket. */
@@ -144,6 +148,8 @@ export function newXlate(input: XlateIn, scratch: XlateScratch): Xlate {
     inActionSet: false,
     freezing: undefined,
     wasMpls: false,
+    pendingEncap: false,
+    pendingDecap: false,
     frozenActions: [],
     inBucket: false,
     patchClone: -1,
@@ -188,6 +194,8 @@ export function actionSetOrder(set: readonly Action[]): Action[] {
   const ordered = [
     ...last('strip_vlan'),
     ...last('pop_mpls'),
+    ...last('decap'),
+    ...last('encap'),
     ...last('push_mpls'),
     ...last('push_vlan'),
     ...last('dec_ttl'),

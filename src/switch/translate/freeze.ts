@@ -115,6 +115,8 @@ function recirculateForHash(x: Xlate, algorithm: number, basis: number): void {
 function recirculateForParse(x: Xlate): void {
   commit(x);
   x.wasMpls = false;
+  // An empty list would mean table 0.
+  if (x.frozenActions.length === 0) noteRule(x);
   recirculate(x, 0, x.frozenActions);
   x.freezing = undefined;
   x.frozenActions = [];

@@ -25,9 +25,16 @@ import {
   or16,
   putBe16,
 } from '../flow.ts';
+import { clearPresent } from '../tunnel/metadata.ts';
 import { countVlans } from './commit.ts';
 import { report, type Xlate } from './context.ts';
-import { applyWrite, coverL3Prerequisite, fieldWriteOf, prerequisiteMet } from './fieldOps.ts';
+import {
+  applyWrite,
+  coverL3Prerequisite,
+  fieldWriteOf,
+  prerequisiteMet,
+  resolved,
+} from './fieldOps.ts';
 import { sendToController } from './output.ts';
 
 export const VLAN_VID = 0x0fff;
@@ -105,6 +112,14 @@ export function setField(x: Xlate, action: Action & { type: 'set_field' | 'load'
   }
   coverL3Prerequisite(write.field, x.flow, x.wildcards);
   applyWrite(write, x.flow, x.wildcards);
+}
+
+/** delete_field: the packet goes on without this option of its tunnel. */
+export function deleteField(x: Xlate, name: string): void {
+  const f = resolved(name, x.bridge.tlvs ?? []);
+  if (f.tlvIndex === undefined) return;
+  x.flow.fill(0, f.offset, f.offset + f.size);
+  clearPresent(x.flow, f.tlvIndex);
 }
 
 export function writeMetadata(x: Xlate, metadata: bigint, mask: bigint): void {

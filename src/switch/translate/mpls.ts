@@ -43,25 +43,29 @@ function countLabels(x: Xlate): number {
   return count;
 }
 
-function tooMany(x: Xlate, verb: string): void {
-  const what =
-    verb === 'push'
-      ? "push action can't be performed as it would have more MPLS LSEs than"
-      : "pop action can't be performed as it has more MPLS LSEs than";
+const TOO_MANY = {
+  push: "an MPLS push action can't be performed as it would have",
+  pop: "an MPLS pop action can't be performed as it has",
+  encap: "an encap MPLS action can't be performed as it would have",
+  decap: "an MPLS decap can't be performed as it has",
+};
+
+function tooMany(x: Xlate, verb: keyof typeof TOO_MANY): void {
   if (x.in.learn) {
-    report(x, 'error', `dropping packet on which an MPLS ${what} the ${MAX_LABELS} supported.`);
+    const text = `dropping packet on which ${TOO_MANY[verb]} more MPLS LSEs than the ${MAX_LABELS} supported.`;
+    report(x, 'error', text);
   }
   x.error = 'Too many MPLS labels';
   x.dropReason = DROP_BAD_ACTION;
 }
 
-/** First entry of a stack: what the packet below says of itself. */
-function firstEntry(x: Xlate): number {
+/** First entry of a stack: what the packet below says of itself, if it is asked (`inherits`). */
+function firstEntry(x: Xlate, inherits: boolean): number {
   const { flow, wildcards } = x;
   const label = be16(flow, K_ETH_TYPE) === ETH_TYPE_IPV6 ? EXPLICIT_NULL_V6 : 0;
   let tc = 0;
   let ttl = DEFAULT_TTL;
-  if (isIp(flow)) {
+  if (inherits && isIp(flow)) {
     wildcards[K_NW_TOS]! |= DSCP;
     wildcards[K_NW_TTL] = 0xff;
     tc = (flow[K_NW_TOS]! >> 2) & 7;
@@ -70,16 +74,16 @@ function firstEntry(x: Xlate): number {
   return ((label << 12) | (tc << 9) | BOTTOM | ttl) >>> 0;
 }
 
-export function pushMpls(x: Xlate, ethertype: number): void {
+export function pushMpls(x: Xlate, ethertype: number, verb: 'push' | 'encap' = 'push'): void {
   const { flow, wildcards } = x;
   const count = countLabels(x);
   if (count >= MAX_LABELS) {
-    tooMany(x, 'push');
+    tooMany(x, verb);
     return;
   }
   if (count === 0) {
     commit(x);
-    putBe32(flow, K_MPLS_LSE, firstEntry(x));
+    putBe32(flow, K_MPLS_LSE, firstEntry(x, verb === 'push'));
     // The packet below is opaque now.
     flow.fill(0, K_NW_PROTO, K_NW_DST + 4);
     flow.fill(0, K_DP_HASH, K_DP_HASH + 4);
@@ -95,13 +99,13 @@ export function pushMpls(x: Xlate, ethertype: number): void {
   putBe16(flow, K_ETH_TYPE, ethertype);
 }
 
-export function popMpls(x: Xlate, ethertype: number): void {
+export function popMpls(x: Xlate, ethertype: number, verb: 'pop' | 'decap' = 'pop'): void {
   const { flow, wildcards } = x;
   const count = countLabels(x);
   if (count === 0) return;
   const last = K_MPLS_LSE + 4 * (count - 1);
   if (count === MAX_LABELS && (be32(flow, last) & BOTTOM) === 0) {
-    tooMany(x, 'pop');
+    tooMany(x, verb);
     return;
   }
   exact(wildcards, K_MPLS_LSE + 4, 4 * (count - 1));

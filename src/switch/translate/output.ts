@@ -10,6 +10,7 @@ import {
   UPCALL_CONTROLLER,
 } from '../../../contract/action.ts';
 import {
+  DROP_BAD_ACTION,
   DROP_CONTROLLER_RATE,
   DROP_NO_PORT,
   DROP_STP,
@@ -24,6 +25,7 @@ import {
   FLOW_SIZE,
   K_ETH_DST,
   K_NW_TOS,
+  K_PACKET_TYPE,
   K_PRIORITY,
 } from '../../../contract/key.ts';
 import { OFPM_CONTROLLER } from '../../wire/openflow/meter.ts';
@@ -42,7 +44,7 @@ import {
 import { be16, be32, exact, isIp, isZero, putBe32 } from '../flow.ts';
 import { NETFLOW_DROP, NETFLOW_FLOOD, NETFLOW_MULTIPLE } from '../netflow.ts';
 import { translateNormal } from '../normal.ts';
-import { processSpecial } from '../protocolPort.ts';
+import { processSpecial, SLOW_ACTION } from '../protocolPort.ts';
 import { isBpdu } from '../spanningTree/gate.ts';
 import { tunnelOf } from '../tunnel/ports.ts';
 import { clearTunnel, copyTunnel } from '../tunnel/record.ts';
@@ -138,7 +140,15 @@ function mayOutput(x: Xlate, port: BridgePort | undefined, askTree = true): port
     x.dropReason = DROP_VLAN_FILTER;
     return false;
   }
-  return !askTree || treeAllows(x, port);
+  if (askTree && !treeAllows(x, port)) return false;
+  const mode = tunnelOf(port)?.tunnel.mode ?? (port.peer === undefined ? 'legacy_l2' : 'ptap');
+  if (mode === 'legacy_l2' && be32(x.flow, K_PACKET_TYPE) !== 0) {
+    const text = 'Trying to send non-Ethernet packet through legacy L2 port. Dropping packet.';
+    report(x, 'warn', text);
+    x.dropReason = DROP_BAD_ACTION;
+    return false;
+  }
+  return true;
 }
 
 /** Sends the packet out of one port of the current bridge. */
@@ -383,6 +393,7 @@ export function outputTruncated(x: Xlate, port: number, maxLen: number): void {
   // output must not leave a truncation to the next one.
   if (!mayOutput(x, out)) return;
   commit(x);
+  if (x.in.features?.get('trunc') === false) x.slow |= SLOW_ACTION;
   x.program.push(ACT_TRUNC | (2 << 16), maxLen);
   output(x, port, 0, false, true);
 }

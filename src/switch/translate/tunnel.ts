@@ -9,7 +9,13 @@
 //
 // Addresses and neighbours are the underlay's (src/switch/tunnel/types.ts): when they change, megaflows are looked at again.
 
-import { ACT_CLONE, ACT_TUNNEL_POP, ACT_TUNNEL_PUSH } from '../../../contract/action.ts';
+import {
+  ACT_CLONE,
+  ACT_OUTPUT,
+  ACT_SET_TUNNEL,
+  ACT_TUNNEL_POP,
+  ACT_TUNNEL_PUSH,
+} from '../../../contract/action.ts';
 import {
   DROP_NO_PORT,
   DROP_TUNNEL_CONGESTION,
@@ -21,6 +27,7 @@ import {
 import {
   K_ARP_SHA,
   K_ARP_THA,
+  K_CT_IPV6_SRC,
   K_ETH_DST,
   K_ETH_SRC,
   K_ETH_TYPE,
@@ -43,6 +50,7 @@ import {
   K_TUN_FLAGS,
   K_TUN_ID,
   K_TUN_IPV6_SRC,
+  K_TUN_OPTS_LEN,
   K_TUN_SRC,
   K_TUN_TOS,
   K_TUN_TTL,
@@ -72,9 +80,11 @@ import { buildHeader, ipProtocolOf, isGreType } from '../tunnel/header.ts';
 import { composeOptions, coverFields } from '../tunnel/metadata.ts';
 import { tunnelOf } from '../tunnel/ports.ts';
 import {
+  copyTunnel,
   hasTunnel,
   putTunnelDestination,
   putTunnelSource,
+  TUNNEL_RANGES,
   tunnelDestination,
   tunnelSource,
 } from '../tunnel/record.ts';
@@ -122,7 +132,8 @@ export function receiveFromTunnel(x: Xlate, port: BridgePort | undefined): boole
   if (x.in.frozen === undefined && netdev !== undefined) {
     x.effects.tunnels.push({ netdev, received: true });
   }
-  if (netdev === undefined || netdev.tunnel.mode !== 'ptap') {
+  // After a recirculation it is what the pipeline has made of it (encap.ts).
+  if (x.in.frozen === undefined && netdev?.tunnel.mode !== 'ptap') {
     // A bridge that does not know packets without Ethernet header gets them one, with addresses of zero.
     putBe32(flow, K_PACKET_TYPE, 0);
   }
@@ -184,17 +195,45 @@ export function outputToTunnel(x: Xlate, netdev: TunnelPort): void {
     x.dropReason = DROP_NO_PORT;
   } else {
     x.effects.tunnels.push({ netdev, received: false });
-    report(x, 'detail', 'output to native tunnel');
+    const native = x.in.tunnels?.pushPop !== false;
+    report(x, 'detail', native ? 'output to native tunnel' : 'output to kernel tunnel');
     if (netdev.tunnel.mode === 'legacy_l3' && be32(flow, K_PACKET_TYPE) === 0) {
       putBe32(flow, K_PACKET_TYPE, PACKET_TYPE_ETHERTYPE | be16(flow, K_ETH_TYPE));
       flow.fill(0, K_VLAN0_TCI, K_VLAN0_TCI + 8);
     }
-    commit(x);
-    push(x, netdev);
+    if (native) {
+      commit(x);
+      push(x, netdev);
+    } else {
+      setTunnel(x, netdev);
+      commit(x);
+      x.program.push(ACT_OUTPUT | (2 << 16), netdev.port);
+    }
   }
   // pkt_mark stays, as in Open vSwitch.
   saved.set(flow.subarray(K_PKT_MARK, K_PKT_MARK + 4), K_PKT_MARK);
   flow.set(saved);
+}
+
+/** Tells a port that encapsulates by itself what to do, unless it knows from the last output. */
+function setTunnel(x: Xlate, netdev: TunnelPort): void {
+  const { flow, base, bridge } = x;
+  if (TUNNEL_RANGES.every(([start, end]) => equalRange(flow, base, start, end))) return;
+  const options =
+    netdev.tunnel.type === 'geneve' ? composeOptions(flow, bridge.tlvs ?? []) : undefined;
+  const fields = flow.slice(K_TUN_ID, K_CT_IPV6_SRC);
+  const words = new Uint32Array((fields.length + (options?.length ?? 0)) / 4);
+  const bytes = new Uint8Array(words.buffer);
+  bytes.set(fields);
+  bytes[K_TUN_OPTS_LEN - K_TUN_ID] = options?.length ?? 0;
+  if (options !== undefined) bytes.set(options, fields.length);
+  x.program.push(ACT_SET_TUNNEL | ((2 + words.length) << 16), netdev.tunnel.dstPort, ...words);
+  copyTunnel(flow, base);
+}
+
+function equalRange(a: Uint8Array, b: Uint8Array, start: number, end: number): boolean {
+  for (let i = start; i < end; i++) if (a[i] !== b[i]) return false;
+  return true;
 }
 
 function sameBytes(a: Uint8Array, b: Uint8Array): boolean {

@@ -253,6 +253,7 @@ export type XlateError =
   | 'Too many resubmits'
   | 'Stack too deep'
   | 'Too many MPLS labels'
+  | 'Unsupported packet type'
   | 'Forwarding disabled'
   | 'No recirculation context';
 
@@ -284,6 +285,8 @@ export interface XlateIn {
   readonly recircs?: RecircStore | undefined;
   /** The packet comes out of a recirculation: `flow` has the state's metadata already. */
   readonly frozen?: FrozenState | undefined;
+  /** Features of the data plane that have been switched off (dpFeatures.ts). */
+  readonly features?: ReadonlyMap<string, boolean | number> | undefined;
   /** Absent: packets go into no tunnels. */
   readonly tunnels?: TunnelPorts | undefined;
   /** Timeout policy of a zone of connection tracking, 0 = default. */

@@ -2,6 +2,8 @@
 
 import {
   F_METADATA,
+  F_TUN_METADATA,
+  F_TUN_PRESENT,
   FLOW_SIZE,
   K_CT_IPV6_SRC,
   K_ETH_TYPE,
@@ -37,6 +39,7 @@ import {
   isLaterFragment,
   isZero,
 } from '../flow.ts';
+import { hasTunnel } from '../tunnel/record.ts';
 
 const PRESENT_BYTE = VLAN_PRESENT >> 8;
 
@@ -51,7 +54,8 @@ export function initWildcards(wildcards: Uint8Array, flow: Uint8Array): void {
 
 /** Drops bits that say nothing. `original` is the flow as it came in. Afterwards: what ofproto/trace shows. */
 export function finishWildcards(wildcards: Uint8Array, original: Uint8Array): void {
-  wildcards.fill(0, F_METADATA, FLOW_SIZE);
+  wildcards.fill(0, F_METADATA, F_TUN_METADATA);
+  wildcards.fill(0, hasTunnel(original) ? F_TUN_PRESENT : F_TUN_METADATA, FLOW_SIZE);
   const type = be16(original, K_ETH_TYPE);
   const protocol = original[K_NW_PROTO];
   if (

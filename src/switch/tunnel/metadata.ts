@@ -49,7 +49,12 @@ export function setPresent(flow: Uint8Array, index: number): void {
   flow[F_TUN_PRESENT + (index >> 3)]! |= 1 << (index & 7);
 }
 
-function isPresent(flow: Uint8Array, index: number): boolean {
+/** Says that a flow does not have the field. */
+export function clearPresent(flow: Uint8Array, index: number): void {
+  flow[F_TUN_PRESENT + (index >> 3)]! &= ~(1 << (index & 7));
+}
+
+export function isPresent(flow: Uint8Array, index: number): boolean {
   return (flow[F_TUN_PRESENT + (index >> 3)]! & (1 << (index & 7))) !== 0;
 }
 

@@ -79,6 +79,9 @@ export class TunnelPorts<B extends XlateBridge = XlateBridge> {
    */
   namedNumbers = false;
 
+  /** False: tunnels' packets are for a datapath that encapsulates by itself, which ours is not (dpFeatures.ts). */
+  pushPop = true;
+
   /** Number of a datapath port as texts have it. */
   shown(port: number): number {
     if (!this.namedNumbers) return port;

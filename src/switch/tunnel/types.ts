@@ -35,6 +35,8 @@ export interface Underlay {
   snoop(device: string, flow: Uint8Array): boolean;
   /** A tunnel packet has come in by a bridge: its sender is a neighbour there, with the address that it came from. */
   heard(device: string, flow: Uint8Array): void;
+  /** The device is gone: what was known of its neighbours is not true any more. */
+  forget(device: string): void;
   /** Addresses of a device. */
   addressesOf(device: string): readonly { readonly address: Uint8Array }[];
   /** Device that has this address, undefined if none has. */

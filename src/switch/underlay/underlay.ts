@@ -155,6 +155,10 @@ export class HostUnderlay implements Underlay, Disposable {
     this.neighbours.set(device, address, flow.slice(K_ETH_SRC, K_ETH_SRC + 6));
   }
 
+  forget(device: string): void {
+    this.neighbours.flush(device);
+  }
+
   isLocal(address: Uint8Array): string | undefined {
     return this.#options.ownDeviceOf?.(address) ?? this.#owners.get(addressKey(address));
   }

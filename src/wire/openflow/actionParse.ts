@@ -241,12 +241,30 @@ const PARSERS: Readonly<Record<string, Parser>> = {
   clone: (s, _, ports) => ({ type: 'clone', actions: parseActions(s, ports) }),
   ct: (s, _, ports) => parseCt(s, ports),
   ct_clear: () => ({ type: 'ct_clear' }),
+  encap: (s) => encap(s),
+  decap: (s) => decap(s),
   meter: (s) => ({ type: 'meter', meterId: number(s, 'meter', 0xffffffff) }),
   clear_actions: () => ({ type: 'clear_actions' }),
   write_actions: (s, _, ports) => ({ type: 'write_actions', actions: parseActions(s, ports) }),
   write_metadata: (s) => writeMetadata(s),
   goto_table: (s) => ({ type: 'goto_table', table: number(s, 'table', 254) }),
 };
+
+function encap(text: string): Action {
+  const packetType = { ethernet: 0, mpls: 0x18847, mpls_mc: 0x18848 }[text];
+  if (packetType === undefined) throw new TextError(`Encap hdr not supported: ${text}`);
+  return { type: 'encap', packetType };
+}
+
+function decap(text: string): Action {
+  if (text === '') return { type: 'decap', packetType: 0xfffe };
+  const words = /^packet_type\(ns=(\d+),(?:type|id)=(0x[0-9a-f]+|\d+)\)$/i.exec(text);
+  if (words === null) throw new TextError(`Unsupported packet_type in decap: ${text}`);
+  const [space, type] = [Number(words[1]), Number(words[2])];
+  if (space > 0xffff || type > 0xffff)
+    throw new TextError(`Unsupported packet_type in decap: ${text}`);
+  return { type: 'decap', packetType: ((space << 16) | type) >>> 0 };
+}
 
 function vid(text: string): number {
   const n = number(text, 'VLAN VID', 0xffff);

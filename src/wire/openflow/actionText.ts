@@ -96,6 +96,10 @@ export function formatAction(a: Action, options: ActionTextOptions = {}): string
       return `check_pkt_larger(${a.pktLen})->${formatSubfield(a.dst)}`;
     case 'delete_field':
       return `delete_field:${a.field}`;
+    case 'encap':
+      return `encap(${ENCAPSULATIONS.get(a.packetType)})`;
+    case 'decap':
+      return `decap(${a.packetType === NEXT_PROTOCOL ? '' : packetTypeText(a.packetType)})`;
     case 'unroll_xlate':
       return `unroll_xlate(table=${a.table}, cookie=${a.cookie})`;
     case 'meter':
@@ -112,6 +116,18 @@ export function formatAction(a: Action, options: ActionTextOptions = {}): string
       // pop_queue, exit, ct_clear, dec_mpls_ttl, clear_actions
       return a.type;
   }
+}
+
+const ENCAPSULATIONS: ReadonlyMap<number, string> = new Map([
+  [0, 'ethernet'],
+  [0x18847, 'mpls'],
+  [0x18848, 'mpls_mc'],
+]);
+/** decap without a packet type: that of the next header. */
+const NEXT_PROTOCOL = 0xfffe;
+
+function packetTypeText(packetType: number): string {
+  return `packet_type(ns=${packetType >>> 16},type=${hex(packetType & 0xffff)})`;
 }
 
 const HASH_FIELDS = [

@@ -84,6 +84,8 @@ function splitInstructions(r: Reader, ctx: CodecContext): Map<number, Reader> {
 const IN_ACTION_SET = new Set<Action['type']>([
   'strip_vlan',
   'pop_mpls',
+  'decap',
+  'encap',
   'push_mpls',
   'push_vlan',
   'dec_ttl',

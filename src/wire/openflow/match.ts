@@ -5,7 +5,6 @@
 
 import {
   FLOW_SIZE,
-  K_ETH_TYPE,
   K_NW_PROTO,
   K_NW_TOS,
   K_TP_DST,
@@ -28,7 +27,7 @@ import { FIELDS, fieldByName, fieldByOxm, oxmIdFor } from './fields.ts';
 import { pullOfp11Match, putOfp11Match } from './legacyMatch.ts';
 import type { CodecContext } from './oxm.ts';
 import { COOKIE_CLASS, COOKIE_NUMBER, readOxmEntry, writeOxmEntry } from './oxm.ts';
-import { get16, isArp, isIcmp6, isIp, prereqOk } from './prereq.ts';
+import { dlType, get16, isArp, isIcmp6, isIp, prereqOk } from './prereq.ts';
 import type { Match } from './types.ts';
 import { OfError } from './types.ts';
 
@@ -205,7 +204,7 @@ const TUN_METADATA: readonly Field[] = FIELDS.filter((f) => f.tlvIndex !== undef
 
 /** The fields of a match in the order in which Open vSwitch sends them (prerequisites first). */
 function orderedFields(key: Uint8Array, oxm: boolean, version: number): string[] {
-  const type = get16(key, K_ETH_TYPE);
+  const type = dlType(key);
   const names = [...BEFORE_L3, oxm ? 'in_port_oxm' : 'in_port', 'actset_output'];
   names.push('eth_src', 'eth_dst', 'eth_type');
   if (oxm) names.push('vlan_vid', 'vlan_pcp');

@@ -30,6 +30,8 @@ export interface MatchTextOptions {
   priority?: number;
   ports?: PortMap;
   tlvs?: readonly TlvMapping[];
+  /** What is said of tun_metadata0 … 63: that the flow does not have it. */
+  isMissing?: (index: number) => boolean;
 }
 
 const IP_NAMES: Readonly<Record<number, string>> = { 1: 'icmp', 6: 'tcp', 17: 'udp', 132: 'sctp' };
@@ -223,7 +225,8 @@ function formatTunnel(
     const m = matchMask(match, f);
     if (m === 0n) continue;
     const whole = m === (1n << BigInt(f.bits)) - 1n;
-    out.push(`${f.name}=${hex(getField(key, f))}${whole ? '' : `/${hex(m)}`}`);
+    if (options.isMissing?.(t.index)) out.push(`${f.name}=NP`);
+    else out.push(`${f.name}=${hex(getField(key, f))}${whole ? '' : `/${hex(m)}`}`);
   }
 }
 

@@ -1,6 +1,6 @@
 // Nicira extension actions from the wire (vendor 0x00002320). Layouts and argument checks are those of Open vSwitch;
-// ovs-actions(7) says what they mean. All numbers that Open vSwitch 3.1 knows are decoded but encap, decap and
-// dec_nsh_ttl (no NSH here) and the two debugging actions; those get OFPBAC_BAD_VENDOR_TYPE.
+// ovs-actions(7) says what they mean. All numbers that Open vSwitch 3.1 knows are decoded but dec_nsh_ttl (no NSH here)
+// and the two debugging actions; those get OFPBAC_BAD_VENDOR_TYPE.
 
 import { checkOutputPort, decodeActions, legacySet, moveFrom, pushMpls } from './actionDecode.ts';
 import type { Reader } from './buffer.ts';
@@ -59,6 +59,8 @@ const LENGTHS: Readonly<Record<number, number>> = {
   43: 16,
   44: 16,
   45: -40,
+  46: -16,
+  47: -16,
   49: -24,
   50: 24,
 };
@@ -67,12 +69,15 @@ const LENGTHS: Readonly<Record<number, number>> = {
 const ONLY_10 = new Set([4, 18, 23, 24, 25, 26, 30, 31, 40]);
 /** Superseded by set_field and copy_field in OpenFlow 1.5. */
 const UNTIL_14 = new Set([6, 7, 33]);
+/** Packet types came with OpenFlow 1.3. */
+const SINCE_13 = new Set([46, 47]);
 
 /** Whether the version has the action. */
 export function isNxAction(subtype: number, version: number): boolean {
   return (
     LENGTHS[subtype] !== undefined &&
     !(version > 1 && ONLY_10.has(subtype)) &&
+    !(version < 4 && SINCE_13.has(subtype)) &&
     !(version > 5 && UNTIL_14.has(subtype))
   );
 }
@@ -209,6 +214,12 @@ export function decodeNxAction(
       return { type: 'clone', actions: decodeActions(r, ctx, depth + 1) };
     case 43:
       return { type: 'ct_clear' };
+    case 46:
+      return encap(r);
+    case 47:
+      r.skip(2);
+      if (length > 16) throw new OfError('NXBAC_UNKNOWN_ED_PROP');
+      return { type: 'decap', packetType: r.u32() };
     case 49: {
       const pktLen = r.u16();
       const offset = r.u16();
@@ -219,6 +230,17 @@ export function decodeNxAction(
     default:
       return deleteField(r, ctx);
   }
+}
+
+/** Ethernet, MPLS unicast, MPLS multicast. NSH is a packet type that we do not know. */
+const ENCAPSULATIONS = new Set([0, 0x18847, 0x18848]);
+
+function encap(r: Reader): Action {
+  r.skip(2); // size of the header, if it matters
+  const packetType = r.u32();
+  if (!ENCAPSULATIONS.has(packetType)) throw new OfError('NXBAC_BAD_HEADER_TYPE');
+  if (r.left > 0) throw new OfError('NXBAC_UNKNOWN_ED_PROP');
+  return { type: 'encap', packetType };
 }
 
 /** Only options of a tunnel can be taken away. */

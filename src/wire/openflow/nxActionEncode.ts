@@ -109,6 +109,12 @@ export function encodeNxAction(w: Writer, a: Action, ctx: CodecContext): void {
         fixed(w, start, 10);
       });
       return;
+    case 'encap':
+      putNx(w, 46, () => w.u16(0).u32(a.packetType));
+      return;
+    case 'decap':
+      putNx(w, 47, () => w.zeros(2).u32(a.packetType));
+      return;
     case 'delete_field':
       putNx(w, 50, () => {
         const start = w.length;

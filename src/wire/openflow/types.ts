@@ -140,6 +140,8 @@ export type Action =
     }
   | { type: 'check_pkt_larger'; pktLen: number; dst: Subfield }
   | { type: 'delete_field'; field: string }
+  /** Packet types: name space << 16 | type. */
+  | { type: 'encap' | 'decap'; packetType: number }
   /** Only behind a pause: actions from here on are those of a rule of this table, with this cookie. */
   | { type: 'unroll_xlate'; table: number; cookie: bigint }
   // instructions of OpenFlow 1.1 and later, in the order in which they run

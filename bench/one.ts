@@ -2,20 +2,35 @@
 //
 //   node bench/one.ts JSON     {"scenario": …, "options": …, "file": where the measurements go}
 
-import { writeFileSync } from 'node:fs';
+import { renameSync, writeFileSync } from 'node:fs';
 import { SCENARIOS } from './scenarios/index.ts';
-import type { Options } from './types.ts';
+import type { Measurement, Options } from './types.ts';
 
 export interface Order {
   scenario: string;
-  options: Omit<Options, 'log'>;
+  options: Omit<Options, 'log' | 'played'>;
   file: string;
 }
 
-const { scenario, options, file } = JSON.parse(process.argv[2]!) as Order;
-const found = SCENARIOS.find(({ name }) => name === scenario);
-if (!found) throw new Error(`no scenario '${scenario}'`);
-const log = (text: string): void => void process.stderr.write(`${text}\n`);
-const measurements = await found.run({ ...options, log });
-writeFileSync(file, JSON.stringify(measurements));
-process.exit(0);
+/** Where the variants that have been played are, in case the scenario does not come to its end. */
+export const partialFile = (file: string): string => `${file}.partial`;
+
+/** Also imported for the names above. */
+if (import.meta.main) await main();
+
+async function main(): Promise<void> {
+  const { scenario, options, file } = JSON.parse(process.argv[2]!) as Order;
+  const found = SCENARIOS.find(({ name }) => name === scenario);
+  if (!found) throw new Error(`no scenario '${scenario}'`);
+  const log = (text: string): void => void process.stderr.write(`${text}\n`);
+  const partial: Measurement[] = [];
+  const played = (measurement: Measurement): void => {
+    partial.push(measurement);
+    // Whole or not at all, whenever this process is ended.
+    writeFileSync(`${file}.new`, JSON.stringify(partial));
+    renameSync(`${file}.new`, partialFile(file));
+  };
+  const measurements = await found.run({ ...options, log, played });
+  writeFileSync(file, JSON.stringify(measurements));
+  process.exit(0);
+}

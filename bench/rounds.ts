@@ -201,8 +201,12 @@ export async function play(match: Match, options: Options): Promise<Measurement>
       if (!out.has(contestant)) notes.push(...dropNotes(contestant.testbed));
     }
     const { scenario, variant, unit, higherIsBetter = true, baseline = 'ovs-dpdk' } = match;
-    const played = series.filter(({ rounds }) => rounds.length > 0);
-    return { scenario, variant, unit, higherIsBetter, baseline, series: played, notes, failures };
+    const result: Measurement = {
+      ...{ scenario, variant, unit, higherIsBetter, baseline, notes, failures },
+      series: series.filter(({ rounds }) => rounds.length > 0),
+    };
+    options.played?.(result);
+    return result;
   } finally {
     for (const { testbed, generator } of contestants) await dismiss(testbed, generator);
   }

@@ -5,7 +5,7 @@ import { type ChildProcess, spawn, spawnSync } from 'node:child_process';
 import { existsSync, mkdtempSync, readdirSync, readFileSync, rmSync } from 'node:fs';
 import { tmpdir } from 'node:os';
 import path from 'node:path';
-import type { Order } from './one.ts';
+import { type Order, partialFile } from './one.ts';
 import { estimateS, limitS, roundsWithin } from './plan.ts';
 import type { Measurement, Options, Scenario } from './types.ts';
 
@@ -34,12 +34,12 @@ function killGroup({ pid }: ChildProcess): void {
   }
 }
 
-/** Runs one scenario; resolves with its measurements or throws what went wrong. */
+/** Runs one scenario. If it does not come to its end, `failed` says why, and there are the variants that it has played. */
 async function inOwnProcess(
   scenario: string,
-  { log, ...options }: Options,
+  { log, played: _, ...options }: Options,
   seconds: number,
-): Promise<Measurement[]> {
+): Promise<{ measurements: Measurement[]; failed?: string }> {
   const directory = mkdtempSync(path.join(tmpdir(), 'xvb-'));
   const order: Order = { scenario, options, file: path.join(directory, 'result.json') };
   const child = spawn(
@@ -78,9 +78,15 @@ async function inOwnProcess(
       child.once('error', (error) => resolve(error.message));
       child.once('exit', (code, signal) => resolve(signal ?? `status ${code}`));
     });
-    if (late) throw new Error(`ended by force after ${Math.round(seconds)} s`);
-    if (!existsSync(order.file)) throw new Error(`${status}: ${lastError(stderr)}`);
-    return JSON.parse(readFileSync(order.file, 'utf8')) as Measurement[];
+    const read = (file: string) => JSON.parse(readFileSync(file, 'utf8')) as Measurement[];
+    if (existsSync(order.file)) return { measurements: read(order.file) };
+    const partial = partialFile(order.file);
+    return {
+      measurements: existsSync(partial) ? read(partial) : [],
+      failed: late
+        ? `ended by force after ${Math.round(seconds)} s`
+        : `${status}: ${lastError(stderr)}`,
+    };
   } finally {
     clearTimeout(timer);
     for (const name of signals) process.off(name, interrupted);
@@ -123,14 +129,13 @@ export async function runSuite(
     // With little time left, nobody gets much more than the share that was planned.
     const deadline = minutes === undefined ? {} : { deadlineMs: startMs + 1500 * seconds };
     const plan = { ...options, rounds, ...deadline };
-    try {
-      const limit = limitS(secondsLeft, [name, ...rest], plan);
-      result.measurements.push(...(await inOwnProcess(name, plan, limit)));
-      options.log(`${name}: took ${Math.round((Date.now() - startMs) / 1000)} s`);
-    } catch (error) {
-      const text = (error as Error).message;
-      result.failures.push({ scenario: name, text });
-      options.log(`${name}: ${text}`);
+    const limit = limitS(secondsLeft, [name, ...rest], plan);
+    const { measurements, failed } = await inOwnProcess(name, plan, limit);
+    result.measurements.push(...measurements);
+    options.log(`${name}: took ${Math.round((Date.now() - startMs) / 1000)} s`);
+    if (failed !== undefined) {
+      result.failures.push({ scenario: name, text: failed });
+      options.log(`${name}: ${failed}`);
     }
     done(result);
   }

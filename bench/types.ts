@@ -120,6 +120,8 @@ export interface Options {
   /** Date.now() from which on no further round begins, if there have been three. */
   deadlineMs?: number;
   log: (text: string) => void;
+  /** Told of each variant that has been played, for the case that the scenario does not come to its end. */
+  played?: (measurement: Measurement) => void;
 }
 
 export interface Scenario {

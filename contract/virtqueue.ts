@@ -29,6 +29,7 @@ export const VQ_LAST_USED = 100; // u32 W next entry or descriptor to give back
 export const VQ_NOTIFY = 104; // u32 W kicks of the driver: NOTIFY_UNKNOWN (initial value) | NOTIFY_OFF | NOTIFY_ON
 export const VQ_CALL_PENDING = 108; // u32 W 1 = an interrupt is owed. Write 1 at start: the driver may have missed one
 export const VQ_BURST = 112; // u32 W chains taken by rxBurst and not yet given back by rxDone (one burst a worker)
+export const VQ_HELD = 116; // u32 W transmit: not 0 = used entries are written, but not visible yet (dataplane/port/held.ts)
 export const VQ_INTERRUPTS = 120; // f64 W interrupts asked for
 export const VQ_STALLED = 160; // f64 W engine's clock + 1 ms since when a chunk could not be mapped, 0 = can (receive)
 
@@ -97,4 +98,7 @@ export const IO_BURST = 0x06800; // BURST_MAX x 8: chains of the receive burst, 
 export const IO_PIECES = 0x08000; // 4096 x 16: destination pieces of the transmit call
 export const IO_SEGMENTS = 0x18000; // 128 x PKT_SIZE: records of segments and of packets completed in software
 export const IO_SIMPLE = 0x40000; // 12 KiB: records of dataplane/simple.ts
-export const IO_END = 0x43000; // the rest of PV_IO is free for other kinds of port
+export const IO_HELD = 0x43000; // 16 + HELD_MAX x HELD_ENTRY: rings whose used entries are not visible yet
+export const HELD_MAX = 64;
+export const HELD_ENTRY = 24;
+export const IO_END = 0x43800; // the rest of PV_IO is free for other kinds of port

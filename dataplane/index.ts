@@ -56,7 +56,7 @@ import { startTracking } from './ct/index.ts';
 import { countDrop } from './drop.ts';
 import { injectBurst, injectEmpty, injectedUpTo, injectHead } from './inject.ts';
 import { parseBurst } from './parse.ts';
-import { prepareSleep, rxBurst, rxDone, txBurst, wake } from './port/index.ts';
+import { heldBegin, prepareSleep, rxBurst, rxDone, txBurst, wake } from './port/index.ts';
 import { S_BURST, S_BUSY } from './scratch.ts';
 import { resetSimple, simpleBurst } from './simple.ts';
 import { flowHash } from './table/flow.ts';
@@ -158,6 +158,7 @@ function receive(queue: u32): i32 {
   store<u32>(workerRecord + WK_CURRENT_RXQ, queue);
   const n = rxBurst(q, packets, BURST_MAX);
   if (n > 0) {
+    heldBegin();
     const port = load<u32>(q + Q_PORT);
     const flags = load<u32>(portAddress(port) + PT_FLAGS);
     if ((flags & (PORT_UP | PORT_NO_RX)) === PORT_UP) {

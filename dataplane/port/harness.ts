@@ -3,6 +3,17 @@
 import { setNow, setWorker } from '../worker.ts';
 import { sumPacket } from './checksum.ts';
 import { copyBytes } from './copy.ts';
-import { prepareSleep, rxBurst, rxDone, txBurst, wake } from './index.ts';
+import { heldBegin, prepareSleep, rxBurst, rxDone, txBurst, wake } from './index.ts';
 
-export { copyBytes, prepareSleep, rxBurst, rxDone, setNow, setWorker, sumPacket, txBurst, wake };
+export {
+  copyBytes,
+  heldBegin,
+  prepareSleep,
+  rxBurst,
+  rxDone,
+  setNow,
+  setWorker,
+  sumPacket,
+  txBurst,
+  wake,
+};

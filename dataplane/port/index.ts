@@ -21,6 +21,7 @@ import {
 import { countDrop } from '../drop.ts';
 import { countBegin, countFrame, countReceived } from './count.ts';
 import { frameRxBurst, frameRxDone } from './frame.ts';
+import { heldBegin, heldFinish, heldVisible } from './held.ts';
 import { kicksOff, kicksOn } from './notify.ts';
 import { packedReceive, packedReceiveDone } from './packed.ts';
 import { splitReceive, splitReceiveDone } from './split.ts';
@@ -29,7 +30,7 @@ import { windowOpen } from './window.ts';
 import { xdpRxBurst, xdpRxDone } from './xdp.ts';
 
 // (asc does not know `export … from` with an extension.)
-export { txBurst };
+export { heldBegin, txBurst };
 
 /**
  * Receives up to `max` (at most BURST_MAX) packets from the queue whose record is at `q` into the packet records from
@@ -81,8 +82,12 @@ export function rxDone(q: u32): void {
   const kind = load<u32>(q, Q_KIND);
   if (kind === QUEUE_SPLIT) splitReceiveDone(q);
   else if (kind === QUEUE_PACKED) packedReceiveDone(q);
-  else if (kind === QUEUE_FRAME) frameRxDone(q);
-  else if (kind === QUEUE_XDP) xdpRxDone(q);
+  else {
+    heldVisible();
+    if (kind === QUEUE_FRAME) frameRxDone(q);
+    else if (kind === QUEUE_XDP) xdpRxDone(q);
+  }
+  heldFinish(0);
 }
 
 /** Before the worker sleeps: asks for a wake-up and looks once more. True = nothing pending, it may sleep. */

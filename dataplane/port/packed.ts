@@ -37,6 +37,7 @@ import {
   VQ_FEATURES,
   VQ_FEATURES_HIGH,
   VQ_HEADER,
+  VQ_HELD,
   VQ_LAST_AVAIL,
   VQ_LAST_USED,
   VQ_LOG_RING,
@@ -63,6 +64,7 @@ import {
   planHasRoom,
 } from './deliver.ts';
 import { isLogging, logBytes } from './dirty.ts';
+import { heldFinish, heldVisible, hold, holdMore } from './held.ts';
 import { packedAvailable, packedCall } from './notify.ts';
 import {
   FRAME_MAX,
@@ -99,6 +101,14 @@ function advance(position: u32, count: u32, size: u32): u32 {
   return index < size
     ? (position & 0x8000) | index
     : ((position & 0x8000) ^ 0x8000) | (index - size);
+}
+
+/** The position `count` (at most the size of the ring) descriptors before. */
+function retreat(position: u32, count: u32, size: u32): u32 {
+  const index = position & 0x7fff;
+  return index >= count
+    ? (position & 0x8000) | (index - count)
+    : ((position & 0x8000) ^ 0x8000) | (index + size - count);
 }
 
 // The chain that walk() went through.
@@ -234,41 +244,51 @@ export function packedReceiveDone(q: u32): void {
     const id = load<u32>(chains + (n - 1) * 8) & 0xffff;
     store<u64>(chains, id | (moved << 16));
     // The count may need all 16 bits: a batch is never longer than the ring.
-    publish(q, chains, 1);
+    publish(q, chains, 1, false);
   } else {
-    publish(q, chains, n);
+    publish(q, chains, n, false);
   }
 }
 
-/** Writes used descriptors for the `n` chains at `chains` and interrupts the driver if it wants that. */
-function publish(q: u32, chains: u32, n: u32): void {
+/**
+ * Writes used descriptors for the `n` chains at `chains` and interrupts the driver if it wants that: at once, with those
+ * of the rings that wait for it (held.ts), or `later`, if it may wait, too.
+ *
+ * From the last one back to the first, before which the driver does not look at the others. If we are killed in between,
+ * our successor sees used descriptors behind available ones, and knows (src/port/vhostuser/packedPosition.ts): buffers
+ * that we were giving back are all done with, those that we were filling have not been delivered.
+ */
+function publish(q: u32, chains: u32, n: u32, later: bool): void {
   const desc = load<u32>(q, VQ_DESC);
   const size = load<u32>(q, VQ_SIZE);
   const start = load<u32>(q, VQ_LAST_USED);
   const log = isLogging(q) && load<u32>(q, VQ_LOG_RING) !== 0;
   const descGpa = load<u64>(q, VQ_DESC_GPA);
-  let position = start;
   let moved: u32 = 0;
-  let firstWord: u64 = 0;
-  for (let i: u32 = 0; i < n; i++) {
-    const chain = load<u32>(chains + i * 8);
-    const bytes = load<u32>(chains + i * 8, 4);
-    const index = position & 0x7fff;
-    let flags: u32 = (position & 0x8000) !== 0 ? DESC_F_AVAIL | DESC_F_USED : 0;
-    if (bytes !== 0) flags |= DESC_F_WRITE;
-    const word = <u64>bytes | ((<u64>(chain & 0xffff)) << 32) | ((<u64>flags) << 48);
-    if (i === 0) firstWord = word;
-    else {
-      store<u64>(desc + index * 16, word, 8);
-      if (log) logBytes(q, descGpa + index * 16, 16);
-    }
-    moved += chain >> 16;
-    position = advance(position, chain >> 16, size);
+  for (let i: u32 = 0; i < n; i++) moved += load<u32>(chains + i * 8) >> 16;
+  const end = advance(start, moved, size);
+  if (!later) heldVisible();
+  let position = end;
+  for (let i: u32 = n - 1; i !== 0; i--) {
+    position = retreat(position, load<u32>(chains + i * 8) >> 16, size);
+    store<u64>(desc + (position & 0x7fff) * 16, usedWord(chains + i * 8, position), 8);
+    if (log) logBytes(q, descGpa + (position & 0x7fff) * 16, 16);
   }
-  store<u32>(q, position, VQ_LAST_USED);
-  atomic.store<u64>(desc + (start & 0x7fff) * 16 + 8, firstWord);
+  const word = usedWord(chains, start);
+  store<u32>(q, end, VQ_LAST_USED);
+  if (load<u32>(q, VQ_HELD) !== 0) holdMore(q, moved);
+  else if (later && hold(q, start, word, moved)) return;
+  atomic.store<u64>(desc + (start & 0x7fff) * 16 + 8, word);
   if (log) logBytes(q, descGpa + (start & 0x7fff) * 16, 16);
-  packedCall(q, moved, position);
+  if (load<u32>(q, VQ_HELD) === 0) packedCall(q, moved, end);
+}
+
+/** Second half of the used descriptor of the chain at `chain`, at this position. */
+function usedWord(chain: u32, position: u32): u64 {
+  const bytes = load<u32>(chain, 4);
+  let flags: u32 = (position & 0x8000) !== 0 ? DESC_F_AVAIL | DESC_F_USED : 0;
+  if (bytes !== 0) flags |= DESC_F_WRITE;
+  return <u64>bytes | ((<u64>(load<u32>(chain) & 0xffff)) << 32) | ((<u64>flags) << 48);
 }
 
 // The transmit call: next descriptor, how many may still be taken, and how often a full ring may be looked at again.
@@ -321,7 +341,7 @@ function flush(q: u32, header: u32, offloads: u32): void {
   store<u32>(q, next, VQ_LAST_AVAIL);
   if (chainCount === 0) return;
   deliverAll(header, offloads, isLogging(q) ? q : 0);
-  publish(q, privateBase + (PV_IO + IO_CHAINS), chainCount);
+  publish(q, privateBase + (PV_IO + IO_CHAINS), chainCount, true);
   planBegin();
 }
 
@@ -334,6 +354,7 @@ function again(q: u32, header: u32, offloads: u32): bool {
   retries--;
   countOne(load<u32>(q, Q_PORT), PC_TX_RETRIES, 1);
   flush(q, header, offloads);
+  heldFinish(q);
   left = load<u32>(q, VQ_SIZE);
   return true;
 }

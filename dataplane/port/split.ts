@@ -30,6 +30,7 @@ import {
   VQ_FEATURES,
   VQ_FEATURES_HIGH,
   VQ_HEADER,
+  VQ_HELD,
   VQ_LAST_AVAIL,
   VQ_LAST_USED,
   VQ_SIZE,
@@ -58,6 +59,7 @@ import {
   planHasRoom,
 } from './deliver.ts';
 import { isLogging, logUsed } from './dirty.ts';
+import { heldFinish, heldVisible, hold } from './held.ts';
 import { splitCall } from './notify.ts';
 import {
   CHAIN_STEPS,
@@ -199,13 +201,16 @@ export function splitReceiveDone(q: u32): void {
   // In order, one element stands for the whole batch (2.7.9): it names the last chain, in the place of the first.
   const batch = (load<u32>(q, VQ_FEATURES_HIGH) & VFH_IN_ORDER) !== 0;
   const chains = privateBase + (PV_IO + IO_BURST);
-  if (batch) publish(q, chains + (n - 1) * 8, 1, n);
-  else publish(q, chains, n, n);
+  if (batch) publish(q, chains + (n - 1) * 8, 1, n, false);
+  else publish(q, chains, n, n, false);
   splitCall(q, before, load<u32>(q, VQ_LAST_USED));
 }
 
-/** Writes the `count` used elements at `chains`, then moves the used index by `moved`. */
-function publish(q: u32, chains: u32, count: u32, moved: u32): void {
+/**
+ * Writes the `count` used elements at `chains`, then moves the used index by `moved`: at once, and that of the rings that
+ * wait for it (held.ts), or `later`, if it may wait, too.
+ */
+function publish(q: u32, chains: u32, count: u32, moved: u32, later: bool): void {
   const used = load<u32>(q, VQ_USED);
   const size = load<u32>(q, VQ_SIZE);
   const position = load<u32>(q, VQ_LAST_USED);
@@ -222,6 +227,9 @@ function publish(q: u32, chains: u32, count: u32, moved: u32): void {
   }
   const index = (position + moved) & 0xffff;
   store<u32>(q, index, VQ_LAST_USED);
+  if (later) {
+    if (load<u32>(q, VQ_HELD) !== 0 || hold(q, position, 0, 0)) return;
+  } else heldVisible();
   atomic.store<u16>(used + 2, <u16>index);
   // The index is data like any other: a bit set before it could be taken, and the page copied, before the index is there.
   if (log) logUsed(q, 0, 4);
@@ -275,14 +283,14 @@ export function splitTransmit(q: u32, list: u32, n: u32, offloads: u32): void {
   }
   flush(q, header, offloads);
   const after = load<u32>(q, VQ_LAST_USED);
-  if (after !== before) splitCall(q, before, after);
+  if (after !== before && load<u32>(q, VQ_HELD) === 0) splitCall(q, before, after);
 }
 
 function flush(q: u32, header: u32, offloads: u32): void {
   store<u32>(q, next, VQ_LAST_AVAIL);
   if (chainCount === 0) return;
   deliverAll(header, offloads, isLogging(q) ? q : 0);
-  publish(q, privateBase + (PV_IO + IO_CHAINS), chainCount, chainCount);
+  publish(q, privateBase + (PV_IO + IO_CHAINS), chainCount, chainCount, true);
   planBegin();
 }
 
@@ -295,6 +303,7 @@ function again(q: u32, header: u32, offloads: u32): bool {
   retries--;
   countOne(load<u32>(q, Q_PORT), PC_TX_RETRIES, 1);
   flush(q, header, offloads);
+  heldFinish(q);
   const before = left;
   left = pending(q);
   return left > before;

@@ -67,6 +67,7 @@ import { copyBytes } from './copy.ts';
 import { countBegin, countFrame, countOne, countTransmitted } from './count.ts';
 import { frameTxBurst } from './frame.ts';
 import { gsoBegin, gsoHeaderBytes, gsoNext } from './gso.ts';
+import { heldFinish, heldFor, isHeld } from './held.ts';
 import { kicksOff } from './notify.ts';
 import { packedTransmit } from './packed.ts';
 import { splitTransmit } from './split.ts';
@@ -106,6 +107,7 @@ export function txBurst(portNumber: u32, list: u32, n: i32): void {
     countDrop(portNumber, reason, n);
     return;
   }
+  heldFor(queues);
   offloads = load<u32>(record, PT_OFFLOADS);
   listed = 0;
   recordsUsed = 0;
@@ -119,13 +121,16 @@ export function txBurst(portNumber: u32, list: u32, n: i32): void {
     else send(packet, limit);
   }
   flush();
-  atomic.store<u32>(queue + Q_LOCK, 0);
+  if (!isHeld(queue)) atomic.store<u32>(queue + Q_LOCK, 0);
 }
 
 /** Several workers may share the queue. The lock holds the worker's number + 1, so that the engine can free it. */
 function lock(): bool {
+  if (isHeld(queue)) return true;
   for (let i: u32 = 0; i < LOCK_TRIES; i++) {
     if (atomic.cmpxchg<u32>(queue + Q_LOCK, 0, worker + 1) === 0) return true;
+    // Who waits for a lock holds none, or two workers would wait for each other.
+    if (i === 0) heldFinish(queue);
   }
   return false;
 }

@@ -96,6 +96,8 @@ export class Guest {
   connections = 0;
   /** Called after every handshake and when a connection goes. */
   onChange: (() => void) | undefined;
+  /** Waited for before a handshake begins: guests that come back one after the other. */
+  beforeHandshake: (() => Promise<void>) | undefined;
   #listener: { fd: number; watcher: Watcher } | undefined;
   #timer: NodeJS.Timeout | undefined;
   #closed = false;
@@ -205,6 +207,7 @@ export class Guest {
       this.#timer = setTimeout(() => this.#connect(), RETRY_MS);
     });
     try {
+      await this.beforeHandshake?.();
       await this.negotiate(frontend);
       this.#arrived = undefined; // from now on the rings say themselves where they are
       this.connections++;

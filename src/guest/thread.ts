@@ -162,6 +162,11 @@ export class GuestThread {
     view.setUint32(at, view.getUint32(at, true) & ~L.TRAFFIC_SEND, true);
   }
 
+  /** From now on the sender of a pair stops when it has sent so many frames; 0 = it does not. Only ever raise it. */
+  setLimit(pair: number, frames: number): void {
+    this.#guest.view.setUint32(this.#record(pair) + L.GT_LIMIT, frames, true);
+  }
+
   /** Wakes the thread. */
   poke(): void {
     eventfdSignal(this.#stopFd);

@@ -56,18 +56,31 @@ export function acceptBusErrors(): void {
  */
 export function readMapped(address: bigint, bytes: number): DataView {
   const data = new NativeBuffer(bytes);
+  transfer('process_vm_readv', data, address, bytes);
+  return new DataView(data.buffer, 0, bytes);
+}
+
+/** The same in the other direction (process_vm_writev(2)). */
+export function writeMapped(address: bigint, bytes: Uint8Array): void {
+  const data = new NativeBuffer(bytes.length);
+  new Uint8Array(data.buffer).set(bytes);
+  transfer('process_vm_writev', data, address, bytes.length);
+}
+
+function transfer(
+  call: 'process_vm_readv' | 'process_vm_writev',
+  data: NativeBuffer,
+  address: bigint,
+  bytes: number,
+): void {
   const vectors = new NativeBuffer(32);
   vectors.view.setBigUint64(0, data.address, true);
   vectors.view.setBigUint64(8, BigInt(bytes), true);
   vectors.view.setBigUint64(16, address, true);
   vectors.view.setBigUint64(24, BigInt(bytes), true);
   const [local, remote] = [vectors.address, vectors.address + 16n];
-  const count = check(
-    Number(c.process_vm_readv(process.pid, local, 1n, remote, 1n, 0n)),
-    'process_vm_readv',
-  );
-  if (count !== bytes) throw new SysError('process_vm_readv', 14); // EFAULT behind the first page
-  return new DataView(data.buffer, 0, bytes);
+  const count = check(Number(c[call](process.pid, local, 1n, remote, 1n, 0n)), call);
+  if (count !== bytes) throw new SysError(call, 14); // EFAULT behind the first page
 }
 
 /**

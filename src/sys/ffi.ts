@@ -84,6 +84,10 @@ const { lib, functions } = dlopen(null, {
     arguments: ['int32', 'pointer', 'uint64', 'pointer', 'uint64', 'uint64'],
     return: 'int64',
   },
+  process_vm_writev: {
+    arguments: ['int32', 'pointer', 'uint64', 'pointer', 'uint64', 'uint64'],
+    return: 'int64',
+  },
   prctl: { arguments: ['int32', 'uint64', 'uint64', 'uint64', 'uint64'], return: 'int32' },
   sched_setaffinity: { arguments: ['int32', 'uint64', 'pointer'], return: 'int32' },
   sched_getaffinity: { arguments: ['int32', 'uint64', 'pointer'], return: 'int32' },

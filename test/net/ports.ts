@@ -73,6 +73,7 @@ interface PortsExports {
   setWorker(id: number): void;
   setNow(ms: number): void;
   rxBurst(q: number, first: number, max: number): number;
+  heldBegin(): void;
   rxDone(q: number): void;
   txBurst(port: number, list: number, n: number): void;
   prepareSleep(q: number): number;

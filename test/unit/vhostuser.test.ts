@@ -5,6 +5,7 @@ import assert from 'node:assert/strict';
 import { describe, it } from 'node:test';
 import { step } from '../../src/port/vhostuser/backend.ts';
 import { packedPosition } from '../../src/port/vhostuser/packedPosition.ts';
+import { findTear, mendTear } from '../../src/port/vhostuser/packedTear.ts';
 import { plan } from '../../src/port/vhostuser/plan.ts';
 import { isRunning } from '../../src/port/vhostuser/regions.ts';
 import {
@@ -449,9 +450,78 @@ describe('position of a packed ring', () => {
     }
   });
 
+  /** ringAfter(), and a device that had written `rest` used descriptors of its next burst, all but the first `lead`. */
+  function torn(size: number, given: number, returned: number, lead: number, rest: number) {
+    const view = ringAfter(size, given, returned);
+    for (let at = returned; at < given; at++) view.setUint32((at % size) * 16 + 8, 1526, true);
+    for (let at = returned + lead; at < returned + lead + rest; at++) {
+      view.setUint32((at % size) * 16 + 8, 72, true);
+      view.setUint16((at % size) * 16 + 14, (Math.floor(at / size) & 1) === 0 ? 0x8080 : 0, true);
+    }
+    return view;
+  }
+
+  it('a burst that was being given back is finished or taken back, in every state of small rings', () => {
+    let tears = 0;
+    for (let size = 2; size <= 6; size++) {
+      for (let returned = 0; returned <= size * 3; returned++) {
+        for (let given = returned; given <= returned + size; given++) {
+          assert.equal(findTear(ringAfter(size, given, returned), size), undefined);
+          for (let burst = 2; burst <= given - returned; burst++) {
+            for (let lead = 1; lead < burst; lead++) {
+              const state = `size ${size}, ${given} given, ${returned} returned, ${lead} of ${burst}`;
+              for (const receives of [false, true]) {
+                const view = torn(size, given, returned, lead, burst - lead);
+                const tear = findTear(view, size);
+                assert.ok(tear, state);
+                const mend = mendTear(view, size, tear, receives);
+                for (const { offset, bytes } of mend.writes) {
+                  new Uint8Array(view.buffer).set(bytes, offset);
+                }
+                const stands = receives ? returned : returned + burst;
+                const lap = (Math.floor(stands / size) & 1) === 0 ? 0x8000 : 0;
+                assert.equal(mend.position, (stands % size) | lap, state);
+                assert.equal(findTear(view, size), undefined, state);
+                assert.equal(packedPosition(view, 0, size), mend.position, state);
+                for (let at = stands; at < given; at++) {
+                  assert.equal(view.getUint32((at % size) * 16 + 8, true), 1526, state);
+                }
+                tears++;
+              }
+            }
+          }
+        }
+      }
+    }
+    assert.ok(tears > 1000, `${tears}`);
+  });
+
+  it('lengths that differ stay, tables of the driver are given back empty', () => {
+    const mixed = torn(8, 8, 0, 2, 3);
+    mixed.setUint32(7 * 16 + 8, 1000, true);
+    const kept = mendTear(mixed, 8, findTear(mixed, 8)!, true);
+    assert.deepEqual(
+      kept.writes.map(({ offset, bytes }) => [offset, bytes.length]),
+      [2, 3, 4].map((slot) => [slot * 16 + 14, 2]),
+    );
+    const tables = torn(8, 8, 0, 2, 3);
+    for (const slot of [0, 1, 5, 6, 7]) tables.setUint16(slot * 16 + 14, 0x80 | 4, true);
+    const { writes, position } = mendTear(tables, 8, findTear(tables, 8)!, true);
+    assert.equal(position, 0x8005);
+    // The driver looks at the first: it comes last.
+    assert.deepEqual(
+      writes.map(({ offset, bytes }) => [offset, ...bytes]),
+      [1, 0].flatMap((slot) => [
+        [slot * 16 + 8, 0, 0, 0, 0],
+        [slot * 16 + 14, 0x80, 0x80],
+      ]),
+    );
+  });
+
   it('is unknown with chains of several descriptors', () => {
     const view = ringAfter(4, 2, 0);
     view.setUint16(14, view.getUint16(14, true) | 1, true);
     assert.equal(packedPosition(view, 0, 4), undefined);
+    assert.equal(findTear(view, 4), undefined);
   });
 });

@@ -20,6 +20,7 @@ import {
   GT_FLOWS,
   GT_FRAME_LEN,
   GT_LAST,
+  GT_LIMIT,
   GT_LOST,
   GT_MODE,
   GT_OURS,
@@ -217,6 +218,8 @@ function send(tx: u32, traffic: u32, nowMs: f64): u32 {
   const flows = load<u32>(traffic, GT_FLOWS);
   const next = load<u32>(tx, GR_NEXT);
   let sequence = load<u32>(traffic, GT_SEQUENCE);
+  const limit = load<u32>(traffic, GT_LIMIT);
+  if (limit !== 0) n = min(n, limit - sequence);
   for (let i: u32 = 0; i < n; i++) {
     const buffer = bufferAt(tx, next + i);
     memory.fill(buffer, 0, header);

@@ -16,7 +16,7 @@ import {
 } from '../../../contract/port.ts';
 import * as VQ from '../../../contract/virtqueue.ts';
 import type { Engine, MemoryLost } from '../../engine/types.ts';
-import { readMapped } from '../../sys/busError.ts';
+import { readMapped, writeMapped } from '../../sys/busError.ts';
 import {
   has,
   VHOST_F_LOG_ALL,
@@ -33,6 +33,7 @@ import { withBases } from './backend.ts';
 import { GuestMemory } from './guestMemory.ts';
 import { writeInflightHeader } from './inflight.ts';
 import { packedPosition } from './packedPosition.ts';
+import { findTear, mendTear } from './packedTear.ts';
 import { isAttached, plan } from './plan.ts';
 import { locateRing } from './regions.ts';
 import { type BackendState, initialState, isEnabled, isPacked } from './state.ts';
@@ -199,6 +200,7 @@ export class VhostDevice {
       set(VQ.VQ_NOTIFY, VQ.NOTIFY_UNKNOWN);
       set(VQ.VQ_CALL_PENDING, 1);
       set(VQ.VQ_BURST, 0);
+      set(VQ.VQ_HELD, 0);
       const descRegion = state.regions[where.desc.region]!;
       const descAddress = descRegion.guestAddress + where.desc.offset;
       this.#view.setBigUint64(q + VQ.VQ_DESC_GPA, descAddress, true);
@@ -225,7 +227,9 @@ export class VhostDevice {
       const told = base & 0xffff;
       // In order, skipped descriptors keep the flags of available ones.
       const inOrder = has(state.features ?? 0n, VIRTIO_F_IN_ORDER);
-      const found = inOrder ? told : (packedPosition(this.#guest(desc, num * 16), 0, num) ?? told);
+      const ring = this.#guest(desc, num * 16);
+      const mended = inOrder && index % 2 === 1 ? undefined : this.#mend(index, desc, ring, num);
+      const found = mended ?? (inOrder ? told : (packedPosition(ring, 0, num) ?? told));
       if (found !== told) {
         this.#log(`ring ${index}: base ${told}, but the ring stands at ${found}: going on there`);
       }
@@ -236,6 +240,18 @@ export class VhostDevice {
       this.#log(`ring ${index}: base ${base}, but the used index is ${usedIndex}: going on there`);
     }
     return [usedIndex, usedIndex];
+  }
+
+  /** Finishes or undoes what a back-end that died had begun in a packed ring; where the ring goes on then. */
+  #mend(index: number, desc: number, ring: DataView, num: number): number | undefined {
+    const tear = findTear(ring, num);
+    if (tear === undefined) return undefined;
+    const { writes, position } = mendTear(ring, num, tear, index % 2 === 0);
+    const { lead, rest } = tear;
+    this.#log(`ring ${index}: ${rest} used descriptors behind ${lead} that are not: mended`);
+    const base = this.#engine.base + BigInt(desc);
+    for (const { offset, bytes } of writes) writeMapped(base + BigInt(offset), bytes);
+    return position;
   }
 
   /** A copy of guest memory. Throws SysError if its file has lost it: a plain load would be a SIGBUS of this thread. */

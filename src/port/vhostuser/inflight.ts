@@ -10,7 +10,7 @@
 //
 // xvio completes chains in the order in which it takes them, and a burst is given back before the next is taken. So
 // all that can be in flight when the process dies are the chains after the used index, and recovery is: go on at the
-// used index. No entry is ever marked; the header is kept honest (version, size, used index) when a ring starts and
+// used index (of a packed ring: packedPosition.ts, packedTear.ts). No entry is ever marked; the header is kept honest (version, size, used index) when a ring starts and
 // stops, so that another back-end that takes over the region finds nothing to resubmit.
 
 import { writeSync } from 'node:fs';

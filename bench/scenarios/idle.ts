@@ -3,7 +3,7 @@
 import { readdirSync } from 'node:fs';
 import { setTimeout as sleep } from 'node:timers/promises';
 import { ovsDpdk } from '../peers/ovsDpdk.ts';
-import { xvio } from '../peers/xvio.ts';
+import { xvio, xvioOf } from '../peers/xvio.ts';
 import { acquaint, cpuNs, latencies, play } from '../rounds.ts';
 import type { Measurement, Options, Scenario, SwitchThread } from '../types.ts';
 
@@ -25,7 +25,7 @@ async function run(options: Options): Promise<Measurement[]> {
           variant: `${ports} ports`,
           unit: '% of a core',
           higherIsBetter: false,
-          peers: [xvio, ovsDpdk],
+          peers: [xvio, ovsDpdk, ...options.compare.map(xvioOf)],
           setup: () => ({ wiring: 'port', ports }),
           prepare: (contestant) => acquaint(contestant, [STREAM], options),
           measure: async ({ testbed, generator, threads: workers }) => {

@@ -6,6 +6,7 @@ import { xvio, xvioOf } from '../peers/xvio.ts';
 import { acquaint, type Contestant, median, play, trialOf } from '../rounds.ts';
 import { highestRate } from '../search.ts';
 import type { Measurement, Options, Scenario } from '../types.ts';
+import { warm } from '../warm.ts';
 
 const STREAM = { from: 0, to: 1 };
 const SHARES = [0.1, 0.5, 0.9];
@@ -16,7 +17,10 @@ async function run(options: Options): Promise<Measurement[]> {
     scenario: 'latency',
     peers: [xvio, ovsDpdk, ...options.compare.map(xvioOf)],
     setup: () => ({ wiring: 'port' as const, ports: 2 }),
-    prepare: (contestant: Contestant) => acquaint(contestant, [STREAM], options),
+    prepare: async (contestant: Contestant) => {
+      await acquaint(contestant, [STREAM], options);
+      await warm(contestant, STREAM, options);
+    },
   };
   const rates = await play(
     {

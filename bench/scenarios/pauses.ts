@@ -12,6 +12,7 @@ import { ovsDpdk } from '../peers/ovsDpdk.ts';
 import { xvio, xvioOf } from '../peers/xvio.ts';
 import { acquaint, type Contestant, latencies, play, type Sample } from '../rounds.ts';
 import type { Measurement, Options, Scenario } from '../types.ts';
+import { warm } from '../warm.ts';
 
 const STREAM = { from: 0, to: 1, perSecond: 100_000 };
 const FLOWS = 500;
@@ -85,7 +86,10 @@ async function run(options: Options): Promise<Measurement[]> {
           higherIsBetter: false,
           peers: [xvio, ovsDpdk, ...options.compare.map(xvioOf)],
           setup: () => ({ wiring: 'port', ports: 2 }),
-          prepare: (contestant) => acquaint(contestant, [STREAM], options),
+          prepare: async (contestant) => {
+            await acquaint(contestant, [STREAM], options);
+            await warm(contestant, STREAM, options);
+          },
           measure: (contestant) => longest(contestant, options, busy),
           notes: busy && availableParallelism() < 3 ? [SHARED] : [],
         },

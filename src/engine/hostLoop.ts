@@ -167,6 +167,10 @@ export class HostLoop {
    */
   private letMainCatchUp(): void {
     const { words, stats, record, met } = this;
+    const head = words[(this.upcallRing + RING_HEAD) >> 2]!;
+    const backlog = (head - Atomics.load(words, (this.upcallRing + RING_TAIL) >> 2)) | 0;
+    // Seldom more than that: doubles are looked at only then, for they are allocated until the compiler has been here.
+    if (backlog <= BACKLOG_BYTES) return;
     const at = record >> 1;
     const hits =
       stats[at + (WK_CACHE_HITS >> 3)]! +
@@ -176,10 +180,7 @@ export class HostLoop {
     const onlyMisses = hits === met[0] && misses !== met[1];
     met[0] = hits;
     met[1] = misses;
-    if (!onlyMisses) return;
-    const head = words[(this.upcallRing + RING_HEAD) >> 2]!;
-    const backlog = (head - Atomics.load(words, (this.upcallRing + RING_TAIL) >> 2)) | 0;
-    if (backlog > BACKLOG_BYTES) {
+    if (onlyMisses) {
       Atomics.wait(words, (this.upcallRing + RING_HEAD) >> 2, head, BACKLOG_WAIT_MS);
     }
   }

@@ -163,7 +163,8 @@ it('keeps its promises whatever comes', () => {
     ),
     { numRuns: 300 },
   );
-  assert.ok(accepted > 1000, 'the generator reaches too little');
+  // 1 030 to 1 220 in eight runs: far enough from chance.
+  assert.ok(accepted > 500, `the generator reaches too little: ${accepted}`);
   assert.ok(ran > 0, 'no ring ever ran');
 });
 

@@ -31,6 +31,7 @@ export const SCENARIOS: readonly Scenario[] = [
   rules,
   aclVxlan,
   firewall,
+  stages,
   imix,
   size1500,
   size9000,
@@ -46,5 +47,4 @@ export const SCENARIOS: readonly Scenario[] = [
   ports,
   workers,
   memory,
-  stages,
 ];

@@ -128,7 +128,7 @@ export class OpenflowOracle {
         this.#result.hits.push(rule);
         this.#list(rule.actions, 0);
       }
-      this.#runSet();
+      this.#runSet(0);
     } catch (error) {
       if (!(error instanceof TooDeep)) throw error;
       // The packet is dropped as a whole.
@@ -206,19 +206,19 @@ export class OpenflowOracle {
     this.#set = [...set];
     this.#stack = [...stack];
     this.#list(actions, table);
-    this.#runSet();
+    this.#runSet(table);
     this.#record.set(record);
     this.#set = set;
     this.#stack = stack;
   }
 
-  #runSet(): void {
+  #runSet(table: number): void {
     const set = this.#set;
     this.#set = [];
     const actions = this.#order(set);
     if (actions.length === 0) return;
     this.#inSet = true;
-    this.#list(actions, 0);
+    this.#list(actions, table);
     this.#inSet = false;
   }
 

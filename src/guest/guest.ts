@@ -101,6 +101,7 @@ export class Guest {
   #listener: { fd: number; watcher: Watcher } | undefined;
   #timer: NodeJS.Timeout | undefined;
   #closed = false;
+  #departed = false;
   #lastError: Error | undefined;
 
   constructor(options: GuestOptions) {
@@ -181,14 +182,14 @@ export class Guest {
     const watcher = watchFd(fd, { read: true }, () => {
       const socket = unixAccept(fd);
       if (socket < 0) return;
-      if (this.frontend) closeFd(socket);
+      if (this.frontend || this.#departed) closeFd(socket);
       else void this.#handshake(socket);
     });
     this.#listener = { fd, watcher };
   }
 
   #connect(): void {
-    if (this.#closed) return;
+    if (this.#closed || this.#departed) return;
     try {
       void this.#handshake(unixConnect(this.options.path));
     } catch (thrown) {
@@ -271,6 +272,14 @@ export class Guest {
     this.#arrived = bases;
   }
   #arrived: ReadonlyMap<number, number> | undefined;
+
+  /**
+   * This guest has been migrated from here: its rings never start again, whatever becomes of the connection. What is left
+   * in them is the other place's to send, or it would be sent twice.
+   */
+  depart(): void {
+    this.#departed = true;
+  }
 
   /**
    * Where ring `ring` goes on: where it stopped on the host from which the guest came, or, as a front-end tells it after

@@ -120,6 +120,7 @@ export class LiveMigration implements Disposable {
   async complete(): Promise<void> {
     const bases = await this.#stopRings();
     this.sync();
+    this.#source.depart();
     this.#destination.arrive(this.#source.features, bases);
   }
 

@@ -161,7 +161,80 @@ async function migrate(c: Case, seed: number): Promise<string> {
   }
 }
 
+/**
+ * The rings stop while the driver goes on filling them: what is left in them is sent from the other place, and only from
+ * there, though the source is not closed and its memory has it all, too.
+ */
+async function migrateFull(variant: { packed: boolean; inOrder: boolean }): Promise<void> {
+  await using sw = createTestSwitch();
+  const peerPort = await sw.addServer('peer');
+  const sourcePort = await sw.addServer('source');
+  const destinationPort = await sw.addServer('destination');
+  for (const port of [sourcePort, destinationPort]) sw.forward(port, peerPort);
+  const guest = (name: string, queueSize: number) =>
+    new Guest({
+      path: join(sw.directory, name),
+      mode: 'client',
+      queueSize,
+      features: guestFeatures(variant),
+      memoryBytes: 64 << 20,
+    });
+  const peer = guest('peer', 8192);
+  const [source, destination] = [guest('source', 512), guest('destination', 512)];
+  const threads = new Set<GuestThread>();
+  const run = (guest: Guest): GuestThread => {
+    const thread = new GuestThread(guest);
+    threads.add(thread);
+    return thread;
+  };
+  try {
+    for (const guest of [peer, source]) guest.open();
+    await Promise.all([peer.connected(), source.connected()]);
+    const peerThread = run(peer);
+    const before = run(source);
+    await hasBuffers(peer);
+    before.setTraffic(0, trafficOf(1, 2));
+    await until(() => peerThread.counters(0).marked > 500, 'frames');
+    using migration = new LiveMigration(source, destination);
+    await migration.begin();
+    await migration.complete();
+    const waiting = (): number => before.counters(0).sent - before.counters(0).taken;
+    await until(() => waiting() === 512, 'a full ring');
+    threads.delete(before);
+    await before.close();
+    migration.copyDriverPages();
+    assert.equal(migration.difference(), -1);
+    source.frontend!.close();
+    destination.open();
+    await destination.connected();
+    const after = run(destination);
+    after.stopSending(0);
+    const { sent } = after.counters(0);
+    const dropped = () => sw.drops(peerPort).tx_ring_full ?? 0;
+    const counted = () => JSON.stringify([after.counters(0), peerThread.counters(0), dropped()]);
+    await until(() => after.counters(0).taken === sent, counted);
+    await until(() => peerThread.counters(0).marked + dropped() >= sent, counted);
+    // A guest that loses its switch comes back within a tenth of a second.
+    await sleep(400);
+    assert.equal(source.connections, 1, 'the source came back');
+    assert.equal(peerThread.counters(0).marked + dropped(), sent, counted());
+    assert.equal(peerThread.counters(0).twice, 0, 'the peer met a frame twice');
+  } finally {
+    for (const thread of threads) await thread.close();
+    for (const each of [peer, source, destination]) each.close();
+  }
+}
+
 describe('live migration of our own guests', () => {
+  for (const [packed, inOrder] of [
+    [false, false],
+    [true, false],
+    [true, true],
+  ] as const) {
+    const title = `${packed ? 'packed' : 'split'}${inOrder ? ', in order' : ''}`;
+    it(`with rings full of frames to be sent, ${title}`, () => migrateFull({ packed, inOrder }));
+  }
+
   const first = Number(process.env.XVIO_SEED ?? 1);
   const count = Number(process.env.XVIO_MIGRATIONS ?? 8);
   for (let seed = first; seed < first + count; seed++) {

@@ -327,6 +327,7 @@ test('flows of a packet', () => {
     );
   error('bogus=1', 'bogus=1: unknown field bogus');
   error('nw_src=1.2.3.4', 'nw_src=1.2.3.4: prerequisites not met for setting nw_src');
+  error('udp,tp_dst=1', 'udp,tp_dst=1: prerequisites not met for setting tp_dst');
   error('tcp,udp', 'tcp,udp: Ethernet type set multiple times');
   error(
     'ip,nw_src=1.2.3.0/24',

@@ -135,13 +135,16 @@ export function parseMatch(text: string, ports?: PortMap): Match {
   return match;
 }
 
-/** A packet's headers: the record of a flow (FLOW_SIZE bytes); in_port is OFPP_NONE if not given. */
+/**
+ * A packet's headers: the record of a flow (FLOW_SIZE bytes); in_port is OFPP_NONE if not given. As in Open vSwitch,
+ * tp_src and tp_dst are names of TCP's ports here, whatever the protocol, and a protocol's value is not looked at.
+ */
 export function parseExactFlow(text: string, ports?: PortMap): Uint8Array {
   const match = emptyMatch(FLOW_SIZE);
   const flow = match.key;
   for (const [key, value] of splitKeyValues(text)) {
     const protocol = PROTOCOLS[key];
-    if (protocol !== undefined && value === '') {
+    if (protocol !== undefined) {
       if (get16(flow, K_ETH_TYPE) !== 0)
         throw new TextError(`${text}: Ethernet type set multiple times`);
       if (protocol[1] !== 0 && flow[K_NW_PROTO] !== 0)
@@ -149,7 +152,7 @@ export function parseExactFlow(text: string, ports?: PortMap): Uint8Array {
       setProtocol(match, protocol);
       continue;
     }
-    const f = fieldFor(key, flow);
+    const f = findField(key.replace(/^tp_(?=src$|dst$)/, 'tcp_'));
     if (f === undefined) throw new TextError(`${text}: unknown field ${key}`);
     if (!prereqOk(f.prereq, flow))
       throw new TextError(`${text}: prerequisites not met for setting ${key}`);

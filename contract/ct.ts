@@ -21,7 +21,7 @@
 
 import { CT_BASE, MAX_WORKERS } from './memory.ts';
 
-/** Connections there is room for; the limit in force (CTC_LIMIT) is at most this. */
+/** Connections there is room for, whatever the limit (CTC_LIMIT) says. */
 export const CT_MAX = 0x300000;
 export const CT_DEFAULT_LIMIT = 3000000;
 
@@ -149,12 +149,14 @@ export const CT_TM_COUNT = 11;
 // Zone record
 export const CT_ZONE_SIZE = 16;
 export const CZ_COUNT = 0; // u32 connections now
-export const CZ_LIMIT = 4; // u32 own limit + 1, 0 = the default limit applies
+export const CZ_LIMIT = 4; // u32 own limit, if it is limited
+export const CZ_LIMITED = 8; // u32 1 = it has a limit of its own, 0 = the default limit applies
 
 // Control words, offsets from CT_CONTROL. Each on a line of its own where workers write.
 export const CTC_LIMIT = 0; // u32 connections allowed
-export const CTC_DEFAULT_ZONE_LIMIT = 4; // u32 limit + 1, 0 = none
+export const CTC_DEFAULT_ZONE_LIMIT = 4; // u32 limit of zones without their own, if they are limited
 export const CTC_LIBERAL = 8; // u32 1 = TCP sequence numbers are not checked
+export const CTC_DEFAULT_LIMITED = 12; // u32 1 = CTC_DEFAULT_ZONE_LIMIT applies
 export const CTC_SEED = 192; // u32 x CTC_SEED_WORDS: keys of the hash, random at start
 export const CTC_SEED_WORDS = 12;
 export const CTC_COUNT = 64; // u32 connections now

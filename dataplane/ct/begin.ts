@@ -27,6 +27,7 @@ import {
   CT_ZONE_SIZE,
   CT_ZONES,
   CTC_COUNT,
+  CTC_DEFAULT_LIMITED,
   CTC_DEFAULT_ZONE_LIMIT,
   CTC_LIMIT,
   CTK_CREATED,
@@ -36,6 +37,7 @@ import {
   CTK_ZONE_FULL,
   CZ_COUNT,
   CZ_LIMIT,
+  CZ_LIMITED,
   connectionAddress,
   TU_DST,
   TU_META,
@@ -81,10 +83,7 @@ export function commit(
   zone: u32,
   expected: u32,
 ): u32 {
-  const zoneAt = CT_ZONES + zone * CT_ZONE_SIZE;
-  const own = atomic.load<u32>(zoneAt + CZ_LIMIT);
-  const limit = own !== 0 ? own : atomic.load<u32>(CT_CONTROL + CTC_DEFAULT_ZONE_LIMIT);
-  if (limit !== 0 && atomic.load<u32>(zoneAt + CZ_COUNT) >= limit - 1) {
+  if (isZoneFull(CT_ZONES + zone * CT_ZONE_SIZE)) {
     count(CTK_ZONE_FULL);
     return 0;
   }
@@ -124,6 +123,15 @@ export function commit(
   freeRecord(number);
   count(CTK_NAT_EXHAUSTED);
   return 0;
+}
+
+function isZoneFull(zoneAt: u32): bool {
+  const connections = atomic.load<u32>(zoneAt + CZ_COUNT);
+  if (atomic.load<u32>(zoneAt + CZ_LIMITED) !== 0) {
+    return connections >= atomic.load<u32>(zoneAt + CZ_LIMIT);
+  }
+  if (atomic.load<u32>(CT_CONTROL + CTC_DEFAULT_LIMITED) === 0) return false;
+  return connections >= atomic.load<u32>(CT_CONTROL + CTC_DEFAULT_ZONE_LIMIT);
 }
 
 function translationOf(flags: u32): u32 {

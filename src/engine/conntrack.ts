@@ -43,6 +43,7 @@ import {
   CT_ZONE_SIZE,
   CT_ZONES,
   CTC_COUNT,
+  CTC_DEFAULT_LIMITED,
   CTC_DEFAULT_ZONE_LIMIT,
   CTC_HIGH,
   CTC_LIBERAL,
@@ -53,6 +54,7 @@ import {
   CTK_COUNT,
   CZ_COUNT,
   CZ_LIMIT,
+  CZ_LIMITED,
   connectionAddress,
   ctCountersAddress,
   PEER_SIZE,
@@ -101,8 +103,6 @@ const PROTO_ICMPV6 = 58;
 const MAX_ZONE = 0xffff;
 /** The least minimum that Open vSwitch lets one set. */
 const LEAST_MIN = 400;
-/** A zone's limit is stored plus one. */
-const HIGHEST_LIMIT = 0xfffffffe;
 
 /** Records looked at in a slice of the sweep, its pause, and the pause between two sweeps. */
 const SLICE = 32768;
@@ -246,26 +246,26 @@ export class ConntrackTable implements Conntrack {
     return this.mem.load(CT_CONTROL + CTC_LIMIT);
   }
 
-  setMax(limit: number): boolean {
-    if (limit > CT_MAX) return false;
+  setMax(limit: number): void {
     this.mem.store(CT_CONTROL + CTC_LIMIT, limit);
-    return true;
   }
 
   getDefaultLimit(): number | undefined {
-    const stored = this.mem.load(CT_CONTROL + CTC_DEFAULT_ZONE_LIMIT);
-    return stored === 0 ? undefined : stored - 1;
+    if (this.mem.load(CT_CONTROL + CTC_DEFAULT_LIMITED) === 0) return undefined;
+    return this.mem.load(CT_CONTROL + CTC_DEFAULT_ZONE_LIMIT);
   }
 
   setDefaultLimit(limit: number | undefined): void {
-    this.mem.store(CT_CONTROL + CTC_DEFAULT_ZONE_LIMIT, storedLimit(limit));
+    if (limit !== undefined) this.mem.store(CT_CONTROL + CTC_DEFAULT_ZONE_LIMIT, limit);
+    this.mem.store(CT_CONTROL + CTC_DEFAULT_LIMITED, limit === undefined ? 0 : 1);
   }
 
   zoneLimits(): CtZoneLimit[] {
     const out: CtZoneLimit[] = [];
     for (let zone = 0; zone <= MAX_ZONE; zone++) {
-      const stored = this.mem.load(CT_ZONES + zone * CT_ZONE_SIZE + CZ_LIMIT);
-      if (stored !== 0) out.push({ zone, limit: stored - 1, count: this.zoneCount(zone) });
+      const at = CT_ZONES + zone * CT_ZONE_SIZE;
+      if (this.mem.load(at + CZ_LIMITED) === 0) continue;
+      out.push({ zone, limit: this.mem.load(at + CZ_LIMIT), count: this.zoneCount(zone) });
     }
     return out;
   }
@@ -276,12 +276,14 @@ export class ConntrackTable implements Conntrack {
 
   setZoneLimit(zone: number, limit: number): void {
     if (zone < 0 || zone > MAX_ZONE) throw new RangeError(`zone ${zone}`);
-    this.mem.store(CT_ZONES + zone * CT_ZONE_SIZE + CZ_LIMIT, storedLimit(limit));
+    const at = CT_ZONES + zone * CT_ZONE_SIZE;
+    this.mem.store(at + CZ_LIMIT, limit);
+    this.mem.store(at + CZ_LIMITED, 1);
   }
 
   deleteZoneLimit(zone: number): void {
     if (zone < 0 || zone > MAX_ZONE) return;
-    this.mem.store(CT_ZONES + zone * CT_ZONE_SIZE + CZ_LIMIT, 0);
+    this.mem.store(CT_ZONES + zone * CT_ZONE_SIZE + CZ_LIMITED, 0);
   }
 
   // ---- settings
@@ -347,10 +349,6 @@ export class ConntrackTable implements Conntrack {
     }
     return out;
   }
-}
-
-function storedLimit(limit: number | undefined): number {
-  return limit === undefined ? 0 : Math.min(limit, HIGHEST_LIMIT) + 1;
 }
 
 function connection(record: DataView, meta: number, timeoutSeconds: number): CtConnection {

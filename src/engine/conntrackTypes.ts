@@ -90,8 +90,8 @@ export interface Conntrack {
   /** Connections now. */
   count(): number;
   getMax(): number;
-  /** False: more than there is room for (capacity). Connections above a lowered limit live on. */
-  setMax(limit: number): boolean;
+  /** Beyond `capacity` it is the room that limits. Connections above a lowered limit live on. */
+  setMax(limit: number): void;
   readonly capacity: number;
   /** Limit of zones without a limit of their own; undefined = none. */
   getDefaultLimit(): number | undefined;

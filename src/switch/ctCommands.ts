@@ -31,10 +31,15 @@ function zoneOf(text: string | undefined): number | undefined {
   return text?.startsWith('zone=') ? unsigned(text.slice(5), 0xffff) : undefined;
 }
 
-/** Takes the last argument off if it is a zone. */
+/**
+ * Takes the last argument off if it is a zone. What is none is a datapath's name (of which there is none such), but a
+ * number that no zone has is refused as what it is: Open vSwitch would take it modulo 65536.
+ */
 function popZone(args: string[]): number | undefined {
-  const zone = zoneOf(args.at(-1));
+  const text = args.at(-1);
+  const zone = zoneOf(text);
   if (zone !== undefined) args.pop();
+  else if (/^zone=[-+]?\d/.test(text ?? '')) fail('failed to parse zone');
   return zone;
 }
 
@@ -47,12 +52,14 @@ function dumpConntrack(conntrack: Conntrack, argv: readonly string[]): string {
   return text;
 }
 
+/** Takes the name of our datapath off the front. Another name is taken for what could stand in its place. */
+function dropDatapath(args: string[]): void {
+  if (args[0] !== undefined && isOurDatapath(args[0])) args.shift();
+}
+
 function flushConntrack(conntrack: Conntrack, argv: readonly string[]): string {
   const { rest } = dpctlOptions(argv);
-  // A first argument that is neither zone nor tuple names the datapath.
-  if (rest[0] !== undefined && /^(netdev|system)?@?[\w-]+$/.test(rest[0])) {
-    checkName(rest.shift());
-  }
+  dropDatapath(rest);
   let zone: number | undefined;
   if (rest[0]?.startsWith('zone=')) {
     zone = zoneOf(rest.shift()) ?? fail('failed to parse zone');
@@ -61,7 +68,9 @@ function flushConntrack(conntrack: Conntrack, argv: readonly string[]): string {
   try {
     const [orig = '', reply = ''] = rest;
     const match = orig === '' && reply === '' ? undefined : parseCtMatch(orig, reply);
-    flushConnections(conntrack, zone, match);
+    if (!flushConnections(conntrack, zone, match)) {
+      fail('failed to flush conntrack', 'No such file or directory');
+    }
   } catch (error) {
     if (error instanceof CtMatchError) fail(error.message);
     throw error;
@@ -105,13 +114,6 @@ function showBuckets(conntrack: Conntrack, argv: readonly string[]): string {
   return `${text}\n   0..  7   | ${shown.padStart(5)}\n\n`;
 }
 
-/** Arguments without the datapath's name in front. `first`: the form of the first argument behind it. */
-function withoutDatapath(argv: readonly string[], first: RegExp): string[] {
-  const { rest } = dpctlOptions(argv);
-  if (rest[0] !== undefined && !first.test(rest[0])) checkName(rest.shift());
-  return rest;
-}
-
 function parseZoneLimit(text: string): { zone: number; limit: number } {
   let zone: number | undefined;
   let limit: number | undefined;
@@ -136,7 +138,8 @@ function parseZones(text: string): number[] {
 }
 
 function setLimits(conntrack: Conntrack, argv: readonly string[]): string {
-  const args = withoutDatapath(argv, /^(default|zone|limit)=/);
+  const { rest: args } = dpctlOptions(argv);
+  dropDatapath(args);
   let defaultLimit: number | undefined;
   if (args[0]?.startsWith('default=')) {
     defaultLimit = unsigned(args.shift()!.slice(8), 0xffffffff) ?? fail('invalid default limit');
@@ -148,14 +151,22 @@ function setLimits(conntrack: Conntrack, argv: readonly string[]): string {
   return '';
 }
 
+/** "[dp] [zones]". */
+function zonesArgument(argv: readonly string[]): string | undefined {
+  const { rest } = dpctlOptions(argv);
+  if (rest.length > 1) checkName(rest[0]);
+  dropDatapath(rest);
+  return rest[0];
+}
+
 function deleteLimits(conntrack: Conntrack, argv: readonly string[]): string {
-  const [zones] = withoutDatapath(argv, /=/);
+  const zones = zonesArgument(argv);
   for (const zone of parseZones(zones ?? '')) conntrack.deleteZoneLimit(zone);
   return '';
 }
 
 function getLimits(conntrack: Conntrack, argv: readonly string[]): string {
-  const [zones] = withoutDatapath(argv, /=/);
+  const zones = zonesArgument(argv);
   const defaultLimit = conntrack.getDefaultLimit();
   const own = new Map(conntrack.zoneLimits().map((limit) => [limit.zone, limit]));
   const shown =
@@ -177,7 +188,7 @@ function setMaxConns(conntrack: Conntrack, argv: readonly string[]): string {
   const { rest } = dpctlOptions(argv);
   const limit = unsigned(rest.pop(), 0xffffffff) ?? fail('maxconns missing or malformed');
   checkName(rest[0]);
-  if (!conntrack.setMax(limit)) fail('ct set maxconns failed', 'Numerical result out of range');
+  conntrack.setMax(limit);
   return 'setting maxconns successful';
 }
 

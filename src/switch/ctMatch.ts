@@ -122,22 +122,23 @@ function wholeTuple({ proto, orig, reply }: CtFlushMatch): CtTuple | undefined {
   return { ...orig, src, dst, proto };
 }
 
-/** Ends the connections that the match describes (all without one), of a zone (or all). */
+/**
+ * Ends the connections that the match describes (all without one), of a zone (or all). False: the match names one
+ * connection by its whole tuple, and it does not exist. That parts of a tuple fit none is no failure.
+ */
 export function flushConnections(
   conntrack: Conntrack,
   zone: number | undefined,
   match: CtFlushMatch | undefined,
-): void {
+): boolean {
   if (match === undefined) {
     conntrack.flush(zone);
-    return;
+    return true;
   }
   const tuple = wholeTuple(match);
-  if (tuple !== undefined) {
-    // Without a zone Open vSwitch means zone 0 here.
-    conntrack.flushTuple(tuple, zone ?? 0);
-    return;
-  }
+  // Without a zone Open vSwitch means zone 0 here.
+  if (tuple !== undefined) return conntrack.flushTuple(tuple, zone ?? 0);
   const found = [...conntrack.dump(zone)].filter((connection) => connectionFits(match, connection));
   for (const connection of found) conntrack.flushTuple(connection.orig, connection.zone);
+  return true;
 }

@@ -16,7 +16,6 @@ import {
   CT_DEFAULT_LIMIT,
   CT_LOCK_COUNT,
   CT_LOCKS,
-  CT_MAX,
   CT_TCP_ESTABLISHED,
   CT_TCP_SYN_SENT,
   CTC_POOL_LOCK,
@@ -314,7 +313,16 @@ test('limits: of all connections, of a zone, of zones without their own', () => 
   const send = (port: number, zone: number): number =>
     ct.track(udp4(IP4_A, port, IP4_B, 53), { commit: true, zone }).state;
   assert.equal(table.getMax(), CT_DEFAULT_LIMIT);
-  assert.equal(table.setMax(CT_MAX + 1), false);
+  table.setMax(0xffffffff);
+  table.setZoneLimit(7, 0xffffffff);
+  table.setDefaultLimit(0xffffffff);
+  assert.equal(send(9, 6), NEW);
+  assert.equal(send(9, 7), NEW);
+  assert.equal(table.getMax(), 0xffffffff);
+  assert.equal(table.getDefaultLimit(), 0xffffffff);
+  assert.deepEqual(table.zoneLimits(), [{ zone: 7, limit: 0xffffffff, count: 1 }]);
+  table.flush();
+  table.setDefaultLimit(undefined);
   table.setZoneLimit(7, 2);
   for (const port of [1, 2, 3]) assert.equal(send(port, 7), NEW);
   assert.equal(table.zoneCount(7), 2);

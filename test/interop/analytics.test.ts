@@ -194,3 +194,28 @@ test('IPFIX of a bridge: counted as in the real one, and refused where there is 
   }
   assert.equal(counted(ours), counted(real));
 });
+
+test('what is only sampled is a drop all the same', async () => {
+  const { box } = ours.net;
+  const drops = (): number => Number(box.appctl('coverage/read-counter', 'drop_flow_drop'));
+  const frames = [UDP, UDP, OTHER, UDP];
+  ours.net.flows(['in_port=1,dl_src=02:aa:bb:cc:dd:01 actions=drop']);
+  // sFlow of each packet, of few, and none; IPFIX stays from the test before.
+  for (const sampling of [1, 1_000_000, 0]) {
+    box.vsctl('clear', 'bridge', 'br0', 'sflow');
+    if (sampling > 0) {
+      create(
+        ours,
+        ...(['sflow', 'sFlow', 'targets="127.0.0.1:6343"', 'agent=127.0.0.1'] as const),
+        ...[`sampling=${sampling}`, 'polling=0', 'header=40'],
+      );
+    }
+    const before = drops();
+    ours.send(...frames);
+    const counted = () => drops() - before >= frames.length;
+    await box.until(counted, 10_000, `drops, sFlow of one in ${sampling}`);
+    assert.equal(drops() - before, frames.length, `sFlow of one in ${sampling}`);
+  }
+  const sampled = box.ofctl('dump-ipfix-bridge', 'br0');
+  assert.match(sampled, /sampled pkts=22/);
+});

@@ -233,6 +233,9 @@ test('records of single packets', async () => {
   const dropped = ours.records.filter((fields) => Number(`0x${fields['133']}`) > 0);
   assert.deepEqual([...new Set(dropped.map((fields) => fields['256']))], ['88b5']);
   assert.equal(dropped.length, 2);
+  // A sample goes nowhere: what is only sampled is counted as a drop.
+  const drops = ours.net.box.appctl('coverage/read-counter', 'drop_flow_drop');
+  assert.equal(Number(drops), 2);
 });
 
 test('flows are summed up, up to so many', async () => {

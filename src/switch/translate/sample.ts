@@ -7,7 +7,9 @@ import {
   ACT_CLONE,
   ACT_METER,
   ACT_OUTPUT,
+  ACT_RECIRC,
   ACT_SAMPLE,
+  ACT_TUNNEL_POP,
   ACT_USERSPACE,
   UPCALL_SAMPLE,
 } from '../../../contract/action.ts';
@@ -88,6 +90,24 @@ function eachAction(program: readonly number[], visit: (op: number, at: number) 
     else if (op === ACT_CHECK_PKT_LEN) at += 3;
     else at += program[at]! >>> 16;
   }
+}
+
+/** Actions after which a packet is no drop; those of a choice by length count for themselves. */
+const HANDS_ON: ReadonlySet<number> = new Set([
+  ACT_OUTPUT,
+  ACT_RECIRC,
+  ACT_TUNNEL_POP,
+  ACT_CHECK_PKT_LEN,
+]);
+
+/** Samples are all that the program makes of a packet, so that it is dropped. */
+export function isOnlySampled(program: readonly number[]): boolean {
+  let only = true;
+  eachAction(program, (op, at) => {
+    if (HANDS_ON.has(op)) only = false;
+    else if (op === ACT_USERSPACE && program[at + 1] !== UPCALL_SAMPLE) only = false;
+  });
+  return only;
 }
 
 /** The program is complete: its samples get the numbers under which their descriptions are found. */

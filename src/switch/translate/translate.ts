@@ -28,7 +28,7 @@ import { deliverDhcp } from './inBand.ts';
 import { isMirrorOutput, mirrorInput } from './mirror.ts';
 import { coverNetflow, noteNetflow } from './netflow.ts';
 import { mayReceive } from './output.ts';
-import { finishSamples, sampleInput } from './sample.ts';
+import { finishSamples, isOnlySampled, sampleInput } from './sample.ts';
 import { lookupRule, reportTable } from './tables.ts';
 import { coverTunnel, receiveFromTunnel } from './tunnel.ts';
 import type { XlateIn, XlateOut } from './types.ts';
@@ -122,7 +122,9 @@ export function translate(input: XlateIn): XlateOut {
   }
   // A packet that is only sampled is dropped all the same.
   const isDrop =
-    program.length === 0 ? x.dropReason !== DROP_FLOW_EXPLICIT : program.length === sampled;
+    program.length === 0
+      ? x.dropReason !== DROP_FLOW_EXPLICIT
+      : x.samples.length > 0 && isOnlySampled(program);
   if (isDrop) program.push(ACT_DROP | (2 << 16), x.dropReason);
   program.push(ACT_END | (1 << 16));
   return {

@@ -155,6 +155,11 @@ for (const daemon of DAEMONS) {
         net.box.path('file'),
       );
       assert.equal(out.trim(), 'done', name);
+      compare(name);
+    };
+
+    /** The kinds of connections of FTP that stand in the table are those of the other daemon. */
+    const compare = (name: string): void => {
       const kinds = [
         ...new Set(
           net
@@ -177,6 +182,25 @@ for (const daemon of DAEMONS) {
       });
       test(`FTP, ${mode}, IPv6, source translated`, () => {
         transfer(`${mode} snat6`, flows('src=fc00::240', 'ipv6'), 'fc00::2', mode);
+      });
+    }
+
+    for (const mode of ['active', 'passive'] as const) {
+      test(`lftp, ${mode}, source translated`, () => {
+        net.box.appctl('dpctl/flush-conntrack');
+        net.flows(flows('src=10.1.1.240', 'ip'));
+        const got = net.box.path(`lftp-${mode}`);
+        const script = [
+          `set ftp:passive-mode ${mode === 'passive'}; set net:max-retries 1; set net:timeout 10`,
+          'set xfer:clobber true; open 10.1.1.2',
+          `put ${net.box.path('file')} -o ${mode}`,
+          `mirror / ${got}`,
+          'cls',
+        ];
+        const listed = net.run('a', 'lftp', '-c', script.join(' && '));
+        assert.match(listed, new RegExp(`^${mode}$`, 'm'));
+        for (const name of ['file', mode]) assert.deepEqual(readFileSync(`${got}/${name}`), file);
+        compare(`lftp ${mode}`);
       });
     }
 

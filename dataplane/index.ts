@@ -9,6 +9,7 @@ import { DROP_RX_DISABLED, DROP_STP } from '../contract/drop.ts';
 import {
   CONTROL_BASE,
   CTL_GENERATION,
+  CTL_PATIENCE_US,
   WK_ACK,
   WK_BATCHES,
   WK_BUSY_NS,
@@ -60,9 +61,11 @@ import { heldBegin, prepareSleep, rxBurst, rxDone, txBurst, wake } from './port/
 import { S_BURST, S_BUSY } from './scratch.ts';
 import { resetSimple, simpleBurst } from './simple.ts';
 import { flowHash } from './table/flow.ts';
-import { addStat, privateBase, setNow, setWorker, workerRecord } from './worker.ts';
+import { addStat, privateBase, setClock, setWorker, tick, workerRecord } from './worker.ts';
 
 let lastNs: f64 = 0;
+/** When the last packet came. */
+let packetNs: f64 = 0;
 let lastPackets: i32 = 0;
 let busyQueues: u32 = 0;
 /** Just woken: the notifications of the queues are still on. */
@@ -72,9 +75,10 @@ let seen: bool = false;
 let seenGeneration: u32 = 0;
 let seenHead: u32 = 0;
 
-/** Prepares this instance to be worker `id`. `nowNs`: the engine's clock. */
-export function start(id: u32, nowNs: f64): void {
+/** Prepares this instance to be worker `id`. The time as for setTime(). */
+export function start(id: u32, nowNs: f64, lowNs: u32): void {
   setWorker(id);
+  setClock(nowNs, lowNs);
   resetBatches();
   resetAct();
   resetGroups();
@@ -82,6 +86,7 @@ export function start(id: u32, nowNs: f64): void {
   startTracking(id);
   memory.fill(privateBase + PV_KEYS, 0, POOL_MAX * KEY_STRIDE);
   lastNs = nowNs;
+  packetNs = nowNs;
   lastPackets = 0;
   busyQueues = 0;
   drowsy = false;
@@ -94,11 +99,22 @@ export function start(id: u32, nowNs: f64): void {
   atomic.store<u32>(workerRecord + WK_STATE, 1);
 }
 
-/** One breath. `nowNs` is the engine's clock. Returns the number of packets received or injected. */
-export function poll(nowNs: f64): i32 {
+/**
+ * The engine's clock (without the skew of a test), and the low half of the clock that poll() is called with. Before 2^32 ns
+ * have passed since the last call of anything that takes a time, and whenever they may have.
+ */
+export function setTime(nowNs: f64, lowNs: u32): void {
+  setClock(nowNs, lowNs);
+}
+
+/**
+ * One breath. Returns the number of packets received or injected; -1 if there have been none for so long that the worker
+ * should go to sleep.
+ */
+export function poll(lowNs: u32): i32 {
+  const nowNs = tick(lowNs);
   acknowledge();
   account(nowNs);
-  setNow(nowNs / 1e6);
   freeSpent();
   let total = injectBurst();
   // Not with system calls for injected packets still to be made: their descriptors may be closed from then on.
@@ -116,7 +132,13 @@ export function poll(nowNs: f64): i32 {
   }
   lastPackets = total;
   if (drowsy) notificationsOff();
+  if (total > 0) packetNs = nowNs;
+  else if (nowNs - packetNs > patienceNs()) return -1;
   return total;
+}
+
+function patienceNs(): f64 {
+  return <f64>atomic.load<u32>(CONTROL_BASE + CTL_PATIENCE_US) * 1000;
 }
 
 /** A worker that polls needs none. After the first breath, since whoever has woken it waits for that. */
@@ -244,11 +266,15 @@ export function sleep(): bool {
   return false;
 }
 
-/** Back to polling, after sleep() returned true. The time asleep is neither busy nor idle. */
-export function wakeUp(nowNs: f64): void {
+/**
+ * Back to polling, after sleep() returned true. The time asleep is neither busy nor idle. What has woken the worker may take a
+ * moment to arrive: one patience from here.
+ */
+export function wakeUp(lowNs: u32): void {
   atomic.store<u32>(workerRecord + WK_STATE, 1);
   drowsy = true;
-  lastNs = nowNs;
+  lastNs = tick(lowNs);
+  packetNs = lastNs;
   lastPackets = 0;
   busyQueues = 0;
 }

@@ -3,6 +3,8 @@
 
 import { portCountersAddress } from '../contract/counters.ts';
 import {
+  CONTROL_BASE,
+  CTL_CLOCK_SKEW_NS,
   MAX_CALLS,
   WK_CALL,
   WK_CALL_COUNT,
@@ -35,8 +37,22 @@ export function setWorker(id: u32): void {
   flowCountersBase = flowCountersAddress(id, 0);
 }
 
-export function setNow(ms: f64): void {
-  nowMs = ms;
+/** The same in nanoseconds, unless a test has stopped the time: then it goes on here. */
+let steadyNs: f64 = 0;
+let steadyLow: u32 = 0;
+
+/** `lowNs`: the low half of the host's clock when it is `ns`. Both are of any origin. */
+export function setClock(ns: f64, lowNs: u32): void {
+  steadyNs = ns;
+  steadyLow = lowNs;
+}
+
+/** Less than 2^32 ns after the last time. The host has no more than 32 bits for us (src/sys/clock.ts). Returns steadyNs. */
+export function tick(lowNs: u32): f64 {
+  steadyNs += <f64>(lowNs - steadyLow);
+  steadyLow = lowNs;
+  nowMs = (steadyNs + load<f64>(CONTROL_BASE + CTL_CLOCK_SKEW_NS)) / 1e6;
+  return steadyNs;
 }
 
 /** Adds to one of the f64 statistics of the worker record. */

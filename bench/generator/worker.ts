@@ -3,13 +3,7 @@
 
 import { readFileSync } from 'node:fs';
 import { parentPort, workerData } from 'node:worker_threads';
-import {
-  GR_KICK,
-  GR_RECORD,
-  GT_NOW,
-  GUEST_CONTROL,
-  GUEST_RINGS,
-} from '../../src/guest/driver/layout.ts';
+import { GR_KICK, GR_RECORD, GUEST_RINGS } from '../../src/guest/driver/layout.ts';
 import { SteadyClock } from '../../src/sys/clock.ts';
 import { eventfdSignal } from '../../src/sys/eventfd.ts';
 import { setRealtime, setThreadAffinity } from '../../src/sys/process.ts';
@@ -44,6 +38,7 @@ export interface TrialResult {
 }
 
 interface Driver {
+  tick(lowNs: number): void;
   start(pair: number): void;
   prepare(pair: number): number;
   reset(pair: number): void;
@@ -55,19 +50,19 @@ const PRIORITY = 10;
 const { guests, module, core } = workerData as GeneratorData;
 const drivers: Driver[] = [];
 const words = guests.map(({ memory }) => new Uint32Array(memory.buffer));
-const times = guests.map(
-  ({ memory }) => new Float64Array(memory.buffer, GUEST_CONTROL + GT_NOW, 1),
-);
 const clock = new SteadyClock(process.hrtime.bigint());
 
-// Like a worker of the switch, this thread must not allocate while it spins: no iterators, no numbers as parameters.
+// Like a worker of the switch, this thread must not allocate while it spins: no iterators, no numbers but small integers. Times
+// are the low half of the clock in units of 64 ns, without a sign; differences are taken modulo TIME_MASK + 1.
+const TIME_SHIFT = 6;
+const TIME_MASK = 0x3ffffff;
+const UNITS_PER_MS = 1e6 / 64;
 
-/** Tells all drivers the time, and returns it, in milliseconds. */
+/** Tells all drivers the time, and returns it. */
 function look(): number {
-  clock.tick();
-  const now = clock.time[0]! / 1e6;
-  for (let i = 0; i < times.length; i++) times[i]![0] = now;
-  return now;
+  clock.look();
+  for (let i = 0; i < drivers.length; i++) drivers[i]!.tick(clock.lowNs);
+  return clock.lowNs >>> TIME_SHIFT;
 }
 
 function kick(): void {
@@ -85,16 +80,18 @@ function kick(): void {
 
 /** Looks at all rings for a time. Returns the longest time between two looks. */
 function spin(durationMs: number, sending: boolean): number {
-  clock.readWhole();
   let last = look();
-  const endMs = last + durationMs;
+  const end = Math.round(durationMs * UNITS_PER_MS);
+  let elapsed = 0;
   let longest = 0;
   const n = drivers.length;
   for (;;) {
     const now = look();
-    if (now - last > longest) longest = now - last;
+    const passed = (now - last) & TIME_MASK;
     last = now;
-    if (now >= endMs) return longest;
+    if (passed > longest) longest = passed;
+    elapsed += passed;
+    if (elapsed >= end) return longest / UNITS_PER_MS;
     for (let i = 0; i < n; i++) drivers[i]!.receive(0);
     if (sending) for (let i = 0; i < n; i++) drivers[i]!.send(0);
     kick();

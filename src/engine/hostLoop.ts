@@ -6,14 +6,13 @@
 // While packets come it never enters the kernel except for its queues' own needs. After `patience` without a packet
 // it turns the notifications of its queues on and sleeps until one of them, or its bell, becomes readable.
 //
-// Nothing in the loop allocates: a scavenge is 70 to 140 µs in which packets wait (docs/benchmarks.md). So times stay in
-// arrays of doubles (src/sys/clock.ts) instead of being handed around, and iterators and destructuring stay out.
+// Nothing in a turn without system calls allocates, not even before V8 has compiled it: a scavenge is 70 to 140 µs in which
+// packets wait (docs/benchmarks.md). So all numbers here are small integers, the time is the data plane's (src/sys/clock.ts),
+// and iterators stay out.
 
 import {
   CONTROL_BASE,
-  CTL_CLOCK_SKEW_NS,
   CTL_GENERATION,
-  CTL_PATIENCE_US,
   CTL_UPCALL_ARMED,
   UPCALL_BASE,
   WK_ACK,
@@ -51,10 +50,11 @@ import type { HostIo } from './hostio.ts';
 
 /** What the data plane module exports (dataplane/index.ts). */
 export interface DataPlane {
-  start(worker: number, nowNs: number): void;
-  poll(nowNs: number): number;
+  start(worker: number, nowNs: number, lowNs: number): void;
+  setTime(nowNs: number, lowNs: number): void;
+  poll(lowNs: number): number;
   sleep(): number;
-  wakeUp(nowNs: number): void;
+  wakeUp(lowNs: number): void;
   abandon(queue: number): void;
   hashOf(key: number, subtable: number): number;
   // Connection tracking, for the main thread's instance (dataplane/ct/control.ts).
@@ -113,39 +113,35 @@ export class HostLoop {
     this.record = (WORKER_BASE + options.worker * WORKER_SIZE) >> 2;
   }
 
-  /** Nanoseconds of the engine's clock at the last tick; a test may have stopped them. */
-  private now(): number {
-    return this.options.clock.time[0]! + this.stats[(CONTROL_BASE + CTL_CLOCK_SKEW_NS) >> 3]!;
+  private look(dataPlane: DataPlane): void {
+    const { clock } = this.options;
+    // A few times a second.
+    if (clock.look()) dataPlane.setTime(clock.readWhole(), clock.lowNs);
   }
 
   /** Runs until WK_STOP. Throws what the data plane throws (a trap). */
   run(dataPlane: DataPlane): void {
     const { words, record } = this;
     const { clock } = this.options;
-    const { time } = clock;
-    clock.readWhole();
-    let lastPacketNs = time[0]!;
+    dataPlane.setTime(clock.readWhole(), clock.lowNs);
     let woken = false;
     while (Atomics.load(words, record + (WK_STOP >> 2)) === 0) {
-      if (!woken) clock.tick();
+      if (!woken) this.look(dataPlane);
       woken = false;
       this.receiveFrames();
-      const packets = dataPlane.poll(this.now());
+      const packets = dataPlane.poll(clock.lowNs);
       this.afterPoll();
       if (packets > 0) {
-        lastPacketNs = time[0]!;
         this.letMainCatchUp();
-      } else if (time[0]! - lastPacketNs > this.control(CTL_PATIENCE_US) * 1000) {
+      } else if (packets < 0) {
         // Before the notifications are turned on: what is taken here has been seen, or will be seen by the look behind that.
         this.takeBells();
         if (dataPlane.sleep() !== 0) {
           const ready = this.wait();
-          clock.tick();
+          this.look(dataPlane);
           woken = true;
-          dataPlane.wakeUp(this.now());
+          dataPlane.wakeUp(clock.lowNs);
           this.noteReady(ready);
-          // What has woken it may take a moment to arrive; one patience from here.
-          lastPacketNs = time[0]!;
         }
         // Re-arming may have owed a notification.
         this.afterPoll();

@@ -50,6 +50,11 @@ const EIO = 5;
  */
 const EMPTY_WAIT_NS = 1000;
 const EMPTY_WAIT_MAX_NS = 200_000;
+/**
+ * Of the time 30 bits are compared, for differences of small integers are small integers, too. A worker that comes back after
+ * a multiple of a second may take that for nothing, and leaves the device alone for one more wait.
+ */
+const TIME_MASK = 0x3fffffff;
 
 /** What a host loop remembers of a queue, in the form that the calls need. */
 interface Known {
@@ -65,22 +70,22 @@ interface Known {
   /** Word indices of FQ_HEAD and FQ_TAIL. */
   head: number;
   tail: number;
-  /** How long the device is left alone after it had nothing, and until when. */
+  /** The device had nothing at `sinceNs` and is left alone for `waitNs`. */
+  silent: boolean;
   waitNs: number;
-  nextNs: number;
+  sinceNs: number;
 }
 
 export class HostIo {
   private readonly words: Int32Array;
   private readonly counters: Float64Array;
   private readonly worker: number;
-  /** [0]: now, nanoseconds of any steady clock. */
-  private readonly time: Float64Array;
+  private readonly clock: { readonly lowNs: number };
   private readonly known = new Map<number, Known>();
 
-  /** For the host loop of `worker`, on its own thread, which keeps `time[0]` up to date. */
-  constructor(memory: WebAssembly.Memory, worker: number, time: Float64Array) {
-    this.time = time;
+  /** For the host loop of `worker`, on its own thread, which looks at `clock` in each turn (src/sys/clock.ts). */
+  constructor(memory: WebAssembly.Memory, worker: number, clock: { readonly lowNs: number }) {
+    this.clock = clock;
     this.words = new Int32Array(memory.buffer);
     this.counters = new Float64Array(memory.buffer);
     this.worker = worker;
@@ -94,7 +99,7 @@ export class HostIo {
   rxFrames(queue: number, insist = true): number {
     const q = this.lookUp(queue);
     if (q === undefined) return 0;
-    if (!insist && this.time[0]! < q.nextNs) return 0;
+    if (!insist && q.silent && this.passed(q.sinceNs) < q.waitNs) return 0;
     const head = this.words[q.head]!;
     // Signed differences of counts modulo 2^32.
     const room = q.mask + 1 - ((head - Atomics.load(this.words, q.tail)) | 0);
@@ -102,11 +107,12 @@ export class HostIo {
     const received = q.packet ? this.receivePacket(q, head, room) : this.receiveTap(q, head, room);
     if (received === 0) {
       q.waitNs = Math.min(q.waitNs * 2, EMPTY_WAIT_MAX_NS);
-      q.nextNs = this.time[0]! + q.waitNs;
+      q.sinceNs = this.clock.lowNs;
+      q.silent = true;
       return 0;
     }
     q.waitNs = EMPTY_WAIT_NS;
-    q.nextNs = 0;
+    q.silent = false;
     Atomics.store(this.words, q.head, (head + received) | 0);
     return received;
   }
@@ -114,13 +120,19 @@ export class HostIo {
   /** The device is known to have nothing now: it is asked again after its wait. */
   leaveAlone(queue: number): void {
     const q = this.lookUp(queue);
-    if (q !== undefined) q.nextNs = this.time[0]! + q.waitNs;
+    if (q === undefined) return;
+    q.sinceNs = this.clock.lowNs;
+    q.silent = true;
   }
 
   /** The device is known to have something. */
   askNow(queue: number): void {
     const q = this.lookUp(queue);
-    if (q !== undefined) q.nextNs = 0;
+    if (q !== undefined) q.silent = false;
+  }
+
+  private passed(sinceNs: number): number {
+    return ((this.clock.lowNs & TIME_MASK) - (sinceNs & TIME_MASK)) & TIME_MASK;
   }
 
   private receivePacket(q: Known, head: number, room: number): number {
@@ -247,8 +259,9 @@ export class HostIo {
       addresses: [],
       head: record + (FQ_HEAD >> 2),
       tail: record + (FQ_TAIL >> 2),
+      silent: false,
       waitNs: EMPTY_WAIT_NS,
-      nextNs: 0,
+      sinceNs: 0,
     };
     this.known.set(queue, made);
     return made;

@@ -7,8 +7,6 @@
 import { parentPort, workerData } from 'node:worker_threads';
 import { DROP_RX_BAD_DESC } from '../../contract/drop.ts';
 import {
-  CONTROL_BASE,
-  CTL_CLOCK_SKEW_NS,
   INJECT_BASE,
   WK_CALL_COUNT,
   WK_CURRENT_RXQ,
@@ -77,23 +75,18 @@ function main(settings: WorkerSettings): void {
   }
 
   const clock = new SteadyClock(originNs);
-  const skew = new Float64Array(memory.buffer, CONTROL_BASE + CTL_CLOCK_SKEW_NS, 1);
-  const now = (): number => {
-    clock.readWhole();
-    return clock.time[0]! + skew[0]!;
-  };
 
   const fault = createFault(memory, () => eventfdSignal(mainFd));
   const instantiate = (): DataPlane =>
     new WebAssembly.Instance(module, dataPlaneImports(memory, fault))
       .exports as unknown as DataPlane;
 
-  const io = new HostIo(memory, worker, clock.time);
+  const io = new HostIo(memory, worker, clock);
   const loop = new HostLoop({ words, worker, bellFd, mainFd, io, clock });
   const traps = new Map<number, number[]>();
   for (;;) {
     const dataPlane = instantiate();
-    dataPlane.start(worker, now());
+    dataPlane.start(worker, clock.readWhole(), clock.lowNs);
     try {
       loop.run(dataPlane);
       break;
@@ -123,14 +116,15 @@ function main(settings: WorkerSettings): void {
     let broken = false;
     try {
       const dataPlane = instantiate();
-      dataPlane.start(worker, now());
+      dataPlane.start(worker, clock.readWhole(), clock.lowNs);
       dataPlane.abandon(queue);
     } catch {
       broken = true;
     }
-    const since = now() - TRAP_WINDOW_MS * 1e6;
+    const now = clock.readWhole();
+    const since = now - TRAP_WINDOW_MS * 1e6;
     const recent = (traps.get(queue) ?? []).filter((at) => at > since);
-    recent.push(now());
+    recent.push(now);
     traps.set(queue, recent);
     if (broken || recent.length >= TRAPS_MAX) {
       Atomics.store(words, (queueAddress(queue) + Q_BROKEN) >> 2, DROP_RX_BAD_DESC);

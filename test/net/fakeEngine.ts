@@ -97,7 +97,7 @@ export class FakeEngine {
     this.base = memoryBase(this.memory);
     this.view = new DataView(this.memory.buffer);
     this.bytes = new Uint8Array(this.memory.buffer);
-    this.host = new HostIo(this.memory, 0, new Float64Array(1));
+    this.host = new HostIo(this.memory, 0, { lowNs: 0 });
     const imports = { env: { memory: this.memory }, host: { fault: () => 0 } };
     this.wasm = new WebAssembly.Instance(module, imports).exports as unknown as Exports;
     this.wasm.setWorker(0);

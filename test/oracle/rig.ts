@@ -100,7 +100,7 @@ export class Rig {
     this.set(CTL_VLAN_LIMIT, vlanLimit);
     this.set(CTL_CACHE_INSERT_INV_PROB, 1);
     this.set(CTL_UPCALLS_ENABLED, 1);
-    this.dataPlane.start(0, 0);
+    this.dataPlane.start(0, 0, 0);
     this.conntrack = new ConntrackTable(this.memory, this.instantiate(), () => this.nowNs / 1e6);
   }
 
@@ -112,7 +112,7 @@ export class Rig {
   /** As after a trap: a new instance over what the old one has left. */
   restart(): void {
     this.dataPlane = this.instantiate();
-    this.dataPlane.start(0, this.nowNs);
+    this.dataPlane.start(0, this.nowNs, 0);
   }
 
   set(control: number, value: number): void {
@@ -181,7 +181,8 @@ export class Rig {
   /** One breath, a microsecond later. Returns the number of packets. */
   poll(): number {
     this.nowNs += 1000;
-    const packets = this.dataPlane.poll(this.nowNs);
+    this.dataPlane.setTime(this.nowNs, 0);
+    const packets = Math.max(this.dataPlane.poll(0), 0);
     this.memory.set(WORKER_BASE + WK_CALL_COUNT, 0);
     this.memory.set(WORKER_BASE + WK_FLUSH_COUNT, 0);
     return packets;

@@ -65,7 +65,7 @@ export const GT_TWICE = 176; // f64 frames whose sequence number had come before
 export const GT_GSO_SIZE = 172; // u32 not 0 = frames are TCP, to be cut into segments of so many bytes by whoever must
 export const GT_OUTER = 184; // u32 bytes of a tunnel's headers before each frame, 0 = none
 export const GT_LIMIT = 188; // u32 sequence number before which the sender stops, 0 = none (what nobody may lose is counted by it)
-export const GT_NOW = 192; // f64 of pair 0: the time, milliseconds, for saturate.ts; its host writes it before each look
+export const GT_NOW = 192; // f64 of pair 0: the time, milliseconds, of saturate.ts, which keeps it
 /** Template of the frame: headers of a tunnel, if any; Ethernet, IPv4, UDP; then the mark. */
 export const GT_TEMPLATE = 256;
 

@@ -86,7 +86,17 @@ function add(address: u32, value: f64): void {
   store<f64>(address, load<f64>(address) + value);
 }
 
-/** In memory, not a parameter: a call with a number that is not a small one allocates it, and collections are pauses. */
+let lowNs: u32 = 0;
+
+/**
+ * The time goes on. Only the low half of the host's clock is handed over (src/sys/clock.ts): a call with a number that is not a
+ * small integer allocates it, and collections are pauses.
+ */
+export function tick(low: u32): void {
+  add(GUEST_CONTROL + GT_NOW, <f64>(low - lowNs) / 1e6);
+  lowNs = low;
+}
+
 function now(): f64 {
   return load<f64>(GUEST_CONTROL + GT_NOW);
 }

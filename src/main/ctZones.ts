@@ -53,8 +53,11 @@ export class CtZones {
       this.#numbers.delete(key);
       conntrack.deleteTimeoutPolicy(id);
     }
-    for (const [zone, timeouts] of zones) {
-      const id = this.#number(timeouts);
+    // New zones take what those that have a number leave.
+    const isNew = ([zone]: readonly [number, CtTimeouts]): number =>
+      this.#zones.has(zone) ? 0 : 1;
+    for (const [zone, timeouts] of [...zones].sort((a, b) => isNew(a) - isNew(b))) {
+      const id = this.#number(timeouts, this.#zones.get(zone));
       if (id !== 0) wanted.set(zone, id);
     }
     const same =
@@ -65,14 +68,18 @@ export class CtZones {
     onChange(wanted);
   }
 
-  /** 0: no number is left, the zone has the default timeouts. */
-  #number(timeouts: CtTimeouts): number {
+  /**
+   * The zone's number of before if it can be, so that its live connections get the new timeouts. 0: no number is left,
+   * the zone has the default timeouts.
+   */
+  #number(timeouts: CtTimeouts, before: number | undefined): number {
     const key = keyOf(timeouts);
     const known = this.#numbers.get(key);
     if (known !== undefined) return known;
     const taken = new Set(this.#numbers.values());
-    for (let id = 1; id < CT_POLICY_MAX; id++) {
-      if (taken.has(id)) continue;
+    let id = before === undefined || taken.has(before) ? 1 : before;
+    while (taken.has(id)) id++;
+    if (id < CT_POLICY_MAX) {
       this.#numbers.set(key, id);
       this.#options.conntrack.setTimeoutPolicy(id, timeouts);
       return id;

@@ -226,6 +226,18 @@ test('zones with equal timeouts share a policy, and policies come and go', () =>
   assert.deepEqual(changes, ['1:1 2:1 3:2']);
   zones.apply(new Map([[3, { icmp_first: 1 }]]));
   assert.deepEqual([...policies], [[2, { icmp_first: 1 }]]);
+  // Live connections have the number: it stays with its zone whatever else comes and changes.
+  const changed: CtTimeouts = { icmp_first: 2 };
+  const several = new Map<number, CtTimeouts>([
+    [2, { udp_first: 6 }],
+    [3, changed],
+    [4, { udp_first: 7 }],
+  ]);
+  zones.apply(several);
+  assert.equal(policies.get(2), changed);
+  assert.equal(changes.at(-1), '3:2 2:1 4:3');
+  zones.apply(new Map([[3, { icmp_first: 3 }]]));
+  assert.deepEqual([...policies], [[2, { icmp_first: 3 }]]);
   zones.apply(new Map(Array.from({ length: 300 }, (_, i) => [i, { udp_first: i + 1 }])));
   assert.equal(policies.size, 255);
   assert.ok(warnings.length > 0);

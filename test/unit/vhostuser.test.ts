@@ -496,6 +496,35 @@ describe('position of a packed ring', () => {
     assert.ok(tears > 1000, `${tears}`);
   });
 
+  it('is found while the driver is in the middle of a batch, and is another one in a torn ring', () => {
+    for (let size = 2; size <= 6; size++) {
+      for (let returned = 0; returned <= size * 2; returned++) {
+        for (let given = returned; given <= returned + size; given++) {
+          for (let batch = 1; given + batch <= returned + size || batch === 1; batch++) {
+            const view = ringAfter(size, given, returned);
+            // Visible with the first of them, which is written last.
+            for (let at = given + 1; at < given + batch; at++) {
+              const flags = (Math.floor(at / size) & 1) === 0 ? 0x80 : 0x8000;
+              view.setUint16((at % size) * 16 + 14, flags, true);
+            }
+            const stands =
+              (returned % size) | ((Math.floor(returned / size) & 1) === 0 ? 0x8000 : 0);
+            const state = `size ${size}, ${given} given, ${returned} returned, batch of ${batch}`;
+            assert.equal(packedPosition(view, 0, size), stands, state);
+            if (batch > 1) continue;
+            for (let burst = 2; burst <= given - returned; burst++) {
+              for (let lead = 1; lead < burst; lead++) {
+                const ring = torn(size, given, returned, lead, burst - lead);
+                // Or it would not be mended: a front-end may know where it stands.
+                assert.notEqual(packedPosition(ring, 0, size), stands, `${state}, torn`);
+              }
+            }
+          }
+        }
+      }
+    }
+  });
+
   it('lengths that differ stay, tables of the driver are given back empty', () => {
     const mixed = torn(8, 8, 0, 2, 3);
     mixed.setUint32(7 * 16 + 8, 1000, true);

@@ -339,6 +339,37 @@ describe('a guest that comes from another host', () => {
   });
 });
 
+describe('a packed ring that starts while its driver is in the middle of a batch', () => {
+  it('goes on where the front-end says, and nothing in it is mended', async () => {
+    for (const inOrder of [false, true]) {
+      await withServerPort(`batch${inOrder}`, async (_port, path, fake) => {
+        const features = guestFeatures({ packed: true, inOrder });
+        const guest = new Guest({ path, mode: 'client', features });
+        guest.prepare(features);
+        const desc = guest.view.getUint32(guest.ringRecord(0) + L.GR_DESC, true);
+        const { queueSize } = guest.options;
+        // All buffers of the ring, visible with the first, whose flags are not written yet.
+        for (let slot = 0; slot < queueSize; slot++) {
+          guest.view.setUint32(desc + slot * 16 + 8, 2048, true);
+          guest.view.setUint16(desc + slot * 16 + 12, slot, true);
+          if (slot > 0) guest.view.setUint16(desc + slot * 16 + 14, 0x82, true);
+        }
+        const written = guest.bytes.slice(desc, desc + queueSize * 16);
+        guest.arrive(features, new Map([0, 1].map((ring) => [ring, 0x80008000])));
+        guest.open();
+        await guest.connected();
+        const view = new DataView(fake.engine.memory.buffer);
+        for (const [queue] of fake.attached) {
+          assert.equal(view.getUint32(queueAddress(queue) + VQ.VQ_LAST_AVAIL, true), 0x8000);
+        }
+        assert.equal(fake.attached.size, 2);
+        assert.deepEqual(guest.bytes.slice(desc, desc + queueSize * 16), written);
+        guest.close();
+      });
+    }
+  });
+});
+
 describe('what front-ends rarely ask for', () => {
   it('inflight regions: made, taken back, kept honest, never piled up (F10)', async () => {
     await withServerPort('odd0', async (_port, path) => {

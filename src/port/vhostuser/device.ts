@@ -218,8 +218,8 @@ export class VhostDevice {
   /**
    * Where the ring goes on. We give chains back in the order in which we take them, so the used index of the ring says
    * where to go on, too; if it differs from what the front-end says (its back-end died with packets in hand), it is right.
-   * Packed rings: the used half of the base is the avail half (DPDK does not send it at all), and the flags of the
-   * descriptors say where to go on.
+   * Packed rings: the used half of the base is the avail half (DPDK does not send it at all). If the flags of the
+   * descriptors contradict it, they say where to go on.
    */
   #position(state: BackendState, index: number, desc: number, used: number): [number, number] {
     const { base, num } = state.rings[index]!;
@@ -228,8 +228,13 @@ export class VhostDevice {
       // In order, skipped descriptors keep the flags of available ones.
       const inOrder = has(state.features ?? 0n, VIRTIO_F_IN_ORDER);
       const ring = this.#guest(desc, num * 16);
-      const mended = inOrder && index % 2 === 1 ? undefined : this.#mend(index, desc, ring, num);
-      const found = mended ?? (inOrder ? told : (packedPosition(ring, 0, num) ?? told));
+      const position = packedPosition(ring, 0, num);
+      // A ring that stands where the front-end says is not torn: there is nothing to mend when nobody has died.
+      const mended =
+        position === told || (inOrder && index % 2 === 1)
+          ? undefined
+          : this.#mend(index, desc, ring, num);
+      const found = mended ?? (inOrder ? told : (position ?? told));
       if (found !== told) {
         this.#log(`ring ${index}: base ${told}, but the ring stands at ${found}: going on there`);
       }

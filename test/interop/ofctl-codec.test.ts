@@ -665,7 +665,7 @@ test('errors reach the user of ovs-ofctl', async () => {
     assert.throws(() => decode(bad), { code: 'OFPBAC_BAD_TYPE' });
     await assert.rejects(
       ofctl(4, ['add-flow', tiny.target, 'actions=encap(nsh)']),
-      /OFPBAC_BAD_VENDOR_TYPE/,
+      /NXBAC_BAD_HEADER_TYPE/,
     );
   } finally {
     tiny.server.close();

@@ -45,8 +45,11 @@ function addRoute(underlay: HostUnderlay, args: readonly string[]): string {
     mark = parsed ?? 0;
   }
   if (args[3] !== undefined) mark = markOf(args[3]);
-  if (!underlay.router.addUser({ mark, destination, prefixBits, device: args[1]!, gateway })) {
-    throw new CommandFailure('Error while inserting route.');
+  const route = { mark, destination, prefixBits, device: args[1]!, gateway };
+  if (!underlay.router.addUser(route)) {
+    // The device may have got its address this moment: what the kernel tells of that is on its way.
+    underlay.readKernel();
+    if (!underlay.router.addUser(route)) throw new CommandFailure('Error while inserting route.');
   }
   underlay.changed();
   return 'OK';

@@ -6,9 +6,19 @@ import { execFile } from 'node:child_process';
 import path from 'node:path';
 import { test } from 'node:test';
 import { promisify } from 'node:util';
-import { CONTROL_BASE, CTL_PATIENCE_US, WK_IDLE_NS, WORKER_BASE } from '../../contract/memory.ts';
+import { ACT_DROP, ACT_END } from '../../contract/action.ts';
+import { DROP_NONE } from '../../contract/drop.ts';
+import {
+  CONTROL_BASE,
+  CTL_CLOCK_SKEW_NS,
+  CTL_PATIENCE_US,
+  WK_BUSY_NS,
+  WK_IDLE_NS,
+  WORKER_BASE,
+} from '../../contract/memory.ts';
 import { SteadyClock } from '../../src/sys/clock.ts';
 import type { Turns } from '../net/silentLoop.ts';
+import { ethernet } from '../oracle/frames.ts';
 import { Rig } from '../oracle/rig.ts';
 
 const loopFile = path.join(import.meta.dirname, '..', 'net', 'silentLoop.ts');
@@ -56,6 +66,20 @@ test('the data plane adds up the low halves of the clock, past their end and pas
   assert.equal(dataPlane.poll(8 + 1e9 + 1_000_000), 0);
   assert.equal(dataPlane.poll(8 + 1e9 + 1_000_001), -1);
   assert.equal(stat(WK_IDLE_NS), 20e9 + 1 + 1_000_001);
+});
+
+test('what stops the time in tests moves the use of flows, not the times that are measured', async () => {
+  const rig = await Rig.create();
+  const port = rig.addPort();
+  const { key, mask } = Rig.matchPort(port);
+  const flow = rig.flows.put(key, mask, Uint32Array.of(ACT_DROP | (2 << 16), DROP_NONE, ACT_END));
+  const { f64 } = rig.memory;
+  f64[(CONTROL_BASE + CTL_CLOCK_SKEW_NS) >> 3] = 3e12;
+  rig.send(port, ethernet(0x0800, new Uint8Array(46)));
+  assert.equal(rig.poll(), 1);
+  assert.equal(rig.flows.stats(flow).usedMs, rig.nowNs / 1e6 + 3e6);
+  rig.poll();
+  assert.equal(f64[(WORKER_BASE + WK_BUSY_NS) >> 3], 1000);
 });
 
 // Before V8 has compiled anything, with its quick compilers only, and with all of them.

@@ -26,6 +26,7 @@ import {
   WK_SIMPLE_HITS,
   WK_SLEEPS,
   WK_STATE,
+  WK_STOP,
 } from '../contract/memory.ts';
 import {
   BURST_MAX,
@@ -247,10 +248,12 @@ export function sleep(): bool {
   if (owesCalls()) quiet = false;
   if (quiet) {
     // From here on the main thread rings the worker's bell after an injection or a change; what it did before is
-    // seen by the two looks behind the store.
+    // seen by the looks behind the store. The end is one of them: its bell may have been taken with one before.
     atomic.store<u32>(workerRecord + WK_STATE, 2);
     if (
       injectEmpty() &&
+      atomic.load<u32>(workerRecord + WK_STOP) === 0 &&
+      atomic.load<u32>(workerRecord + WK_CLEAR) === 0 &&
       atomic.load<u32>(workerRecord + WK_RXQ_COUNT) === queues &&
       atomic.load<u32>(CONTROL_BASE + CTL_GENERATION) === load<u32>(workerRecord + WK_ACK)
     ) {

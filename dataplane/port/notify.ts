@@ -9,7 +9,7 @@
 
 import { PC_INTERRUPTS } from '../../contract/counters.ts';
 import { MAX_CALLS, WK_CALL_COUNT } from '../../contract/memory.ts';
-import { Q_BROKEN, Q_DIR, Q_KIND, Q_PORT, QUEUE_SPLIT } from '../../contract/port.ts';
+import { Q_BROKEN, Q_DIR, Q_KIND, Q_PORT, Q_WAIT_FD, QUEUE_SPLIT } from '../../contract/port.ts';
 import {
   AVAIL_F_NO_INTERRUPT,
   EVENT_DESC,
@@ -89,6 +89,8 @@ export function kicksOn(q: u32): boolean {
   if (load<u32>(q, Q_BROKEN) !== 0 || load<u32>(q, VQ_SIZE) === 0) return true;
   if (load<u32>(q, VQ_CALL_PENDING) !== 0) call(q);
   if (load<u32>(q, Q_DIR) !== 0) return true;
+  // A front-end without a kick descriptor wants to be polled (vhost-user, VHOST_USER_SET_VRING_KICK).
+  if (load<i32>(q, Q_WAIT_FD) < 0) return false;
   setKicks(q, true);
   const position = load<u32>(q, VQ_LAST_AVAIL);
   if (load<u32>(q, Q_KIND) === QUEUE_SPLIT) {

@@ -94,11 +94,15 @@ export class HostLoop {
   private pollWords = new Int32Array(this.pollfds.buffer);
   private pollfdRoom = 64;
   private polled = 0;
+  /** Queue of each entry: the list may be another one by the time that poll(2) returns. */
+  private polledQueues = new Int32Array(64);
   /** Eventfds whose counters have to be taken before the next sleep: `bells` of them. */
   private bellFds = new Int32Array(64);
   private bells = 0;
   private frameQueues: number[] = [];
   private readonly faulty = new Set<number>();
+  /** Since when, by the low half of the clock. */
+  private faultySinceNs = 0;
   private acknowledged = -1;
   private readonly stats: Float64Array;
   private readonly upcallRing: number;
@@ -238,6 +242,12 @@ export class HostLoop {
       this.pollfds = new NativeBuffer(this.pollfdRoom * POLLFD_SIZE);
       this.pollWords = new Int32Array(this.pollfds.buffer);
       this.bellFds = new Int32Array(this.pollfdRoom);
+      this.polledQueues = new Int32Array(this.pollfdRoom);
+    }
+    // Others may wake this worker so often that it never sleeps for so long.
+    if (this.faulty.size > 0) {
+      const passedNs = (this.options.clock.lowNs - this.faultySinceNs) >>> 0;
+      if (passedNs >= FAULTY_FD_MS * 1e6) this.faulty.clear();
     }
     this.setPollfd(0, this.options.bellFd);
     for (let i = 0; i < queues; i++) {
@@ -245,6 +255,7 @@ export class HostLoop {
       const fd = words[(queueAddress(queue) + Q_WAIT_FD) >> 2]!;
       // A broken queue is not served: its descriptor would stay readable.
       const isBroken = words[(queueAddress(queue) + Q_BROKEN) >> 2] !== 0;
+      this.polledQueues[i + 1] = queue;
       this.setPollfd(i + 1, isBroken || this.faulty.has(fd) ? -1 : fd);
     }
     this.polled = queues + 1;
@@ -277,9 +288,9 @@ export class HostLoop {
       if (events === 0) continue;
       left--;
       const fd = pollWords[i * 2]!;
-      const queue = words[record + (WK_RXQ >> 2) + i - 1]!;
+      const queue = this.polledQueues[i]!;
       const kind = words[(queueAddress(queue) + Q_KIND) >> 2];
-      if ((events & POLLIN) === 0) this.faulty.add(fd);
+      if ((events & POLLIN) === 0) this.setFaulty(fd);
       else if (kind === QUEUE_SPLIT || kind === QUEUE_PACKED) this.bellFds[this.bells++] = fd;
       else if (kind === QUEUE_FRAME) io.askNow(queue);
     }
@@ -295,8 +306,13 @@ export class HostLoop {
     try {
       eventfdTake(fd);
     } catch {
-      this.faulty.add(fd);
+      this.setFaulty(fd);
     }
+  }
+
+  private setFaulty(fd: number): void {
+    if (this.faulty.size === 0) this.faultySinceNs = this.options.clock.lowNs;
+    this.faulty.add(fd);
   }
 
   private setPollfd(index: number, fd: number): void {

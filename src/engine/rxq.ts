@@ -175,5 +175,8 @@ export class RxScheduler {
     if (!shrinks) this.memory.store(record + WK_RXQ_COUNT, queues.length);
     // The host loop looks at its list again when the generation changes.
     this.grace.after(() => {});
+    // A worker that was on its way to sleep may have seen neither, if the list is as long as before: nobody rings for a
+    // generation. This comes behind it.
+    queueMicrotask(() => this.wake(worker));
   }
 }

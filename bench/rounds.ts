@@ -98,6 +98,24 @@ export function cpuNs(threads: readonly SwitchThread[]): number {
   return total;
 }
 
+/**
+ * What the threads of a switch that has forwarded nothing were doing. Such a round is either the machine's (they wanted a core
+ * and got none: another real-time thread had it) or the switch's (they slept, with packets before them).
+ */
+export function idleNote(name: string, threads: readonly SwitchThread[], ranNs: number): string {
+  const states = threads.map(({ pid, tid }) => {
+    try {
+      const stat = readFileSync(`/proc/${pid}/task/${tid}/stat`, 'utf8');
+      const state = stat.charAt(stat.lastIndexOf(')') + 2);
+      return state === 'R' ? 'wants a core' : state === 'S' ? 'sleeps' : `is in state ${state}`;
+    } catch {
+      return 'has ended';
+    }
+  });
+  const ranMs = (ranNs / 1e6).toFixed(1);
+  return `${name}: nothing forwarded; its threads ran for ${ranMs} ms: ${states.join(', ')}`;
+}
+
 /** Starts a peer with a guest at each of its ports. */
 export async function enlist(peer: Peer, setup: Setup, options: Options): Promise<Contestant> {
   const testbed = await peer.start(setup);
@@ -283,6 +301,9 @@ export async function trialOf(
     boost: options.realtime ? tids : [],
     watch: tids,
   });
+  if (counts.received === 0 && counts.sent > 0) {
+    contestant.notes.push(idleNote(testbed.name, threads, counts.watchedNs));
+  }
   const busy = testbed.busy?.();
   const details: Record<string, number> = {
     lostPerMillion: (counts.lost / Math.max(counts.sent, 1)) * 1e6,

@@ -2,10 +2,12 @@
 // test/interop/bench.test.ts.
 
 import assert from 'node:assert/strict';
+import { spawn } from 'node:child_process';
 import { mkdtempSync, readFileSync, rmSync } from 'node:fs';
 import { tmpdir } from 'node:os';
 import { join } from 'node:path';
 import { describe, it } from 'node:test';
+import { setTimeout as delay } from 'node:timers/promises';
 import { judge } from '../../bench/aims.ts';
 import { percentileUs } from '../../bench/generator/generator.ts';
 import { describeMachine, machineText } from '../../bench/machine.ts';
@@ -13,7 +15,7 @@ import { estimateS, limitS, roundsWithin } from '../../bench/plan.ts';
 import { shares, stageOf } from '../../bench/profile.ts';
 import { writeReport } from '../../bench/report.ts';
 import { jsonOf, type Results, readResults } from '../../bench/results.ts';
-import { median, medianRatio, outOfTime } from '../../bench/rounds.ts';
+import { idleNote, median, medianRatio, outOfTime } from '../../bench/rounds.ts';
 import { ruleLines } from '../../bench/rules.ts';
 import { SCENARIOS } from '../../bench/scenarios/index.ts';
 import { stackChart, stageTable } from '../../bench/stackChart.ts';
@@ -66,6 +68,24 @@ function results(measurements: Measurement[]): Results {
   const date = '2026-01-02T03:04:05.678Z';
   return { date, minutes: 12, machine: describeMachine(), options: asked, measurements, failures };
 }
+
+it('a round without a packet says what the threads of the switch were doing', async () => {
+  const sleeper = spawn('sleep', ['60']);
+  try {
+    const pid = sleeper.pid!;
+    const threads = [
+      { pid, tid: pid },
+      { pid, tid: 1 << 30 },
+    ];
+    const asleep = 'xvio: nothing forwarded; its threads ran for 1.5 ms: sleeps, has ended';
+    for (let i = 0; i < 500 && idleNote('xvio', threads, 1.5e6) !== asleep; i++) await delay(20);
+    assert.equal(idleNote('xvio', threads, 1.5e6), asleep);
+    const own = [{ pid: process.pid, tid: process.pid }];
+    assert.match(idleNote('xvio', own, 0), /wants a core$/);
+  } finally {
+    sleeper.kill();
+  }
+});
 
 describe('figures', () => {
   it('ratios are medians of the ratios of each round', () => {

@@ -55,6 +55,7 @@ function fakeEngine() {
     if (mapped.size === 0) top = WINDOW;
   };
   const port: Record<string, number> = {};
+  const hooks: { quiesce?: () => void } = {};
   const part = {
     memory,
     base,
@@ -71,7 +72,10 @@ function fakeEngine() {
       attached.delete(queue);
     },
     removeQueue: () => {},
-    quiesce: async () => 0,
+    quiesce: async () => {
+      hooks.quiesce?.();
+      return 0;
+    },
     inject: (injection: Injection) => injected.push(injection) > 0,
     portCounters: () => ({ rxSizes: [], txSizes: [], drops: [] }),
     windows: {
@@ -86,7 +90,7 @@ function fakeEngine() {
       setRegions: () => {},
     },
   };
-  return { engine: part as unknown as Engine, attached, injected, mapped, port };
+  return { engine: part as unknown as Engine, attached, injected, mapped, port, hooks };
 }
 
 type Fake = ReturnType<typeof fakeEngine>;
@@ -367,6 +371,55 @@ describe('a packed ring that starts while its driver is in the middle of a batch
         guest.close();
       });
     }
+  });
+});
+
+describe('a dirty log that another one follows while rings run', () => {
+  it('is written to until the other one is: workers never find none, nor a log beyond its end', async () => {
+    await withServerPort('log0', async (_port, path, fake) => {
+      const guest = new Guest({ path, mode: 'client' });
+      guest.open();
+      await guest.connected();
+      const frontend = guest.frontend!;
+      const setLog = async (size: number): Promise<void> => {
+        const fd = memfdCreate('vhost-log', size);
+        const base = C.encodeLogBase({ size: BigInt(size), offset: 0n });
+        await frontend.ask(M.SET_LOG_BASE, base, [fd]);
+        closeFd(fd);
+      };
+      const view = new DataView(fake.engine.memory.buffer);
+      const word = (queue: number, at: number) => view.getUint32(queueAddress(queue) + at, true);
+      let [looks, log] = [0, 0];
+      const look = (): void => {
+        for (const [queue] of fake.attached) {
+          assert.notEqual(word(queue, VQ.VQ_FEATURES) & VQ.VF_LOG_ALL, 0, 'not logging');
+          log = word(queue, VQ.VQ_LOG);
+          assert.ok(word(queue, VQ.VQ_LOG_BYTES) >= 4096, 'pages of the guest are not logged');
+          assert.ok(word(queue, VQ.VQ_LOG_BYTES) <= fake.mapped.get(log)!, 'beyond the end');
+          looks++;
+        }
+      };
+      await setLog(4096);
+      await frontend.tell(M.SET_FEATURES, C.encodeU64(guest.features | bits(26)));
+      look();
+      for (const size of [8192, 4096]) {
+        const before = log;
+        fake.hooks.quiesce = look;
+        await setLog(size);
+        fake.hooks.quiesce = undefined;
+        look();
+        assert.notEqual(log, before);
+        for (const [queue] of fake.attached) assert.equal(word(queue, VQ.VQ_LOG_BYTES), size);
+      }
+      assert.ok(looks >= 10, `${looks}`);
+      // Who has looked before that goes on writing to the log, not to address 0.
+      await frontend.tell(M.SET_FEATURES, C.encodeU64(guest.features));
+      for (const [queue] of fake.attached) {
+        assert.equal(word(queue, VQ.VQ_FEATURES) & VQ.VF_LOG_ALL, 0);
+        assert.equal(word(queue, VQ.VQ_LOG), log);
+      }
+      guest.close();
+    });
   });
 });
 

@@ -273,7 +273,8 @@ export class VhostDevice {
     const logged = has(features, VHOST_F_LOG_ALL) && state.log !== undefined;
     this.#view.setInt32(q + VQ.VQ_CALL_FD, ring.call, true);
     set(Q_ENABLED, isEnabled(state, ring) ? 1 : 0);
-    set(VQ.VQ_LOG, logged ? this.#memory.logAddress : 0);
+    // Also if it is not to be written to: a worker may be about to set a bit that it has just been asked for.
+    set(VQ.VQ_LOG, this.#memory.logAddress);
     set(VQ.VQ_LOG_BYTES, this.#memory.logBytes);
     set(VQ.VQ_LOG_RING, ring.addresses?.logged ? 1 : 0);
     this.#view.setBigUint64(q + VQ.VQ_USED_GPA, ring.addresses?.logAddress ?? 0n, true);
@@ -282,16 +283,27 @@ export class VhostDevice {
   }
 
   async #update(state: BackendState, indices: readonly number[], log: boolean): Promise<void> {
-    if (log) {
-      // The log moves: nobody may write to the old one, or mix the address of one with the size of the other.
-      for (const index of indices) {
-        const q = queueAddress(this.#attached.get(index)!.queue);
-        const features = this.#view.getUint32(q + VQ.VQ_FEATURES, true);
-        this.#view.setUint32(q + VQ.VQ_FEATURES, features & ~VQ.VF_LOG_ALL, true);
-      }
-      await this.#engine.quiesce();
-    }
+    if (log) await this.#moveLog(indices);
     for (const index of indices) this.#writeLive(state, index, this.#attached.get(index)!.queue);
+  }
+
+  /**
+   * The log moves. The front-end reads the old one once more after our answer, so workers go on writing to either, but none
+   * may find a log that is shorter than it believes: first the smaller size, then the address, then the size.
+   */
+  async #moveLog(indices: readonly number[]): Promise<void> {
+    const { logAddress, logBytes } = this.#memory;
+    const queues = indices.map((index) => queueAddress(this.#attached.get(index)!.queue));
+    const get = (q: number, offset: number) => this.#view.getUint32(q + offset, true);
+    const set = (q: number, offset: number, value: number) =>
+      this.#view.setUint32(q + offset, value, true);
+    for (const q of queues) {
+      set(q, VQ.VQ_LOG_BYTES, Math.min(get(q, VQ.VQ_LOG_BYTES), logBytes));
+      if (logAddress === 0) set(q, VQ.VQ_FEATURES, get(q, VQ.VQ_FEATURES) & ~VQ.VF_LOG_ALL);
+    }
+    await this.#engine.quiesce();
+    for (const q of queues) if (get(q, VQ.VQ_LOG) !== 0) set(q, VQ.VQ_LOG, logAddress);
+    await this.#engine.quiesce();
   }
 
   #describePort(state: BackendState): void {

@@ -27,6 +27,7 @@ class Testpmd implements AsyncDisposable {
   readonly #process: ChildProcess;
   readonly #exited: Promise<void>;
   output = '';
+  #errors = '';
 
   constructor(paths: readonly string[], options: PmdOptions) {
     const flag = (on: boolean | undefined) => (on ? 1 : 0);
@@ -50,11 +51,13 @@ class Testpmd implements AsyncDisposable {
       ['-o0', 'dpdk-testpmd', ...eal, `--file-prefix=${prefix}`, ...devices, '--', ...pmd],
       { env: { ...process.env, RUNTIME_DIRECTORY: dirname(paths[0]!) } },
     );
-    for (const stream of [this.#process.stdout!, this.#process.stderr!]) {
-      stream.setEncoding('utf8').on('data', (text: string) => {
-        this.output += text;
-      });
-    }
+    // Apart, or errors that testpmd ignores may stand in the middle of its prompt.
+    this.#process.stdout!.setEncoding('utf8').on('data', (text: string) => {
+      this.output += text;
+    });
+    this.#process.stderr!.setEncoding('utf8').on('data', (text: string) => {
+      this.#errors += text;
+    });
     this.#exited = new Promise((resolve) => {
       this.#process.once('error', (error) => {
         this.output += error.message;
@@ -72,10 +75,10 @@ class Testpmd implements AsyncDisposable {
   async ready(): Promise<void> {
     await until(
       () => this.output.includes('testpmd>') || this.dead,
-      () => `testpmd: ${this.output}`,
+      () => `testpmd: ${this.output}${this.#errors}`,
       15_000,
     );
-    assert.ok(!this.dead, this.output);
+    assert.ok(!this.dead, this.output + this.#errors);
   }
 
   /** Gives a command and returns what comes until `end` appears. */

@@ -52,6 +52,9 @@ async function tell(perf: ChildProcess, line: string): Promise<void> {
   await told;
 }
 
+/** V8 writes the names of a process once, as it compiles: they go when it has been profiled for the last time. */
+export const removeNames = (pid: number): void => rmSync(`/tmp/perf-${pid}.map`, { force: true });
+
 /** Shares of the samples that a thread gives while `work` runs, by stage; they add up to one. */
 export async function profile(
   thread: { pid: number; tid: number },
@@ -79,7 +82,6 @@ export async function profile(
     maxBuffer: 256 << 20,
   });
   rmSync(file, { force: true });
-  rmSync(`/tmp/perf-${thread.pid}.map`, { force: true });
   return shares(script.stdout);
 }
 
@@ -87,6 +89,7 @@ export async function profile(
 export function shares(text: string): Map<string, number> {
   const counts = new Map<string, number>();
   let total = 0;
+  let nameless = 0;
   for (const line of text.split('\n')) {
     const [, address, symbol] = /^\s*([0-9a-f]+)\s+(.*)$/.exec(line) ?? [];
     if (address === undefined) continue;
@@ -94,7 +97,9 @@ export function shares(text: string): Map<string, number> {
     const stage = stageOf(symbol!, address.length === 16 && address.startsWith('ffff'));
     counts.set(stage, (counts.get(stage) ?? 0) + 1);
     total++;
+    if (symbol === '[unknown]') nameless++;
   }
   if (total === 0) throw new Error('perf has no samples of the thread');
+  if (2 * nameless > total) throw new Error('perf has no names for most of the samples');
   return new Map([...counts].map(([stage, n]) => [stage, n / total]));
 }

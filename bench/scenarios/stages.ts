@@ -7,7 +7,7 @@ import path from 'node:path';
 import type { Stream } from '../generator/generator.ts';
 import { xvioNamed } from '../peers/xvio.ts';
 import { makeNamedCopy } from '../peers/xvioNamed.ts';
-import { perfMissing, profile, STAGE_NAMES } from '../profile.ts';
+import { perfMissing, profile, removeNames, STAGE_NAMES } from '../profile.ts';
 import { acquaint, type Contestant, play, trialOf } from '../rounds.ts';
 import type { Measurement, Options, Scenario, Wiring } from '../types.ts';
 import { establish } from './firewall.ts';
@@ -57,7 +57,8 @@ async function ofVariant(
   directory: string,
   options: Options,
 ): Promise<Measurement> {
-  return play(
+  const pids = new Set<number>();
+  const measurement = await play(
     {
       scenario: 'stages',
       variant: `${wiring}, 64 B, ${label}`,
@@ -74,17 +75,20 @@ async function ofVariant(
       },
       measure: async (contestant) => {
         let threadNs = 0;
+        pids.add(contestant.threads[0]!.pid);
         const parts = await profile(contestant.threads[0]!, directory, async () => {
           const { details } = await trialOf(contestant, [stream], options);
           threadNs = details!.threadNs!;
         });
-        const stages = STAGE_NAMES.filter((name) => parts.has(name));
-        const details = stages.map((name) => [name, parts.get(name)! * threadNs]);
+        // All of them in every round, or the medians would be of different rounds.
+        const details = STAGE_NAMES.map((name) => [name, (parts.get(name) ?? 0) * threadNs]);
         return { value: threadNs, details: Object.fromEntries(details) };
       },
     },
     options,
   );
+  for (const pid of pids) removeNames(pid);
+  return measurement;
 }
 
 async function run(options: Options): Promise<Measurement[]> {

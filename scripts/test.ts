@@ -34,7 +34,7 @@ function nodeTest(
   if (files.length === 0) return;
   const args = [
     '--disable-warning=ExperimentalWarning',
-    ...(files.some((f) => f.includes('property')) ? ['--import=./test/property/seed.ts'] : []),
+    '--import=./test/property/seed.ts',
     '--test',
     '--test-reporter=spec',
     `--test-concurrency=${concurrency}`,

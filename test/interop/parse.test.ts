@@ -114,8 +114,9 @@ function theirs(name: string, value: string): string | number {
   if (/^(ipv6_src|ipv6_dst|nd_target)$/.test(name)) return ipv6Hex(value);
   if (name === 'tcp_flags' && value !== '0' && !/^(0x[0-9a-f]+|\d+)$/.test(value)) {
     return value.split('|').reduce((sum, flag) => {
-      const unnamed = /^\[(\d+)\]$/.exec(flag);
-      return sum | (1 << (unnamed === null ? TCP_FLAGS.indexOf(flag) : Number(unnamed[1])));
+      // Reserved bits have no name: [200] is 0x200.
+      const unnamed = /^\[([0-9a-f]+)\]$/.exec(flag);
+      return sum | (unnamed === null ? 1 << TCP_FLAGS.indexOf(flag) : parseInt(unnamed[1]!, 16));
     }, 0);
   }
   return Number(value);

@@ -1,4 +1,4 @@
-// Loaded before the property tests by `npm test`: they try the same cases every time, so that a change fails for what
+// Loaded before all tests by `npm test`: those with random cases try the same cases every time, so that a change fails for what
 // it changes. FC_SEED=N takes another seed, FC_SEED=random a new one for every file; a test file run on its own
 // (`node --test FILE`) takes a new one, too. A failure prints its seed.
 

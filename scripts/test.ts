@@ -3,7 +3,8 @@
 // FC_SEED=random (or a number) has the property tests try other cases than always.
 
 import { spawnSync } from 'node:child_process';
-import { globSync } from 'node:fs';
+import { globSync, mkdtempSync, readFileSync, rmSync } from 'node:fs';
+import { tmpdir } from 'node:os';
 import { join } from 'node:path';
 import { build } from './build.ts';
 import { ensurePackages } from './packages.ts';
@@ -14,6 +15,8 @@ const words = process.argv.slice(2);
 const quick = words.includes('quick');
 const chosen = words.filter((w) => w !== 'quick');
 const failures: string[] = [];
+/** What each failed test said, a line each (failures.ts). */
+const messages: string[] = [];
 
 function step(name: string, command: string, args: readonly string[]): void {
   const started = Date.now();
@@ -32,16 +35,23 @@ function nodeTest(
   timeoutMs: number,
 ): void {
   if (files.length === 0) return;
+  const folder = mkdtempSync(join(tmpdir(), 'xv-test-'));
+  const failed = join(folder, 'failures');
   const args = [
     '--disable-warning=ExperimentalWarning',
     '--import=./test/property/seed.ts',
     '--test',
     '--test-reporter=spec',
+    '--test-reporter-destination=stdout',
+    '--test-reporter=./scripts/failures.ts',
+    `--test-reporter-destination=${failed}`,
     `--test-concurrency=${concurrency}`,
     `--test-timeout=${timeoutMs}`,
     ...files,
   ];
   step(name, process.execPath, args);
+  messages.push(...readFileSync(failed, 'utf8').split('\n').filter(Boolean));
+  rmSync(folder, { recursive: true });
 }
 
 const tests = (folder: string): string[] =>
@@ -82,6 +92,7 @@ if (chosen.length > 0) {
 
 if (failures.length > 0) {
   console.log(`\nFAILED: ${failures.join('; ')}`);
+  for (const message of messages) console.log(`  ${message}`);
   process.exit(1);
 }
 console.log('\nAll passed.');

@@ -11,8 +11,9 @@ export interface Machine {
   caches: string;
   /** Threads a core, NUMA nodes. */
   topology: string;
-  /** From the switch's core to the generator's, one way, in nanoseconds (bench/cacheLine.ts). */
+  /** From the switch's core to the generator's, one way, in nanoseconds (bench/cacheLine.ts): at best, and at worst. */
   cacheLineNs?: number;
+  cacheLineMostNs?: number;
   hypervisor: string;
   kernel: string;
   commandLine: string;
@@ -94,10 +95,15 @@ export function describeMachine(): Machine {
 /** Lines for people. */
 export function machineText(machine: Machine): string[] {
   const packages = Object.entries(machine.packages).map(([name, version]) => `${name} ${version}`);
-  const lineNs = machine.cacheLineNs;
+  const { cacheLineNs: least, cacheLineMostNs: most } = machine;
+  const apart =
+    least !== undefined && most !== undefined && most > 2.5 * least
+      ? ` at best, ${most.toFixed(0)} ns at other times: the host moves the cores`
+      : '';
+  const lineText = least === undefined ? 'not measured' : `${least.toFixed(0)} ns one way${apart}`;
   return [
     `${machine.cpu}, ${machine.cores} cores of ${cpus().length}, TSC ${machine.mhz} MHz; ${machine.caches}; hypervisor ${machine.hypervisor}`,
-    `${machine.topology}; a cache line from the switch's core to the generator's: ${lineNs === undefined ? 'not measured' : `${lineNs.toFixed(0)} ns one way`}`,
+    `${machine.topology}; a cache line from the switch's core to the generator's: ${lineText}`,
     `kernel ${machine.kernel} (${machine.commandLine || 'no arguments that matter'}); ${machine.memoryGiB} GiB; hugepages ${machine.hugepages}; THP ${machine.thp}`,
     `SRSO: ${machine.mitigations || '?'}; load average at start ${machine.loadAverage}`,
     `node ${machine.node}; ${packages.join(', ')}; xvio ${machine.commit}`,

@@ -3,12 +3,13 @@
 //   node bench/one.ts JSON     {"scenario": …, "options": …, "file": where the measurements go}
 
 import { renameSync, writeFileSync } from 'node:fs';
+import { watchPlacement } from './placement.ts';
 import { SCENARIOS } from './scenarios/index.ts';
 import type { Measurement, Options } from './types.ts';
 
 export interface Order {
   scenario: string;
-  options: Omit<Options, 'log' | 'played'>;
+  options: Omit<Options, 'log' | 'played' | 'placement'>;
   file: string;
 }
 
@@ -30,7 +31,10 @@ async function main(): Promise<void> {
     writeFileSync(`${file}.new`, JSON.stringify(partial));
     renameSync(`${file}.new`, partialFile(file));
   };
-  const measurements = await found.run({ ...options, log, played });
+  const { switchCore, generatorCore, near, cacheLineNs } = options;
+  const placement = near ? watchPlacement(switchCore, generatorCore, cacheLineNs) : undefined;
+  const watched = placement ? { placement } : {};
+  const measurements = await found.run({ ...options, log, played, ...watched });
   writeFileSync(file, JSON.stringify(measurements));
   process.exit(0);
 }

@@ -12,7 +12,7 @@ export interface Results {
   /** How long it took. */
   minutes: number;
   machine: Machine;
-  options: Omit<Options, 'log'>;
+  options: Omit<Options, 'log' | 'played' | 'placement'>;
   measurements: Measurement[];
   /** Scenarios without any figure. Peers that failed in a scenario are in its measurements. */
   failures: Failure[];

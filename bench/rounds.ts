@@ -12,6 +12,7 @@ import {
   type Stream,
   type TrialCounts,
 } from './generator/generator.ts';
+import { noTally, type Placement, type Tally, tallyNotes, whileNear } from './placement.ts';
 import type { Measurement, Options, Peer, Series, Setup, SwitchThread, Testbed } from './types.ts';
 
 export interface Contestant {
@@ -20,6 +21,8 @@ export interface Contestant {
   threads: SwitchThread[];
   /** What a reader of the figures has to know: it goes into those of the measurement. */
   notes: string[];
+  placement: Placement | undefined;
+  tally: Tally;
 }
 
 export interface Sample {
@@ -125,7 +128,15 @@ export async function enlist(peer: Peer, setup: Setup, options: Options): Promis
     if (testbed.wire) generator.setWire(testbed.wire);
     await generator.start();
     await testbed.ready();
-    return { testbed, generator, threads: testbed.threads(), notes: [] };
+    const { placement } = options;
+    return {
+      testbed,
+      generator,
+      threads: testbed.threads(),
+      notes: [],
+      placement,
+      tally: noTally(),
+    };
   } catch (error) {
     await dismiss(testbed, generator);
     throw error;
@@ -198,7 +209,9 @@ export async function play(match: Match, options: Options): Promise<Measurement>
         const contestant = contestants[at]!;
         if (out.has(contestant)) continue;
         try {
-          const sample = await takeTurn(contestant, match, options);
+          const sample = await whileNear(contestant.placement, contestant.tally, () =>
+            takeTurn(contestant, match, options),
+          );
           series[at]!.rounds.push(sample.value);
           if (sample.histogram) addHistogram(series[at]!, sample.histogram);
           for (const [name, value] of Object.entries(sample.details ?? {})) {
@@ -215,7 +228,7 @@ export async function play(match: Match, options: Options): Promise<Measurement>
       for (const [name, values] of Object.entries(details[i]!)) {
         series[i]!.details[name] = median(values);
       }
-      notes.push(...contestant.notes);
+      notes.push(...contestant.notes, ...tallyNotes(contestant.testbed.name, contestant.tally));
       if (!out.has(contestant)) notes.push(...dropNotes(contestant.testbed));
     }
     const { scenario, variant, unit, higherIsBetter = true, baseline = 'ovs-dpdk' } = match;

@@ -37,7 +37,7 @@ function killGroup({ pid }: ChildProcess): void {
 /** Runs one scenario. If it does not come to its end, `failed` says why, and there are the variants that it has played. */
 async function inOwnProcess(
   scenario: string,
-  { log, played: _, ...options }: Options,
+  { log, played: _, placement: __, ...options }: Options,
   seconds: number,
 ): Promise<{ measurements: Measurement[]; failed?: string }> {
   const directory = mkdtempSync(path.join(tmpdir(), 'xvb-'));

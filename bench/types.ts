@@ -3,6 +3,7 @@
 // name says otherwise.
 
 import type { Wire } from './generator/wire.ts';
+import type { Placement } from './placement.ts';
 
 /** How a switch under test forwards between the ports that the generator drives. */
 export type Wiring =
@@ -117,6 +118,12 @@ export interface Options {
   /** Rings that the guests ask for. */
   packed: boolean;
   inOrder: boolean;
+  /** What a cache line has taken from core to core at best (bench/placement.ts). */
+  cacheLineNs?: number;
+  /** Waits for the cores to be near each other; undefined: rounds are played wherever they lie. */
+  placement?: Placement;
+  /** Whether a run has one. */
+  near?: boolean;
   /** Date.now() from which on no further round begins, if there have been three. */
   deadlineMs?: number;
   log: (text: string) => void;

@@ -8,6 +8,7 @@ import { readdirSync } from 'node:fs';
 import { Sandbox } from '../../test/interop/sandbox.ts';
 import { createLinuxBridge, linuxBridgeMissing } from '../peers/linuxBridge.ts';
 import { ovsUserspaceMissing, startOvsUserspace } from '../peers/ovsUserspace.ts';
+import { noTally, tallyNotes, whileNear } from '../placement.ts';
 import { cpuNs, errorText, median, outOfTime, usablePeers } from '../rounds.ts';
 import type { Measurement, Options, Scenario, Series } from '../types.ts';
 import { guestSegments } from './guestSegments.ts';
@@ -159,6 +160,7 @@ async function betweenNamespaces(cable: Cable, options: Options): Promise<Measur
     }
     const series = fields.map(({ name }): Series => ({ peer: name, rounds: [], details: {} }));
     const shares = fields.map((): number[] => []);
+    const tallies = fields.map(noTally);
     const out = new Set<Field>();
     for (let round = 0; round < options.rounds; round++) {
       if (outOfTime(round, options, notes)) break;
@@ -166,21 +168,31 @@ async function betweenNamespaces(cable: Cable, options: Options): Promise<Measur
         const at = (i + round) % fields.length;
         const field = fields[at]!;
         if (out.has(field)) continue;
-        process.kill(field.pid, 'SIGCONT');
         try {
-          const { bitsPerSecond, daemonPercent } = field.iperf(1);
+          const { bitsPerSecond, daemonPercent } = await whileNear(
+            options.placement,
+            tallies[at]!,
+            async () => {
+              process.kill(field.pid, 'SIGCONT');
+              try {
+                return field.iperf(1);
+              } finally {
+                process.kill(field.pid, 'SIGSTOP');
+              }
+            },
+          );
           series[at]!.rounds.push(bitsPerSecond);
           if (daemonPercent !== undefined) shares[at]!.push(daemonPercent);
         } catch (error) {
           failures.push(`${field.name}, out from round ${round + 1} on: ${errorText(error)}`);
           out.add(field);
         }
-        process.kill(field.pid, 'SIGSTOP');
       }
     }
     for (const [i, values] of shares.entries()) {
       if (values.length > 0) series[i]!.details.daemonPercent = median(values);
     }
+    for (const [i, { name }] of fields.entries()) notes.push(...tallyNotes(name, tallies[i]!));
     return {
       scenario: 'tcp',
       variant: `${cable} ports, 1 connection, no pinning`,

@@ -12,6 +12,7 @@ import { setRealtime } from '../../src/sys/process.ts';
 import { ovsDpdk } from '../peers/ovsDpdk.ts';
 import { Testpmd, testpmdVhost } from '../peers/testpmd.ts';
 import { xvio, xvioOf } from '../peers/xvio.ts';
+import { noTally, tallyNotes, whileNear } from '../placement.ts';
 import { cpuNs, errorText, median, outOfTime, usablePeers } from '../rounds.ts';
 import type { Measurement, Options, Peer, Series, SwitchThread, Testbed } from '../types.ts';
 
@@ -116,6 +117,7 @@ async function run(options: Options): Promise<Measurement[]> {
         failures.push(`${peer.name} did not take part: ${errorText(error)}`);
       }
     }
+    const tallies = loops.map(noTally);
     const rates = loops.map((): number[] => []);
     const busy = loops.map((): number[] => []);
     const thread = loops.map((): number[] => []);
@@ -124,15 +126,21 @@ async function run(options: Options): Promise<Measurement[]> {
       for (let i = 0; i < loops.length; i++) {
         const at = (i + n) % loops.length;
         const loop = loops[at]!;
-        stop(loop, 'SIGCONT');
-        await loop.pmd.command('stop', /Done\./);
-        await turn(loop);
-        const result = await round(loop, options);
-        stop(loop, 'SIGSTOP');
+        const result = await whileNear(options.placement, tallies[at]!, async () => {
+          stop(loop, 'SIGCONT');
+          await loop.pmd.command('stop', /Done\./);
+          await turn(loop);
+          const played = await round(loop, options);
+          stop(loop, 'SIGSTOP');
+          return played;
+        });
         rates[at]!.push(result.rate);
         busy[at]!.push(result.busyNs);
         thread[at]!.push(result.threadNs);
       }
+    }
+    for (const [i, { testbed }] of loops.entries()) {
+      notes.push(...tallyNotes(testbed.name, tallies[i]!));
     }
     const details = (i: number) => ({ busyNs: median(busy[i]!), threadNs: median(thread[i]!) });
     const series = (values: number[][]): Series[] =>

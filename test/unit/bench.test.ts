@@ -4,13 +4,21 @@
 import assert from 'node:assert/strict';
 import { spawn } from 'node:child_process';
 import { mkdtempSync, readFileSync, rmSync } from 'node:fs';
-import { tmpdir } from 'node:os';
+import { availableParallelism, tmpdir } from 'node:os';
 import { join } from 'node:path';
 import { describe, it } from 'node:test';
 import { setTimeout as delay } from 'node:timers/promises';
 import { judge } from '../../bench/aims.ts';
 import { percentileUs } from '../../bench/generator/generator.ts';
 import { describeMachine, machineText } from '../../bench/machine.ts';
+import {
+  Distance,
+  noTally,
+  type Placement,
+  tallyNotes,
+  watchPlacement,
+  whileNear,
+} from '../../bench/placement.ts';
 import { estimateS, limitS, roundsWithin } from '../../bench/plan.ts';
 import { shares, stageOf } from '../../bench/profile.ts';
 import { writeReport } from '../../bench/report.ts';
@@ -122,6 +130,58 @@ describe('figures', () => {
     assert.equal(lines.length, 1000);
     assert.deepEqual(lines, ruleLines(1, 2));
     assert.ok(new Set(lines).size > 950);
+  });
+});
+
+describe('placement', () => {
+  /** Near or far, one after the other; near when there is no more. */
+  function scripted(answers: boolean[]): Placement {
+    return {
+      near: async () => answers.shift() ?? true,
+      settle: async () => answers.shift() ?? true,
+      async [Symbol.asyncDispose]() {},
+    };
+  }
+
+  it('far is what takes several times what it took at best', () => {
+    const distance = new Distance(30);
+    assert.deepEqual(
+      [35, 190, 79, 81].map((ns) => distance.isNear(ns)),
+      [true, false, true, false],
+    );
+    // A machine on which it always takes that long has no better place.
+    assert.ok(new Distance().isNear(190));
+  });
+
+  it('a round is played again when the cores were far from each other after it', async () => {
+    const tally = noTally();
+    let played = 0;
+    const result = await whileNear(
+      scripted([true, false, true, true]),
+      tally,
+      async () => ++played,
+    );
+    assert.deepEqual([result, tally.again, tally.far], [2, 1, 0]);
+    assert.deepEqual(tallyNotes('a', tally), [
+      'a: 1 trials played again: the host moved the cores apart',
+    ]);
+  });
+
+  it('where they do not come together, rounds are played as it is, and the notes say so', async () => {
+    const tally = noTally();
+    assert.equal(await whileNear(scripted([false]), tally, async () => 7), 7);
+    const restless = scripted([true, false, true, false, true, false, true, false]);
+    assert.equal(await whileNear(restless, tally, async () => 8), 8);
+    assert.deepEqual([tally.again, tally.far], [3, 2]);
+    assert.match(tallyNotes('a', tally)[1]!, /2 rounds with cores far from each other/);
+    assert.equal(await whileNear(undefined, noTally(), async () => 9), 9);
+  });
+
+  it('a real one answers', async () => {
+    await using placement = watchPlacement(0, availableParallelism() - 1);
+    // On one core there is nothing to watch.
+    if (placement) assert.equal(typeof (await placement.near()), 'boolean');
+    assert.equal(watchPlacement(0, 0), undefined);
   });
 });
 

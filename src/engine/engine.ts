@@ -113,7 +113,9 @@ export class DataPlaneEngine implements Engine {
     const nowNs = process.hrtime.bigint();
     const originNs = options.originNs ?? nowNs;
     this.originNs = originNs;
-    this.originMs -= Number(nowNs - originNs) / 1e6;
+    // In 1/1024 ms, so that sums with a clock that a test has stopped are exact (src/main/dummyClock.ts).
+    const originMs = this.originMs - Number(nowNs - originNs) / 1e6;
+    this.originMs = Math.round(originMs * 1024) / 1024;
     this.mem = new EngineMemory();
     if (options.conntrackFd !== undefined) {
       mapFixed(this.mem.base + BigInt(CT_BASE), options.conntrackFd, 0, CT_SIZE);

@@ -125,7 +125,8 @@ export function installDummyClock(): DummyClock {
     onSkew: undefined,
     stop() {
       if (stoppedMs !== undefined) return;
-      stoppedMs = now();
+      // Sums of such fractions and whole milliseconds are exact: no second is missed by rounding.
+      stoppedMs = Math.round(now() * 1024) / 1024;
       for (const timer of timers.values()) {
         realClearTimeout(timer.real);
         timer.real = undefined;

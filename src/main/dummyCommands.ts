@@ -18,6 +18,8 @@ export interface DummyCommandModules {
   portByName: (name: string) => number | undefined;
   /** Resolves when no packet is on its way. */
   settle: () => Promise<void>;
+  /** What megaflows have counted goes to the flows, at the time that stands. */
+  credit: () => void;
 }
 
 /** A frame from hexadecimal text, undefined if it is none. */
@@ -48,7 +50,7 @@ function frameFromFlow(
 }
 
 export function dummyCommands(modules: DummyCommandModules): Command[] {
-  const { dummies, clock, portByName, settle } = modules;
+  const { dummies, clock, portByName, settle, credit } = modules;
   let isWarping = false;
   const device = (name: string | undefined, error: string): DummyDevice => {
     const found = dummies.devices.get(name ?? '');
@@ -138,6 +140,7 @@ export function dummyCommands(modules: DummyCommandModules): Command[] {
       isWarping = true;
       try {
         await settle();
+        credit();
         await clock.warp(totalMs || stepMs, stepMs, settle);
       } finally {
         isWarping = false;

@@ -255,6 +255,7 @@ export class Reconciler {
       bridge,
       runDir,
       log: connmgrLog,
+      debugActions: dummies !== undefined,
       rconnLog,
       checkActions: (actions, match, table, version) =>
         checkActions(actions, match, table, version, bridge),

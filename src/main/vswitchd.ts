@@ -151,6 +151,7 @@ class Daemon implements Vswitchd {
       ...(this.#dummies ? { name: 'dummy@ovs-dummy' } : {}),
       log: vlog.module('ofproto_dpif_upcall'),
       flowLog: engineLog,
+      switchLog: vlog.module('ofproto_dpif'),
     });
     const underlay = openUnderlay({
       datapath: this.datapath,
@@ -242,7 +243,8 @@ class Daemon implements Vswitchd {
     };
     const portByName = (name: string): number | undefined => dummies.devices.get(name)?.port;
     const { commands } = this.#options;
-    commands.add(...dummyCommands({ dummies, clock, portByName, settle }));
+    const credit = (): void => this.datapath.syncStats();
+    commands.add(...dummyCommands({ dummies, clock, portByName, settle, credit }));
     // Tests look at results right after they have sent packets.
     commands.beforeEach = settle;
   }
@@ -344,6 +346,12 @@ class Daemon implements Vswitchd {
   *#events(): Iterable<[string, number]> {
     yield ['upcall_packets', this.datapath.handler.upcallCount];
     yield ['upcall_not_installed', this.datapath.handler.notInstalled];
+    const { learned, expired, evicted, moved, staticNoneMove } = this.datapath.macEvents;
+    yield ['mac_learning_learned', learned];
+    yield ['mac_learning_expired', expired];
+    yield ['mac_learning_evicted', evicted];
+    yield ['mac_learning_moved', moved];
+    yield ['mac_learning_static_none_move', staticNoneMove];
     for (const [reason, count] of this.reconciler.drops().entries()) {
       const name = DROP_NAMES[reason];
       if (reason > 0 && name !== undefined) yield [`drop_${name}`, count];

@@ -176,7 +176,10 @@ export class SwitchBridge implements DatapathBridge {
     this.failMode = options.failMode ?? 'standalone';
     this.tables = Array.from({ length: N_TABLES }, (_, id) => new Classifier(id));
     this.macs = new MacTable(() => this.nowMs());
-    this.groups = new GroupTable(() => this.nowMs());
+    this.groups = new GroupTable(
+      () => this.nowMs(),
+      options.datapath.switchLog && ((text) => options.datapath.switchLog?.dbg(text)),
+    );
     this.meters = new MeterTable({
       records: options.datapath.meters,
       nowMs: () => this.nowMs(),
@@ -245,6 +248,13 @@ export class SwitchBridge implements DatapathBridge {
   }
 
   #forgetBundle(bundle: Bundle): void {
+    // Other bridges have learned the addresses behind the bundle on their patch ports.
+    for (const { bundle: at, mac, vlan } of this.macs) {
+      if (at !== bundle) continue;
+      for (const { macs } of this.datapath.bridges.values()) {
+        if (macs !== this.macs) macs.forget(mac, vlan);
+      }
+    }
     this.macs.flushBundle(bundle);
     this.snooping?.flushBundle(bundle);
   }

@@ -305,6 +305,8 @@ function checkOne(c: Check, action: Action): void {
     case 'sample':
     case 'controller':
     case 'exit':
+    case 'debug_recirc':
+    case 'debug_slow':
     case 'clear_actions':
     case 'write_metadata':
       return;

@@ -12,6 +12,7 @@ import type { Engine, Upcall } from '../engine/types.ts';
 import { be32, newRecord, putBe32 } from './flow.ts';
 import type { FlowLog } from './flowLog.ts';
 import { KeyPool } from './keyPool.ts';
+import { newMacEvents } from './macLearning.ts';
 import { creditStats, type Megaflow, MegaflowTable } from './megaflow.ts';
 import { PacketIns } from './packetIns.ts';
 import { RecircIds, thawMetadata } from './recirc.ts';
@@ -54,6 +55,8 @@ export interface DatapathOptions {
   log?: DatapathLog;
   /** Hears of each megaflow that is installed. */
   flowLog?: FlowLog;
+  /** Of the module ofproto_dpif. */
+  switchLog?: Pick<DatapathLog, 'dbg'>;
   /** Upcalls of a port that are handled at once in one turn of the event loop. */
   upcallBudget?: number;
 }
@@ -61,6 +64,9 @@ export interface DatapathOptions {
 export class Datapath {
   readonly name: string;
   readonly engine: Engine;
+  readonly switchLog: Pick<DatapathLog, 'dbg'> | undefined;
+  /** Events of all MAC tables, for coverage/show. */
+  readonly macEvents = newMacEvents();
   readonly megaflows = new MegaflowTable();
   readonly meters: MeterRecords;
   readonly packetIns: PacketIns;
@@ -89,6 +95,7 @@ export class Datapath {
 
   constructor(options: DatapathOptions) {
     this.engine = options.engine;
+    this.switchLog = options.switchLog;
     this.meters = new MeterRecords(options.engine.memory);
     this.name = options.name ?? 'netdev@ovs-netdev';
     // As in Open vSwitch, where packet-ins are frozen states, too.
@@ -131,6 +138,7 @@ export class Datapath {
   addBridge(bridge: DatapathBridge): void {
     this.#bridges.set(bridge.name, bridge);
     this.bridgeIds.add(bridge);
+    bridge.macs.events = this.macEvents;
     bridge.macs.onChange = (key) => this.revalidator.macChanged(bridge.macs, key);
   }
 

@@ -15,6 +15,7 @@ import {
   OFPGC_INSERT_BUCKET,
   OFPGC_MODIFY,
   OFPGC_REMOVE_BUCKET,
+  OFPGT_SELECT,
 } from '../wire/openflow/group.ts';
 import type {
   Bucket,
@@ -25,9 +26,8 @@ import type {
 } from '../wire/openflow/messages.ts';
 import { OfError } from '../wire/openflow/types.ts';
 
-/** Hash values of a select group whose controller has not named a method, and at all. */
-const MAX_DEFAULT_HASHES = 256;
-const MAX_HASHES = 4096;
+/** Hash values of a select group. */
+const MAX_HASHES = 256;
 const MIN_HASHES = 16;
 
 /** Numbers of OVS_HASH_ALG_*. */
@@ -56,12 +56,15 @@ export class Group {
   packets = 0;
   bytes = 0;
 
-  constructor(desc: GroupDesc, createdMs: number) {
+  /** `say` hears how a select group is going to choose. */
+  constructor(desc: GroupDesc, createdMs: number, say?: (text: string) => void) {
     this.id = desc.group;
     this.type = desc.groupType;
     this.buckets = desc.buckets.map((bucket) => ({ ...bucket, packets: 0, bytes: 0 }));
     this.selection = desc.selection;
-    this.selector = selectorOf(this.buckets, desc.selection);
+    const isSelect = desc.groupType === OFPGT_SELECT;
+    if (isSelect) say?.(`Constructing select group ${desc.group}`);
+    this.selector = selectorOf(this.buckets, desc.selection, isSelect ? say : undefined);
     this.createdMs = createdMs;
   }
 
@@ -93,38 +96,67 @@ export class Group {
 function selectorOf(
   buckets: readonly GroupBucket[],
   selection: GroupSelection | undefined,
+  say: (text: string) => void = () => {},
 ): Selector {
+  if (selection === undefined) say('No selection method specified. Trying dp_hash.');
+  else say(`Selection method specified: ${selection.method}.`);
   if (selection?.method === 'hash') {
-    return selection.fields.length > 0 ? { by: 'fields', selection } : { by: 'default' };
+    if (selection.fields.length > 0) {
+      say(`Hash fields: ${selection.fields.map(({ field }) => field).join(',')}`);
+      return { by: 'fields', selection };
+    }
+    say('No hash fields. Falling back to default hash method.');
+    return { by: 'default' };
   }
-  const table = spread(buckets, selection === undefined ? MAX_DEFAULT_HASHES : MAX_HASHES);
-  if (table === undefined) return { by: 'default' };
-  if (selection === undefined) {
-    return { by: 'dp_hash', algorithm: HASH_ALG_SYM_L4, basis: 0, buckets: table };
+  const table = spread(buckets, say);
+  if (table === undefined) {
+    say('Falling back to default hash method.');
+    return { by: 'default' };
   }
-  const algorithm = Number(selection.param >> 32n);
-  return {
-    by: 'dp_hash',
-    algorithm: algorithm > HASH_ALG_SYM_L4 ? HASH_ALG_L4 : algorithm,
-    basis: Number(selection.param & 0xffffffffn),
-    buckets: table,
-  };
+  let algorithm = HASH_ALG_SYM_L4;
+  let basis = 0;
+  if (selection !== undefined) {
+    algorithm = Number(selection.param >> 32n);
+    if (algorithm > HASH_ALG_SYM_L4) {
+      say(`Invalid dp_hash algorithm ${algorithm}. Defaulting to OVS_HASH_ALG_L4`);
+      algorithm = HASH_ALG_L4;
+    }
+    basis = Number(selection.param & 0xffffffffn);
+  }
+  say(`Use dp_hash with ${table.length} hash values using algorithm ${algorithm}.`);
+  return { by: 'dp_hash', algorithm, basis, buckets: table };
 }
 
 /**
  * Spreads hash values (a power of two) over the buckets in proportion to their weights, by Webster's method (that of
  * Sainte-Laguë): each value goes to the bucket with the highest weight / (2 × values so far + 1). Undefined when no
- * bucket has a weight or it would take more than `max` values.
+ * bucket has a weight or it would take more than MAX_HASHES.
  */
-function spread(buckets: readonly GroupBucket[], max: number): GroupBucket[] | undefined {
+function spread(
+  buckets: readonly GroupBucket[],
+  say: (text: string) => void,
+): GroupBucket[] | undefined {
+  if (buckets.length === 0) {
+    say("  Don't apply dp_hash method without buckets.");
+    return undefined;
+  }
   const weights = buckets.map((bucket) => bucket.weight).filter((weight) => weight > 0);
-  if (weights.length === 0) return undefined;
+  if (weights.length === 0) {
+    say('  Total weight is zero. No active buckets.');
+    return undefined;
+  }
   const total = weights.reduce((sum, weight) => sum + weight, 0);
-  const least = Math.ceil(total / Math.min(...weights));
+  const minWeight = Math.min(...weights);
+  say(`  Minimum weight: ${minWeight}, total weight: ${total}`);
+  const least = Math.ceil(total / minWeight);
   const count = Math.max(MIN_HASHES, 2 ** Math.ceil(Math.log2(least)));
-  if (count > max) return undefined;
+  if (count > MAX_HASHES) {
+    say(`  Too many hash values required: ${count}`);
+    return undefined;
+  }
+  say(`  Using ${count} hash values:`);
   const claims = buckets.map((bucket) => ({ bucket, divisor: 1 }));
-  return Array.from({ length: count }, () => {
+  const table = Array.from({ length: count }, () => {
     let winner = claims[0]!;
     for (const claim of claims) {
       if (claim.bucket.weight / claim.divisor > winner.bucket.weight / winner.divisor) {
@@ -134,6 +166,12 @@ function spread(buckets: readonly GroupBucket[], max: number): GroupBucket[] | u
     winner.divisor += 2;
     return winner.bucket;
   });
+  for (const { bucket, divisor } of claims) {
+    const target = ((count * bucket.weight) / total).toFixed(2);
+    const hits = (divisor - 1) / 2;
+    say(`  Bucket ${bucket.id}: weight=${bucket.weight}, target=${target} hits=${hits}`);
+  }
+  return table;
 }
 
 /** Old buckets, with the new ones behind the bucket that the message names. */
@@ -178,9 +216,11 @@ export interface GroupChange {
 export class GroupTable {
   readonly #groups = new Map<number, Group>();
   readonly #nowMs: () => number;
+  readonly #say: ((text: string) => void) | undefined;
 
-  constructor(nowMs: () => number) {
+  constructor(nowMs: () => number, say?: (text: string) => void) {
     this.#nowMs = nowMs;
+    this.#say = say;
   }
 
   get size(): number {
@@ -228,7 +268,7 @@ export class GroupTable {
     const { group: id } = mod;
     if (this.#groups.has(id)) throw new OfError('OFPGMFC_GROUP_EXISTS');
     if (id > OFPG_MAX) throw new OfError('OFPGMFC_INVALID_GROUP');
-    this.#groups.set(id, new Group(mod, this.#nowMs()));
+    this.#groups.set(id, new Group(mod, this.#nowMs(), this.#say));
     return { deleted: [], undo: () => void this.#groups.delete(id) };
   }
 
@@ -243,7 +283,7 @@ export class GroupTable {
     } else if (mod.command === OFPGC_REMOVE_BUCKET) {
       desc = { ...old.describe(), buckets: removeBuckets(old.buckets, mod.commandBucket) };
     }
-    this.#groups.set(id, new Group(desc, old.createdMs));
+    this.#groups.set(id, new Group(desc, old.createdMs, this.#say));
     return { deleted: [], undo: () => void this.#groups.set(id, old) };
   }
 

@@ -31,6 +31,24 @@ export function isMulticast(mac: Uint8Array, offset = 0): boolean {
   return (mac[offset]! & 1) !== 0;
 }
 
+/** What has happened in MAC tables since the start; fdb/stats-clear does not touch it. */
+export interface MacEvents {
+  learned: number;
+  expired: number;
+  evicted: number;
+  moved: number;
+  /** Packets from a static address that came in elsewhere. */
+  staticNoneMove: number;
+}
+
+export const newMacEvents = (): MacEvents => ({
+  learned: 0,
+  expired: 0,
+  evicted: 0,
+  moved: 0,
+  staticNoneMove: 0,
+});
+
 export class MacTable {
   readonly #now: () => number;
   readonly #entries = new Map<string, MacEntry>();
@@ -44,6 +62,7 @@ export class MacTable {
   totalExpired = 0;
   totalEvicted = 0;
   totalMoved = 0;
+  events = newMacEvents();
   /** Called with the key (macKey) of each answer that changed; undefined = all. */
   onChange: ((key: string | undefined) => void) | undefined;
 
@@ -99,7 +118,10 @@ export class MacTable {
     if (isMulticast(mac, offset) || this.floodVlans.has(vlan)) return false;
     const key = macKey(mac, offset, vlan);
     let entry = this.#entries.get(key);
-    if (entry?.isStatic) return false;
+    if (entry?.isStatic) {
+      if (entry.bundle !== bundle) this.events.staticNoneMove++;
+      return false;
+    }
     const isBond = bundle.ports.length > 1;
     const now = this.#now();
     if (entry === undefined) {
@@ -108,6 +130,7 @@ export class MacTable {
       entry.expiresMs = usedMs + this.#agingMs;
       if (gratuitousArp && !isBond) entry.garpLockUntilMs = now + GRATUITOUS_ARP_LOCK_MS;
       this.totalLearned++;
+      this.events.learned++;
       this.onChange?.(key);
       return true;
     }
@@ -131,6 +154,7 @@ export class MacTable {
     entry.bundle = bundle;
     this.#count(bundle, 1);
     this.totalMoved++;
+    this.events.moved++;
     this.onChange?.(key);
     return true;
   }
@@ -172,6 +196,14 @@ export class MacTable {
     }
   }
 
+  /** Forgets an address as if it had grown too old. */
+  forget(mac: Uint8Array, vlan: number): void {
+    const key = macKey(mac, 0, vlan);
+    if (!this.#entries.has(key)) return;
+    this.#remove(key);
+    this.onChange?.(key);
+  }
+
   /** Forgets what was learned on a bundle: the way there may have changed. */
   flushLearned(bundle: Bundle): void {
     for (const [key, entry] of this.#entries) {
@@ -188,6 +220,7 @@ export class MacTable {
       if (entry.isStatic || entry.expiresMs > now) continue;
       this.#remove(key);
       this.totalExpired++;
+      this.events.expired++;
       this.onChange?.(key);
     }
   }
@@ -238,6 +271,7 @@ export class MacTable {
       if (entry.bundle !== greedy || entry.isStatic) continue;
       this.#remove(key);
       this.totalEvicted++;
+      this.events.evicted++;
       this.onChange?.(key);
       return true;
     }

@@ -89,6 +89,8 @@ export class Revalidator {
   /** The answer of a MAC table changed: for one address, or (undefined) for all. */
   macChanged(macs: MacTable, key: string | undefined): void {
     for (const flow of this.#datapath.megaflows.dependingOn(macs, key)) this.#macDirty.add(flow);
+    // Addresses grow old without megaflows, too.
+    if (macs.size > 0) this.wake();
     if (this.#macDirty.size === 0) return;
     this.#macChange++;
     this.#schedule();

@@ -39,6 +39,8 @@ export interface ConnmgrOptions {
   /** OVS_RUNDIR: where BRIDGE.mgmt and BRIDGE.snoop are made. */
   runDir: string;
   log: Log;
+  /** With --enable-dummy: the actions of the test suite are known. */
+  debugActions?: boolean;
   /** For messages about the connections themselves (module rconn), by default `log`. */
   rconnLog?: Log;
   /** Throws OfError for actions that the bridge cannot execute. */
@@ -373,6 +375,7 @@ export class Connmgr implements OfSwitch {
       errorLimit: this.#errorLimit,
       nowMs: () => this.bridge.nowMs(),
       tlvs: () => this.tlvTable.mappings,
+      debugActions: this.#options.debugActions === true,
       actionLists: this.#actionLists,
     });
     const onDrop = () => {

@@ -61,6 +61,8 @@ export interface OfconnOptions {
   nowMs: () => number;
   /** What tun_metadataN means on this bridge. */
   tlvs: () => readonly TlvMapping[];
+  /** The actions of the test suite are known. */
+  debugActions?: boolean;
   /** Lists of actions that the bridge's flows share. */
   actionLists: ActionLists;
 }
@@ -235,6 +237,7 @@ export class Ofconn {
         tableId: this.tableId,
         tlvs: this.tlvs,
         packed: true,
+        debugActions: this.#options.debugActions === true,
         actionLists: this.#options.actionLists,
       });
       type = message.type;

@@ -6,6 +6,7 @@ import { F_ACTSET_OUTPUT, K_PRIORITY } from '../../../contract/key.ts';
 import { type Action, OFPP_IN_PORT, OFPP_MAX, OFPP_UNSET } from '../../wire/openflow/types.ts';
 import { be32, exact, putBe32 } from '../flow.ts';
 import { NETFLOW_DROP } from '../netflow.ts';
+import { SLOW_ACTION } from '../protocolPort.ts';
 import { clearTracking, trackConnection } from './conntrack.ts';
 import { inPort, report, type Xlate } from './context.ts';
 import { decap, encap } from './encap.ts';
@@ -202,6 +203,12 @@ function runAction(x: Xlate, action: Action): boolean {
       return false;
     case 'exit':
       x.exit = true;
+      return false;
+    case 'debug_recirc':
+      awaitParse(x);
+      return false;
+    case 'debug_slow':
+      x.slow |= SLOW_ACTION;
       return false;
     case 'group':
       return translateGroup(x, action.group);

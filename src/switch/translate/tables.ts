@@ -14,7 +14,7 @@ import {
   K_TP_SRC,
   KEY_SIZE,
 } from '../../../contract/key.ts';
-import { type Action, OFPP_IN_PORT } from '../../wire/openflow/types.ts';
+import { type Action, OFPP_IN_PORT, OFPP_UNSET } from '../../wire/openflow/types.ts';
 import { be16, putBe16, putBe32 } from '../flow.ts';
 import type { Rule } from '../types.ts';
 import { runActions } from './actions.ts';
@@ -215,8 +215,15 @@ export function executeActionSet(x: Xlate): void {
 }
 
 export function writeActions(x: Xlate, actions: readonly Action[]): void {
+  // What the set comes to: a group goes before an output.
+  let hasGroup = x.actionSet.some(({ type }) => type === 'group');
   for (const action of actions) {
-    if (action.type === 'output') putBe32(x.flow, F_ACTSET_OUTPUT, action.port);
+    if (action.type === 'group') {
+      hasGroup = true;
+      putBe32(x.flow, F_ACTSET_OUTPUT, OFPP_UNSET);
+    } else if (action.type === 'output' && !hasGroup) {
+      putBe32(x.flow, F_ACTSET_OUTPUT, action.port);
+    }
   }
   x.actionSet.push(...actions);
 }

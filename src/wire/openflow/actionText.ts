@@ -100,6 +100,9 @@ export function formatAction(a: Action, options: ActionTextOptions = {}): string
       return `encap(${ENCAPSULATIONS.get(a.packetType)})`;
     case 'decap':
       return `decap(${a.packetType === NEXT_PROTOCOL ? '' : packetTypeText(a.packetType)})`;
+    case 'debug_recirc':
+    case 'debug_slow':
+      return a.type;
     case 'unroll_xlate':
       return `unroll_xlate(table=${a.table}, cookie=${a.cookie})`;
     case 'meter':

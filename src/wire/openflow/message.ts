@@ -89,6 +89,7 @@ class DecodeContext implements BodyContext {
   readonly tlvs: readonly TlvMapping[];
   readonly packed: boolean;
   readonly actionLists: ActionLists | undefined;
+  readonly debugActions: boolean;
   readonly #options: DecodeOptions;
   readonly #depth: number;
 
@@ -100,6 +101,7 @@ class DecodeContext implements BodyContext {
     this.tlvs = options.tlvs ?? NO_TLVS;
     this.packed = options.packed ?? false;
     this.actionLists = options.actionLists;
+    this.debugActions = options.debugActions === true;
     this.#options = options;
     this.#depth = depth;
   }

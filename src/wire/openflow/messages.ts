@@ -392,4 +392,6 @@ export interface DecodeOptions {
   packed?: boolean;
   /** Equal lists of actions are taken from here, as one. */
   actionLists?: ActionLists;
+  /** Actions of the test suite are known, too. */
+  debugActions?: boolean;
 }

@@ -1,6 +1,6 @@
 // Nicira extension actions from the wire (vendor 0x00002320). Layouts and argument checks are those of Open vSwitch;
-// ovs-actions(7) says what they mean. All numbers that Open vSwitch 3.1 knows are decoded but dec_nsh_ttl (no NSH here)
-// and the two debugging actions; those get OFPBAC_BAD_VENDOR_TYPE.
+// ovs-actions(7) says what they mean. All numbers that Open vSwitch 3.1 knows are decoded but dec_nsh_ttl (no NSH here),
+// which gets OFPBAC_BAD_VENDOR_TYPE; the two debugging actions with --enable-dummy only, else they get that, too.
 
 import { checkOutputPort, decodeActions, legacySet, moveFrom, pushMpls } from './actionDecode.ts';
 import type { Reader } from './buffer.ts';
@@ -65,6 +65,10 @@ const LENGTHS: Readonly<Record<number, number>> = {
   50: 24,
 };
 
+/** Actions of Open vSwitch's test suite. */
+const DEBUG_SLOW = 254;
+const DEBUG_RECIRC = 255;
+
 /** Only OpenFlow 1.0 needs these: later versions have standard actions. */
 const ONLY_10 = new Set([4, 18, 23, 24, 25, 26, 30, 31, 40]);
 /** Superseded by set_field and copy_field in OpenFlow 1.5. */
@@ -90,8 +94,10 @@ export function decodeNxAction(
   ctx: CodecContext,
   depth: number,
 ): Action {
-  const expected = LENGTHS[subtype] ?? 0;
-  if (!isNxAction(subtype, ctx.version)) throw new OfError('OFPBAC_BAD_VENDOR_TYPE');
+  const isDebugging = subtype === DEBUG_SLOW || subtype === DEBUG_RECIRC;
+  const expected = isDebugging ? 16 : (LENGTHS[subtype] ?? 0);
+  const isKnown = isDebugging ? ctx.debugActions === true : isNxAction(subtype, ctx.version);
+  if (!isKnown) throw new OfError('OFPBAC_BAD_VENDOR_TYPE');
   if (expected > 0 ? length !== expected : length < -expected) throw new OfError('OFPBAC_BAD_LEN');
   switch (subtype) {
     case 1:
@@ -142,6 +148,10 @@ export function decodeNxAction(
       return decodeLearn(r, ctx, subtype === 45);
     case 17:
       return { type: 'exit' };
+    case DEBUG_SLOW:
+    case DEBUG_RECIRC:
+      r.mustBeZero(6, 'OFPBAC_BAD_ARGUMENT');
+      return { type: subtype === DEBUG_SLOW ? 'debug_slow' : 'debug_recirc' };
     case 18:
       return { type: 'dec_ttl', controllerIds: [0] };
     case 19:

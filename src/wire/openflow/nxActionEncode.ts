@@ -45,6 +45,10 @@ export function encodeNxAction(w: Writer, a: Action, ctx: CodecContext): void {
     case 'note':
       putNx(w, 8, () => w.put(a.data));
       return;
+    case 'debug_recirc':
+    case 'debug_slow':
+      putNx(w, a.type === 'debug_recirc' ? 255 : 254, () => undefined);
+      return;
     case 'exit':
       putNx(w, 17, () => undefined);
       return;

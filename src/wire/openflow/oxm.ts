@@ -22,6 +22,8 @@ export interface CodecContext {
   version: number;
   /** The TLV table, for tun_metadataN. */
   tlvs?: readonly TlvMapping[];
+  /** Actions of the test suite are known, too. */
+  debugActions?: boolean;
 }
 
 /** NXM_NX_COOKIE, only in the matches of NXT_FLOW_MOD and NXST_FLOW requests. */

@@ -67,6 +67,9 @@ export type Action =
   | { type: 'group'; group: number }
   | { type: 'note'; data: Uint8Array }
   | { type: 'exit' }
+  /** With --enable-dummy only: the packet recirculates, or takes the slow path, for nothing. */
+  | { type: 'debug_recirc' }
+  | { type: 'debug_slow' }
   | { type: 'dec_mpls_ttl' }
   | { type: 'push_mpls'; ethertype: number }
   | { type: 'pop_mpls'; ethertype: number }

@@ -21,6 +21,7 @@ import {
 import { FlowTransaction } from './flowTransaction.ts';
 import type { Meter } from './meters.ts';
 import type { Bridge, FlowOwner, Rule } from './types.ts';
+import { crossed, freePercent, type Vacancy } from './vacancy.ts';
 
 export type RemovedReason =
   | 'idle_timeout'
@@ -70,6 +71,7 @@ export interface TableConfig {
   evictByOpenFlow: boolean;
   /** OFPTC11_TABLE_MISS_*, 0 = default of the protocol version. */
   missConfig: number;
+  vacancy: Vacancy;
 }
 
 /** Columns of the Flow_Table table; what is empty there is undefined here. */
@@ -94,6 +96,8 @@ export class FlowTables implements FlowOwner {
   readonly expirable = new Set<Rule>();
   /** Called once for each committed transaction that changed something. */
   onEvents: ((events: readonly FlowEvent[]) => void) | undefined;
+  /** A table became nearly full, or has room again; comes before the events that did it. */
+  onVacancy: ((table: number, event: 'down' | 'up') => void) | undefined;
   readonly #checkActions: CheckActions | undefined;
 
   constructor(bridge: Bridge, options: FlowTablesOptions = {}) {
@@ -109,6 +113,7 @@ export class FlowTables implements FlowOwner {
         evictionGroups: [],
         evictByOpenFlow: false,
         missConfig: 0,
+        vacancy: { downPercent: 0, upPercent: 0, awaited: undefined },
       });
     }
   }
@@ -274,6 +279,24 @@ export class FlowTables implements FlowOwner {
       transaction.remove(victim, 'eviction', undefined);
     }
     transaction.commit();
+  }
+
+  /** Free space of a table. */
+  freePercent(table: number): number {
+    return freePercent(this.bridge.tables[table].size, this.config[table].flowLimit);
+  }
+
+  /** Tells of tables that these changes filled or emptied beyond a threshold. */
+  reportVacancy(events: readonly FlowEvent[]): void {
+    const seen = new Set<number>();
+    for (const { event, rule } of events) {
+      if (event === 'modified' || seen.has(rule.table)) continue;
+      seen.add(rule.table);
+      const { vacancy } = this.config[rule.table];
+      if (vacancy.awaited === undefined) continue;
+      const reached = crossed(vacancy, this.freePercent(rule.table));
+      if (reached !== undefined) this.onVacancy?.(rule.table, reached);
+    }
   }
 
   /** Undefined when nothing may be evicted. */

@@ -126,6 +126,7 @@ export class FlowTransaction {
       bridge.syncStats();
     }
     bridge.flowsChanged(this.#groupsChanged ? undefined : this.#events);
+    this.#tables.reportVacancy(this.#events);
     onEvents?.(this.#events);
   }
 

@@ -412,10 +412,21 @@ function samples(version: OfVersion): [Message, RegExp[]][] {
     list.push([
       {
         type: 'table_desc_reply',
-        tables: [{ table: 3, eviction: true, evictionFlags: 1, vacancy: false }],
+        tables: [{ table: 3, eviction: true, evictionFlags: 1, vacancy: undefined }],
       },
       [/table 3:/, /eviction=on eviction_flags=OTHER/],
     ]);
+  if (version >= 5) {
+    const vacancy = { downPercent: 20, upPercent: 80, nowPercent: 10 };
+    list.push([
+      {
+        type: 'table_status',
+        reason: 'down',
+        desc: { table: 3, eviction: false, evictionFlags: 7, vacancy },
+      },
+      [/reason=VACANCY_DOWN/, /vacancy=on vacancy_down=20% vacancy_up=80% vacancy=10%/],
+    ]);
+  }
   return list;
 }
 

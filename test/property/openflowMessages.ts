@@ -266,7 +266,7 @@ function tables(version: OfVersion): fc.Arbitrary<Message>[] {
   const arbs: fc.Arbitrary<Message>[] = [
     fc.record({ type: t('table_stats_reply'), tables: fc.array(stats, { maxLength: 4 }) }),
   ];
-  if (version >= 2) arbs.push(fc.record({ type: t('table_mod'), table: u8, config: u32 }));
+  if (version >= 2) arbs.push(tableMod(version));
   if (version >= 4) {
     const feature = fc
       .record({
@@ -289,11 +289,34 @@ function tables(version: OfVersion): fc.Arbitrary<Message>[] {
       table: u8,
       eviction: fc.boolean(),
       evictionFlags: u32,
-      vacancy: fc.boolean(),
+      vacancy: fc.option(fc.record({ downPercent: u8, upPercent: u8, nowPercent: u8 }), {
+        nil: undefined,
+      }),
     });
+    const reason = fc.constantFrom('down' as const, 'up' as const);
+    arbs.push(fc.record({ type: t('table_status'), reason, desc }));
     arbs.push(fc.record({ type: t('table_desc_reply'), tables: fc.array(desc, { maxLength: 3 }) }));
   }
   return arbs;
+}
+
+function tableMod(version: OfVersion): fc.Arbitrary<Message> {
+  const mod = { type: t('table_mod'), table: u8 };
+  const none = fc.constant(undefined);
+  if (version < 5) return fc.record({ ...mod, config: u32, evictionFlags: none, vacancy: none });
+  const percents = fc.tuple(fc.nat(100), fc.nat(100)).map((two) => two.sort((a, b) => a - b));
+  const vacancy = percents.map(([downPercent = 0, upPercent = 0]) => ({ downPercent, upPercent }));
+  return fc
+    .record({
+      ...mod,
+      evictionFlags: fc.option(u32, { nil: undefined }),
+      vacancy: fc.option(vacancy),
+    })
+    .map(({ vacancy, ...rest }) => ({
+      ...rest,
+      config: vacancy === null ? 4 : 8,
+      vacancy: vacancy ?? undefined,
+    }));
 }
 
 function queues(version: OfVersion): fc.Arbitrary<Message>[] {

@@ -369,6 +369,41 @@ describe('asynchronous messages', () => {
     assert.equal(flowRemoved.priority, 9);
   });
 
+  it('vacancy events tell of a table that fills, and that has room again', async () => {
+    const peer = await client(5);
+    peer.send({ type: 'set_async', masks: [{ tableStatus: 0x18 }, {}] });
+    connmgr.tables.configureTable(1, { flowLimit: 10 });
+    const mod = (vacancy: { downPercent: number; upPercent: number } | undefined) =>
+      ({
+        type: 'table_mod',
+        table: 1,
+        config: vacancy === undefined ? 0 : 8,
+        evictionFlags: undefined,
+        vacancy,
+      }) as const;
+    assert.equal(await peer.errorOf(mod({ downPercent: 20, upPercent: 10 })), 'OFPBPC_BAD_VALUE');
+    assert.equal(await peer.errorOf({ ...mod(undefined), evictionFlags: 1 }), 'OFPTMFC_BAD_CONFIG');
+    assert.equal(await peer.errorOf(mod({ downPercent: 20, upPercent: 80 })), 'no error');
+    const add = (priority: number) => peer.send(flowMods({ table: 1, priority }));
+    // Two events for a walk to full, to half, to full and to empty: the half crosses no threshold.
+    for (let i = 1; i <= 10; i++) add(i);
+    const down = await peer.expect('table_status');
+    assert.equal(down.reason, 'down');
+    assert.deepEqual(down.desc.vacancy, { downPercent: 20, upPercent: 80, nowPercent: 10 });
+    const remove = (priority: number) =>
+      peer.send(flowMods({ command: 'delete_strict', table: 1, priority }));
+    for (let i = 1; i <= 5; i++) remove(i);
+    for (let i = 1; i <= 5; i++) add(i);
+    for (let i = 1; i <= 10; i++) remove(i);
+    const up = await peer.expect('table_status');
+    assert.equal(up.reason, 'up');
+    assert.deepEqual(up.desc.vacancy, { downPercent: 20, upPercent: 80, nowPercent: 90 });
+    assert.equal(await peer.errorOf(mod(undefined)), 'no error');
+    const { tables } = await peer.request({ type: 'table_desc_request' }, 'table_desc_reply');
+    assert.equal(tables[1]?.vacancy, undefined);
+    assert.equal(peer.received.length, 0);
+  });
+
   it('packet-ins come in the format that was asked for, to the right controller', async () => {
     const standard = await client(1);
     const extended = await client(1);

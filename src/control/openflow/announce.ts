@@ -5,9 +5,15 @@ import { F_IN_PORT } from '../../../contract/key.ts';
 import type { FlowEvent } from '../../switch/flowMods.ts';
 import type { Bridge, BridgePort } from '../../switch/types.ts';
 import { encode } from '../../wire/openflow/message.ts';
-import type { Message } from '../../wire/openflow/messages.ts';
+import type { Message, TableDesc } from '../../wire/openflow/messages.ts';
 import type { FlowRemoved, PacketIn, PortDesc } from '../../wire/openflow/types.ts';
-import { flowRemovedBit, packetInBit, portStatusBit, requestForwardBit } from './asyncConfig.ts';
+import {
+  flowRemovedBit,
+  packetInBit,
+  portStatusBit,
+  requestForwardBit,
+  tableStatusBit,
+} from './asyncConfig.ts';
 import type { ChangeLog } from './monitors.ts';
 import type { Ofconn } from './ofconn.ts';
 import { Pinsched, type PinschedStats } from './pinsched.ts';
@@ -170,6 +176,14 @@ export class Announcer {
     for (const { conn } of this.#peers()) {
       if (!conn.wantsAsync('flowRemoved', flowRemovedBit(reason))) continue;
       conn.sendUpdate({ type: 'flow_removed', nxt: conn.nxm, flowRemoved });
+    }
+  }
+
+  /** The free space of a table crossed a threshold. */
+  tableStatus(desc: TableDesc, reason: 'down' | 'up'): void {
+    for (const { conn } of this.#peers()) {
+      if (conn.version < 5 || !conn.wantsAsync('tableStatus', tableStatusBit(reason))) continue;
+      conn.sendUpdate({ type: 'table_status', reason, desc });
     }
   }
 

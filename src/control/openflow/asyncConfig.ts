@@ -44,6 +44,13 @@ export function portStatusBit(reason: keyof typeof PORT_STATUS_BIT): number {
   return PORT_STATUS_BIT[reason];
 }
 
+/** OFPTR_VACANCY_*. */
+const TABLE_STATUS_BIT = { down: 1 << 3, up: 1 << 4 };
+
+export function tableStatusBit(reason: keyof typeof TABLE_STATUS_BIT): number {
+  return TABLE_STATUS_BIT[reason];
+}
+
 const REQUEST_FORWARD_BIT = { group_mod: 1 << 0, meter_mod: 1 << 1 };
 
 export function requestForwardBit(type: keyof typeof REQUEST_FORWARD_BIT): number {

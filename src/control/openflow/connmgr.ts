@@ -25,6 +25,7 @@ import { type Handler, Ofconn } from './ofconn.ts';
 import type { Rconn } from './rconn.ts';
 import { type ControllerConfig, Service } from './service.ts';
 import { Snoop } from './snoop.ts';
+import { tableDesc } from './tableHandlers.ts';
 import { TlvTable } from './tlvTable.ts';
 import { type Log, parseTarget, type SslConfig, type StreamContext } from './vconn.ts';
 import { ALL_VERSIONS } from './versions.ts';
@@ -112,6 +113,8 @@ export class Connmgr implements OfSwitch {
     bridge.tlvMappings = () => this.tlvTable.mappings;
     bridge.tableMissConfig = (table) => this.tables.config[table].missConfig;
     this.tables.onEvents = (events) => this.#announcer.flowsChanged(events);
+    this.tables.onVacancy = (table, event) =>
+      this.#announcer.tableStatus(tableDesc(this.tables, table), event);
     this.desc = switchDesc(undefined, undefined);
     this.#handler = createHandler(this, (conn, type) => this.#noteMessage(conn, type));
     this.#snoop = new Snoop(`${runDir}/${bridge.name}.snoop`, () => this.#mostImportant(), log);

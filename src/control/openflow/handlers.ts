@@ -17,6 +17,7 @@ import {
 } from './ofconn.ts';
 import { applyPortMod, selectPorts } from './portHandlers.ts';
 import { statsHandlers } from './statsHandlers.ts';
+import { tableHandlers } from './tableHandlers.ts';
 import { MAX_FIELDS, MAX_SPACE } from './tlvTable.ts';
 
 export type HandlerOf<T extends MessageType> = (
@@ -36,15 +37,12 @@ const INVALID_TTL_TO_CONTROLLER = 0x4;
 const NO_BUFFER = 0xffffffff;
 /** Datapath ports fit in 16 bits. */
 const MAX_PORTS = 0xff00;
-const ALL_TABLES = 0xff;
-/** OFPTC14_EVICTION; below it, until OpenFlow 1.3, is what happens to packets that miss. */
-const TABLE_EVICTION = 4;
-const TABLE_MISS_MASK = 3;
 
 const handlers: HandlerTable = {
   ...statsHandlers,
   ...groupHandlers,
   ...meterHandlers,
+  ...tableHandlers,
 
   features_request(ofSwitch, { conn, ...request }) {
     const { bridge } = ofSwitch;
@@ -124,22 +122,6 @@ const handlers: HandlerTable = {
   port_mod(ofSwitch, { conn }, { portMod }) {
     rejectSecondary(conn);
     applyPortMod(ofSwitch, portMod, conn);
-  },
-
-  table_mod(ofSwitch, { conn, version }, { table, config }) {
-    rejectSecondary(conn);
-    const { tables } = ofSwitch;
-    if (table !== ALL_TABLES && table >= tables.config.length) {
-      throw new OfError('OFPTMFC_BAD_TABLE');
-    }
-    // The last table is the switch's own.
-    if (table === tables.config.length - 1) throw new OfError('OFPTMFC_EPERM');
-    const affected = table === ALL_TABLES ? tables.config.slice(0, -1) : [tables.config[table]];
-    for (const tableConfig of affected) {
-      if (version >= 5) tableConfig.evictByOpenFlow = (config & TABLE_EVICTION) !== 0;
-      else tableConfig.missConfig = config & TABLE_MISS_MASK;
-    }
-    ofSwitch.bridge.flowsChanged();
   },
 
   bundle_control(_ofSwitch, request, { bundleId, control, flags }) {

@@ -18,8 +18,6 @@ const MAX_ENTRIES = 1_000_000;
 /** More than a request can name in earnest. */
 const MAX_TABLE_FEATURES = 512;
 const ALL_ONES_64 = 0xffffffffffffffffn;
-/** OFPTMPEF14_OTHER | IMPORTANCE | LIFETIME: what the choice of a flow to evict looks at. */
-const EVICTION_FLAGS = 0x7;
 const MAX_AGE_S = 0xffff;
 
 export const statsHandlers: HandlerTable = {
@@ -93,16 +91,6 @@ export const statsHandlers: HandlerTable = {
     if (more) return;
     if (wanted.length > 0) setTableNames(ofSwitch, wanted);
     conn.reply({ type: 'table_features_reply', tables: tableFeatures(ofSwitch) }, request);
-  },
-
-  table_desc_request({ bridge, tables }, request) {
-    const descs = visibleTables(bridge).map((table) => ({
-      table: table.id,
-      eviction: tables.config[table.id].evictByOpenFlow,
-      evictionFlags: EVICTION_FLAGS,
-      vacancy: false,
-    }));
-    request.conn.reply({ type: 'table_desc_reply', tables: descs }, request);
   },
 
   port_stats_request(ofSwitch, request, { port }) {

@@ -8,6 +8,7 @@ import { applyPortMod } from '../../control/openflow/portHandlers.ts';
 import type { SwitchBridge } from '../../switch/bridge.ts';
 import { isHidden } from '../../switch/flowModsRules.ts';
 import type { Rule } from '../../switch/types.ts';
+import type { Vacancy } from '../../switch/vacancy.ts';
 import { BUCKET_ALL, OFPGC_ADD } from '../../wire/openflow/group.ts';
 import { decode, encode } from '../../wire/openflow/message.ts';
 import type { MeterConfig, TlvMapping } from '../../wire/openflow/messages.ts';
@@ -23,8 +24,8 @@ export interface SavedBridge {
   name: string;
   tlvs: readonly TlvMapping[];
   meters: readonly MeterConfig[];
-  /** What OFPT_TABLE_MOD and OFPT_SET_CONFIG have said, where it is not the default. */
-  tables: { table: number; evictByOpenFlow: boolean; missConfig: number }[];
+  /** What OFPT_TABLE_MOD has said, where it is not the default. An older predecessor knows no vacancy events. */
+  tables: { table: number; evictByOpenFlow: boolean; missConfig: number; vacancy?: Vacancy }[];
   fragHandling: number;
   /** Group-mods and flow-mods, one message after the other. */
   messages: Uint8Array;
@@ -116,8 +117,10 @@ export function saveBridge(unit: OpenFlowState, messages = messagesOf(unit)): Sa
       flags,
       bands: [...bands],
     })),
-    tables: connmgr.tables.config.flatMap(({ evictByOpenFlow, missConfig }, table) =>
-      evictByOpenFlow || missConfig !== 0 ? [{ table, evictByOpenFlow, missConfig }] : [],
+    tables: connmgr.tables.config.flatMap(({ evictByOpenFlow, missConfig, vacancy }, table) =>
+      evictByOpenFlow || missConfig !== 0 || vacancy.awaited !== undefined
+        ? [{ table, evictByOpenFlow, missConfig, vacancy: { ...vacancy } }]
+        : [],
     ),
     fragHandling: bridge.fragHandling,
     messages,
@@ -146,8 +149,8 @@ export function restoreBridge(
   attempt(() => connmgr.tlvTable.clear(() => false));
   attempt(() => connmgr.tlvTable.add(saved.tlvs));
   for (const meter of saved.meters) attempt(() => bridge.meters.add(meter));
-  for (const { table, evictByOpenFlow, missConfig } of saved.tables) {
-    Object.assign(connmgr.tables.config[table] ?? {}, { evictByOpenFlow, missConfig });
+  for (const { table, ...config } of saved.tables) {
+    Object.assign(connmgr.tables.config[table] ?? {}, config);
   }
   bridge.fragHandling = saved.fragHandling;
   const { messages } = saved;

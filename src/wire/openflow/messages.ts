@@ -87,7 +87,14 @@ export interface TableDesc {
   eviction: boolean;
   /** OFPTMPEF_*. */
   evictionFlags: number;
-  vacancy: boolean;
+  /** Undefined: no vacancy events. */
+  vacancy: (VacancyThresholds & { nowPercent: number }) | undefined;
+}
+
+/** Percent of a table that are free, below and above which its controllers hear of it. */
+export interface VacancyThresholds {
+  downPercent: number;
+  upPercent: number;
 }
 
 export interface QueueStats {
@@ -284,7 +291,16 @@ export type Message =
   | { type: 'port_status'; reason: 'add' | 'delete' | 'modify'; port: PortDesc }
   | { type: 'flow_mod'; nxt: boolean; flowMod: FlowMod }
   | { type: 'port_mod'; portMod: PortMod }
-  | { type: 'table_mod'; table: number; config: number }
+  /** `config`: OFPTC11_*, OFPTC14_*. Thresholds are undefined when the version or the configuration has none. */
+  | {
+      type: 'table_mod';
+      table: number;
+      config: number;
+      evictionFlags: number | undefined;
+      vacancy: VacancyThresholds | undefined;
+    }
+  /** The free space of a table crossed a threshold (OpenFlow 1.4+). */
+  | { type: 'table_status'; reason: 'down' | 'up'; desc: TableDesc }
   | ({ type: 'group_mod' } & GroupMod)
   | ({ type: 'meter_mod'; command: number } & MeterConfig)
   | { type: 'barrier_request' }

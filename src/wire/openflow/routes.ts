@@ -59,6 +59,7 @@ const ROWS: readonly (readonly [MessageType, Kind, number, number, number])[] = 
   ['set_async', 'nx', 27, 1, 4],
   ['meter_mod', 'of', 29, 4, 6],
   ['role_status', 'of', 30, 5, 6],
+  ['table_status', 'of', 31, 5, 6],
   ['role_status', 'onf', 1911, 4, 4],
   ['requestforward', 'of', 32, 5, 6],
   ['requestforward', 'onf', 2350, 4, 4],

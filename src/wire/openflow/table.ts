@@ -4,7 +4,7 @@
 import type { Reader, Writer } from './buffer.ts';
 import type { Codecs, MessageOf } from './codec.ts';
 import { empty, readList } from './codec.ts';
-import type { TableDesc, TableFeatures, TableStats } from './messages.ts';
+import type { TableDesc, TableFeatures, TableStats, VacancyThresholds } from './messages.ts';
 import { putProp, readProps } from './prop.ts';
 import { putTableProperties, putTableStats11, putTableStats12 } from './tableCapabilities.ts';
 import { OfError } from './types.ts';
@@ -112,13 +112,26 @@ function readTableDesc(all: Reader): TableDesc {
   r.skip(1);
   const config = r.u32();
   let evictionFlags = 0xffffffff;
-  for (const p of readProps(r)) if (p.type === PROP_EVICTION) evictionFlags = p.body.u32();
+  let vacancy = { downPercent: 0, upPercent: 0, nowPercent: 0 };
+  for (const { type, body } of readProps(r)) {
+    if (type === PROP_EVICTION) evictionFlags = body.u32();
+    else if (type === PROP_VACANCY) vacancy = readVacancy(body);
+  }
   return {
     table,
     eviction: (config & EVICTION) !== 0,
     evictionFlags,
-    vacancy: (config & VACANCY) !== 0,
+    vacancy: config & VACANCY ? vacancy : undefined,
   };
+}
+
+function readVacancy(r: Reader): { downPercent: number; upPercent: number; nowPercent: number } {
+  if (r.left !== 4) throw new OfError('OFPBPC_BAD_LEN');
+  return { downPercent: r.u8(), upPercent: r.u8(), nowPercent: r.u8() };
+}
+
+function putVacancy(w: Writer, { downPercent, upPercent }: VacancyThresholds, now: number): void {
+  putProp(w, PROP_VACANCY, () => w.u8(downPercent).u8(upPercent).u8(now).zeros(1));
 }
 
 function putTableDesc(w: Writer, d: TableDesc): void {
@@ -126,17 +139,48 @@ function putTableDesc(w: Writer, d: TableDesc): void {
   w.u16(0).u8(d.table).zeros(1);
   w.u32((d.eviction ? EVICTION : 0) | (d.vacancy ? VACANCY : 0));
   if (d.evictionFlags !== 0xffffffff) putProp(w, PROP_EVICTION, () => w.u32(d.evictionFlags));
-  // Thresholds of vacancy events: there are none to cross.
-  if (d.vacancy) putProp(w, PROP_VACANCY, () => w.zeros(4));
+  if (d.vacancy) putVacancy(w, d.vacancy, d.vacancy.nowPercent);
   w.patchLength(start, start);
 }
 
-function readTableMod(r: Reader): MessageOf<'table_mod'> {
+function readTableMod(r: Reader, version: number): MessageOf<'table_mod'> {
   const table = r.u8();
   r.skip(3);
   const config = r.u32();
-  r.offset = r.end;
-  return { type: 'table_mod', table, config };
+  const mod = { type: 'table_mod', table, config } as const;
+  if (version < 5) return { ...mod, evictionFlags: undefined, vacancy: undefined };
+  let evictionFlags: number | undefined;
+  let vacancy: VacancyThresholds = { downPercent: 0, upPercent: 0 };
+  for (const { type, body } of readProps(r)) {
+    if (type === PROP_EVICTION) {
+      if (body.left !== 4) throw new OfError('OFPBPC_BAD_LEN');
+      evictionFlags = body.u32();
+    } else if (type === PROP_VACANCY) {
+      const { downPercent, upPercent, nowPercent } = readVacancy(body);
+      if (downPercent > upPercent || upPercent > 100 || nowPercent !== 0)
+        throw new OfError('OFPBPC_BAD_VALUE');
+      vacancy = { downPercent, upPercent };
+    } else throw new OfError('OFPBRC_BAD_TYPE');
+  }
+  return { ...mod, evictionFlags, vacancy: config & VACANCY ? vacancy : undefined };
+}
+
+function putTableMod(w: Writer, m: MessageOf<'table_mod'>, version: number): void {
+  w.u8(m.table).zeros(3).u32(m.config);
+  if (version < 5) return;
+  const { evictionFlags, vacancy } = m;
+  if (evictionFlags !== undefined) putProp(w, PROP_EVICTION, () => w.u32(evictionFlags));
+  if (vacancy !== undefined) putVacancy(w, vacancy, 0);
+}
+
+const STATUS_REASONS = { 3: 'down', 4: 'up' } as const;
+const STATUS_NUMBERS = { down: 3, up: 4 } as const;
+
+function readTableStatus(r: Reader): MessageOf<'table_status'> {
+  const reason = STATUS_REASONS[r.u8() as 3 | 4] as 'down' | 'up' | undefined;
+  if (reason === undefined) throw new OfError('OFPBPC_BAD_VALUE');
+  r.skip(7);
+  return { type: 'table_status', reason, desc: readTableDesc(r) };
 }
 
 export const tableCodecs: Codecs = {
@@ -159,8 +203,12 @@ export const tableCodecs: Codecs = {
         .text(m.dp, DESC_LEN),
   },
   table_mod: {
-    decode: readTableMod,
-    encode: (w, m) => void w.u8(m.table).zeros(3).u32(m.config),
+    decode: (r, ctx) => readTableMod(r, ctx.version),
+    encode: (w, m, ctx) => putTableMod(w, m, ctx.version),
+  },
+  table_status: {
+    decode: readTableStatus,
+    encode: (w, m) => putTableDesc(w.u8(STATUS_NUMBERS[m.reason]).zeros(7), m.desc),
   },
   table_stats_request: empty({ type: 'table_stats_request' }),
   table_stats_reply: {

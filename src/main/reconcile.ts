@@ -67,6 +67,8 @@ export interface ReconcilerOptions {
   connmgrLog: Log;
   /** Log of its connections. */
   rconnLog: Log;
+  /** Log of how it tells of flows. */
+  flowLog: Log;
   /** Some status changed: soon write statusColumns(). */
   onStatus: () => void;
 }
@@ -243,8 +245,18 @@ export class Reconciler {
   }
 
   #addBridge(intent: BridgeIntent): BridgeUnit {
-    const { datapath, runDir, connmgrLog, rconnLog, context, protocols, dummies, log, onStatus } =
-      this.#options;
+    const {
+      datapath,
+      runDir,
+      connmgrLog,
+      rconnLog,
+      flowLog,
+      context,
+      protocols,
+      dummies,
+      log,
+      onStatus,
+    } = this.#options;
     const bridge = new SwitchBridge({
       name: intent.name,
       datapath,
@@ -257,6 +269,7 @@ export class Reconciler {
       log: connmgrLog,
       debugActions: dummies !== undefined,
       rconnLog,
+      flowLog,
       checkActions: (actions, match, table, version) =>
         checkActions(actions, match, table, version, bridge),
       checkBucket: checkBucketActions,

@@ -98,6 +98,7 @@ class Daemon implements Vswitchd {
   #dirty = false;
   #working: Promise<void> | undefined;
   #configured = false;
+  #started = false;
   #announced = false;
   #closed = false;
   /** No reconfigurations: a hand-over is under way. */
@@ -150,6 +151,7 @@ class Daemon implements Vswitchd {
       engine,
       ...(this.#dummies ? { name: 'dummy@ovs-dummy' } : {}),
       log: vlog.module('ofproto_dpif_upcall'),
+      ctLog: vlog.module('ct_dpif'),
       flowLog: engineLog,
       switchLog: vlog.module('ofproto_dpif'),
     });
@@ -193,6 +195,7 @@ class Daemon implements Vswitchd {
       log: vlog.module('bridge'),
       connmgrLog: vlog.module('connmgr'),
       rconnLog: vlog.module('rconn'),
+      flowLog: vlog.module('ofp_flow'),
       onStatus: () => this.#publisher.statusChanged(),
     });
     this.#ctZones = new CtZones({
@@ -394,7 +397,11 @@ class Daemon implements Vswitchd {
   async #configure(): Promise<void> {
     const { snapshot } = this.#client;
     const intent = intentFrom(snapshot);
-    if (!intent || !snapshot.root) return;
+    // An empty database has nothing to configure; whoever waits for the daemon need not wait for its first row.
+    if (!intent || !snapshot.root) {
+      this.#tellStarted();
+      return;
+    }
     this.#options.coverage.hit('bridge_reconfigure');
     this.#ctZones.apply(ctZonesFrom(snapshot));
     this.#publisher.settingsChanged();
@@ -445,8 +452,15 @@ class Daemon implements Vswitchd {
       this.#configured = true;
       this.#awaitSuccessor();
       this.#keepJournal();
-      this.#options.onConfigured?.();
+      this.#tellStarted();
     }
+  }
+
+  /** Once: the database has been read, and what it says is in force. */
+  #tellStarted(): void {
+    if (this.#started) return;
+    this.#started = true;
+    this.#options.onConfigured?.();
   }
 
   /** With the first bridge: what scripts look for in the log of a datapath. */

@@ -8,6 +8,7 @@ import {
   F_REGS,
   FLOW_SIZE,
   K_IN_PORT,
+  K_PACKET_TYPE,
   K_PKT_MARK,
   K_TCP_FLAGS,
   KEY_SIZE,
@@ -29,7 +30,6 @@ import {
 } from '../wire/openflow/types.ts';
 import { checkActions } from './checkActions.ts';
 import { Classifier } from './classifier.ts';
-import { flushConnections } from './ctMatch.ts';
 import type { Datapath, DatapathBridge } from './datapath.ts';
 import { be16, newRecord, putBe32 } from './flow.ts';
 import { extractFlow } from './flowExtract.ts';
@@ -90,6 +90,7 @@ export interface AddPortOptions {
 function copyMetadata(from: Uint8Array, to: Uint8Array): void {
   to.set(from.subarray(K_PKT_MARK, K_PKT_MARK + 4), K_PKT_MARK);
   copyTunnel(from, to);
+  to.set(from.subarray(K_PACKET_TYPE, K_PACKET_TYPE + 4), K_PACKET_TYPE);
   to.set(from.subarray(F_METADATA, F_ACTSET_OUTPUT), F_METADATA);
 }
 
@@ -476,7 +477,7 @@ export class SwitchBridge implements DatapathBridge {
   }
 
   ctFlush(zone: number | undefined, match?: CtFlushMatch): void {
-    flushConnections(this.datapath.engine.conntrack, zone, match);
+    this.datapath.flushConnections(zone, match);
   }
 
   nowMs(): number {

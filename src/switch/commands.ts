@@ -307,7 +307,10 @@ export function switchCommandTable(datapath: Datapath): SwitchCommand[] {
   ): SwitchCommand => ({ name, usage, minArgs, maxArgs, run });
   const bridges = (): DatapathBridge[] => [...datapath.bridges.values()];
   return [
-    ...ctCommandTable(() => datapath.engine.conntrack),
+    ...ctCommandTable(
+      () => datapath.engine.conntrack,
+      (zone, match) => datapath.flushConnections(zone, match),
+    ),
     command('fdb/show', 'bridge', 1, 1, ([name]) => fdbShow(bridgeNamed(datapath, name))),
     command('fdb/stats-show', 'bridge', 1, 1, ([name]) => fdbStats(bridgeNamed(datapath, name))),
     command('fdb/stats-clear', '[bridge]', 0, 1, ([name]) => {

@@ -2,8 +2,9 @@
 // dpctl/flush-conntrack and dpctl/ct-* (ipf-*: ipfCommands.ts). Texts and errors are Open vSwitch's.
 
 import type { Conntrack } from '../engine/conntrackTypes.ts';
+import type { CtFlushMatch } from '../wire/openflow/ctFlush.ts';
 import { CommandFailure, type SwitchCommand } from './commandTypes.ts';
-import { CtMatchError, flushConnections, parseCtMatch } from './ctMatch.ts';
+import { CtMatchError, parseCtMatch } from './ctMatch.ts';
 import { connectionStatistics, connectionText } from './ctText.ts';
 import { dpctlOptions, isOurDatapath } from './dpctl.ts';
 import { ipfCommandTable } from './ipfCommands.ts';
@@ -57,7 +58,7 @@ function dropDatapath(args: string[]): void {
   if (args[0] !== undefined && isOurDatapath(args[0])) args.shift();
 }
 
-function flushConntrack(conntrack: Conntrack, argv: readonly string[]): string {
+function flushConntrack(flush: FlushConnections, argv: readonly string[]): string {
   const { rest } = dpctlOptions(argv);
   dropDatapath(rest);
   let zone: number | undefined;
@@ -68,7 +69,7 @@ function flushConntrack(conntrack: Conntrack, argv: readonly string[]): string {
   try {
     const [orig = '', reply = ''] = rest;
     const match = orig === '' && reply === '' ? undefined : parseCtMatch(orig, reply);
-    if (!flushConnections(conntrack, zone, match)) {
+    if (!flush(zone, match)) {
       fail('failed to flush conntrack', 'No such file or directory');
     }
   } catch (error) {
@@ -192,8 +193,14 @@ function setMaxConns(conntrack: Conntrack, argv: readonly string[]): string {
   return 'setting maxconns successful';
 }
 
+/** False: the match names one connection by its whole tuple, and it does not exist. */
+type FlushConnections = (zone: number | undefined, match: CtFlushMatch | undefined) => boolean;
+
 /** The commands. `conntrack` is asked for when a command runs. */
-export function ctCommandTable(conntrack: () => Conntrack): SwitchCommand[] {
+export function ctCommandTable(
+  conntrack: () => Conntrack,
+  flush: FlushConnections,
+): SwitchCommand[] {
   const command = (
     name: string,
     usage: string,
@@ -216,12 +223,8 @@ export function ctCommandTable(conntrack: () => Conntrack): SwitchCommand[] {
   return [
     ...ipfCommandTable(conntrack),
     command('dump-conntrack', '[-m] [-s] [dp] [zone=N]', 0, 4, dumpConntrack),
-    command(
-      'flush-conntrack',
-      '[dp] [zone=N] [ct-orig-tuple] [ct-reply-tuple]',
-      0,
-      4,
-      flushConntrack,
+    command('flush-conntrack', '[dp] [zone=N] [ct-orig-tuple] [ct-reply-tuple]', 0, 4, (_, args) =>
+      flushConntrack(flush, args),
     ),
     command('ct-bkts', '[dp] [gt=N]', 0, 2, showBuckets),
     command('ct-stats-show', '[dp] [zone=N]', 0, 3, showStatistics),

@@ -2,6 +2,7 @@
 // ("ct_nw_src=10.0.0.1,ct_nw_proto=6,ct_tp_dst=80", ovs-dpctl(8)) and in deed.
 
 import type { Conntrack, CtConnection, CtTuple } from '../engine/conntrackTypes.ts';
+import { formatIpv6 } from '../wire/openflow/address.ts';
 import {
   anyTuple,
   type CtFlushMatch,
@@ -141,4 +142,25 @@ export function flushConnections(
   const found = [...conntrack.dump(zone)].filter((connection) => connectionFits(match, connection));
   for (const connection of found) conntrack.flushTuple(connection.orig, connection.zone);
   return true;
+}
+
+function tupleText(tuple: CtPartialTuple, proto: number, family: 0 | 4 | 6): string {
+  const [source, destination] =
+    family === 4 ? ['ct_nw_src', 'ct_nw_dst'] : ['ct_ipv6_src', 'ct_ipv6_dst'];
+  const address = (bytes: Uint8Array | undefined): string =>
+    bytes === undefined ? '::' : bytes.length === 4 ? bytes.join('.') : formatIpv6(bytes);
+  const { src, dst, srcPort, dstPort, icmpId, icmpType, icmpCode } = tuple;
+  const ports = isIcmp(proto)
+    ? `icmp_id=${icmpId},icmp_type=${icmpType},icmp_code=${icmpCode}`
+    : `ct_tp_src=${srcPort},ct_tp_dst=${dstPort}`;
+  return `${source}=${address(src)},${destination}=${address(dst)},${ports}`;
+}
+
+/** What a flush is about, for the log. */
+export function ctFlushText(zone: number | undefined, match: CtFlushMatch | undefined): string {
+  if (match === undefined) return zone === undefined ? '<all>' : `zone ${zone}`;
+  const { proto, orig, reply } = match;
+  const family = familyOf(match);
+  const [first, second] = [orig, reply].map((tuple) => tupleText(tuple, proto, family));
+  return `zone=${zone ?? 0} '${first},ct_nw_proto=${proto}' '${second}'`;
 }

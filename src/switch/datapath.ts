@@ -9,6 +9,8 @@ import { F_IN_PORT, K_IN_PORT, K_RECIRC_ID, KEY_SIZE } from '../../contract/key.
 import { MAX_PORTS } from '../../contract/port.ts';
 import { MeterRecords } from '../engine/meters.ts';
 import type { Engine, Upcall } from '../engine/types.ts';
+import type { CtFlushMatch } from '../wire/openflow/ctFlush.ts';
+import { ctFlushText, flushConnections } from './ctMatch.ts';
 import { be32, newRecord, putBe32 } from './flow.ts';
 import type { FlowLog } from './flowLog.ts';
 import { KeyPool } from './keyPool.ts';
@@ -48,11 +50,19 @@ export interface DatapathLog {
   dbg(text: string): void;
 }
 
+/** A flush may be one of very many: its text is only made when somebody wants it. */
+export interface CtLog {
+  dbg(text: string): void;
+  isDbg(): boolean;
+}
+
 export interface DatapathOptions {
   engine: Engine;
   /** As dpctl/dump-dps shows it. */
   name?: string;
   log?: DatapathLog;
+  /** Of connection tracking. */
+  ctLog?: CtLog;
   /** Hears of each megaflow that is installed. */
   flowLog?: FlowLog;
   /** Of the module ofproto_dpif. */
@@ -69,6 +79,7 @@ export class Datapath {
   readonly macEvents = newMacEvents();
   readonly megaflows = new MegaflowTable();
   readonly meters: MeterRecords;
+  readonly #ctLog: CtLog | undefined;
   readonly packetIns: PacketIns;
   readonly recircs: RecircIds;
   /** Names of the bridges for packets that wait at controllers. */
@@ -98,6 +109,7 @@ export class Datapath {
     this.switchLog = options.switchLog;
     this.meters = new MeterRecords(options.engine.memory);
     this.name = options.name ?? 'netdev@ovs-netdev';
+    this.#ctLog = options.ctLog;
     // As in Open vSwitch, where packet-ins are frozen states, too.
     const numbers = { last: 0 };
     this.packetIns = new PacketIns(() => this.engine.nowMs(), numbers);
@@ -243,10 +255,26 @@ export class Datapath {
     this.upcalls.push(upcall);
   }
 
+  /** flushConnections, told to the log of connection tracking. */
+  flushConnections(zone: number | undefined, match: CtFlushMatch | undefined): boolean {
+    if (this.#ctLog?.isDbg())
+      this.#ctLog.dbg(`${this.name}: ct_flush: ${ctFlushText(zone, match)}`);
+    return flushConnections(this.engine.conntrack, zone, match);
+  }
+
   /** Gives back the numbers that a translation has reserved. */
   releaseIds(effects: Effects): void {
     this.packetIns.release(effects.packetIns);
     this.recircs.release(effects.recircs);
+  }
+
+  /**
+   * The same for a trace: its numbers can be looked at for a while, but packets get others. `mark`: from recircs.mark(),
+   * before it.
+   */
+  forgetIds(effects: Effects, mark: number): void {
+    this.packetIns.release(effects.packetIns);
+    this.recircs.forget(effects.recircs, mark);
   }
 
   // ---- statistics

@@ -23,6 +23,7 @@ import {
   K_NW_SRC,
   K_NW_TOS,
   K_NW_TTL,
+  K_PACKET_TYPE,
   K_TCP_FLAGS,
   K_TP_DST,
   K_TP_SRC,
@@ -85,7 +86,10 @@ function copy(record: Uint8Array, offset: number, c: Cursor, from: number, bytes
   record.set(c.frame.subarray(c.at + from, c.at + from + bytes), offset);
 }
 
-/** Fills the packet's fields of `record`, which must be zero there. `vlanLimit`: headers that are parsed, 1 or 2. */
+/**
+ * Fills the packet's fields of `record`, which must be zero there but for the packet type, which says where the packet
+ * begins. `vlanLimit`: headers that are parsed, 1 or 2.
+ */
 export function extractFlow(record: Uint8Array, frame: Uint8Array, vlanLimit = 1): void {
   const c: Cursor = {
     frame,
@@ -93,6 +97,12 @@ export function extractFlow(record: Uint8Array, frame: Uint8Array, vlanLimit = 1
     at: 0,
     size: frame.length,
   };
+  if (be32(record, K_PACKET_TYPE) !== 0) {
+    const bare = be16(record, K_PACKET_TYPE + 2);
+    putBe16(record, K_ETH_TYPE, bare);
+    extractNetwork(record, c, bare);
+    return;
+  }
   if (!has(c, 14)) return;
   copy(record, K_ETH_DST, c, 0, 12);
   skip(c, 12);
@@ -107,6 +117,10 @@ export function extractFlow(record: Uint8Array, frame: Uint8Array, vlanLimit = 1
   skip(c, 2);
   if (type < 0x600) type = extractLlc(c);
   putBe16(record, K_ETH_TYPE, type);
+  extractNetwork(record, c, type);
+}
+
+function extractNetwork(record: Uint8Array, c: Cursor, type: number): void {
   if (type === 0x8847 || type === 0x8848) extractMpls(record, c);
   else if (type === ETH_TYPE_IP) extractIpv4(record, c);
   else if (type === ETH_TYPE_IPV6) extractIpv6(record, c);

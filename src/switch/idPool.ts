@@ -79,6 +79,24 @@ export class IdPool<T> {
     if (ids.length > 0) this.sweep();
   }
 
+  /** Numbers that are made from now on are distinguished by it. */
+  mark(): number {
+    return this.#numbers.last;
+  }
+
+  /** Releases; numbers made since `mark` are nobody else's afterwards, though they still mean what they meant. */
+  forget(ids: readonly number[], mark: number): void {
+    this.release(ids);
+    for (const id of ids) {
+      if (id > mark && this.#lingering.has(id)) this.#unshare(id);
+    }
+  }
+
+  #unshare(id: number): void {
+    const { key } = this.#slots.get(id)!;
+    if (this.#byKey.get(key) === id) this.#byKey.delete(key);
+  }
+
   /** Forgets numbers that nobody has used for long enough. */
   sweep(): void {
     const now = this.#now();
@@ -86,8 +104,8 @@ export class IdPool<T> {
       const slot = this.#slots.get(id)!;
       if (slot.freeAtMs > now) return;
       this.#lingering.delete(id);
+      this.#unshare(id);
       this.#slots.delete(id);
-      this.#byKey.delete(slot.key);
     }
   }
 }

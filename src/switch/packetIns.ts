@@ -14,6 +14,7 @@ import {
   K_CT_TP_SRC,
   K_CT_ZONE,
   K_ETH_TYPE,
+  K_PACKET_TYPE,
   K_PKT_MARK,
   K_TUN_ID,
   KEY_SIZE,
@@ -83,7 +84,8 @@ const WIDE_METADATA: readonly number[] = [F_METADATA, K_TUN_ID];
 export function packetInOf(spec: PacketInSpec, upcall: Upcall): PacketIn {
   const key = spec.metadata.slice();
   const data = wholeFrame(upcall.data, upcall.vnet);
-  key.set(upcall.key.subarray(K_PKT_MARK, K_PKT_MARK + 4), K_PKT_MARK);
+  // What the packet is like, not the pipeline.
+  for (const at of [K_PKT_MARK, K_PACKET_TYPE]) key.set(upcall.key.subarray(at, at + 4), at);
   const mask = new Uint8Array(FLOW_SIZE);
   for (let i = 0; i < FLOW_SIZE; i += 4) {
     if (be32(key, i) !== 0) mask.fill(0xff, i, i + 4);

@@ -97,6 +97,14 @@ export class RecircIds implements RecircStore {
     this.#pool.release(ids);
   }
 
+  mark(): number {
+    return this.#pool.mark();
+  }
+
+  forget(ids: readonly number[], mark: number): void {
+    this.#pool.forget(ids, mark);
+  }
+
   sweep(): void {
     this.#pool.sweep();
   }

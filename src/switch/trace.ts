@@ -264,6 +264,7 @@ function portMap(bridge: DatapathBridge): PortMap {
 export function trace(datapath: Datapath, request: TraceRequest): string {
   const recircs: RecircTrace[] = [];
   const held: Effects[] = [];
+  const mark = datapath.recircs.mark();
   const states = [...request.ctStates];
   let text = traceOne(datapath, request, recircs, held);
   for (let i = 0; i < recircs.length && i < RECIRC_TRACES_MAX; i++) {
@@ -277,7 +278,7 @@ export function trace(datapath: Datapath, request: TraceRequest): string {
     text += traceOne(datapath, resumed, recircs, held, request.bridge);
   }
   // The ids have to mean something until the last trace that needs them is written.
-  for (const effects of held) datapath.releaseIds(effects);
+  for (const effects of held) datapath.forgetIds(effects, mark);
   return text;
 }
 

@@ -13,7 +13,12 @@ import type {
 import { CtZones } from '../../src/main/ctZones.ts';
 import { checkActions } from '../../src/switch/checkActions.ts';
 import { ctCommandTable } from '../../src/switch/ctCommands.ts';
-import { connectionFits, parseCtMatch } from '../../src/switch/ctMatch.ts';
+import {
+  connectionFits,
+  ctFlushText,
+  flushConnections,
+  parseCtMatch,
+} from '../../src/switch/ctMatch.ts';
 import { connectionStatistics, connectionText } from '../../src/switch/ctText.ts';
 import { parseOdpFlow } from '../../src/switch/odpParse.ts';
 import { formatOdpFlow } from '../../src/switch/odpText.ts';
@@ -111,9 +116,28 @@ test('flush matches: parts of tuples, and what is wrong with them', () => {
   }
 });
 
+test('what a flush is about, for the log', () => {
+  assert.equal(ctFlushText(undefined, undefined), '<all>');
+  assert.equal(ctFlushText(7, undefined), 'zone 7');
+  const tcp = parseCtMatch('ct_nw_src=10.0.0.1,ct_nw_proto=6,ct_tp_dst=80');
+  const none = 'ct_nw_src=::,ct_nw_dst=::,ct_tp_src=0,ct_tp_dst=0';
+  const orig = 'ct_nw_src=10.0.0.1,ct_nw_dst=::,ct_tp_src=0,ct_tp_dst=80,ct_nw_proto=6';
+  assert.equal(ctFlushText(5, tcp), `zone=5 '${orig}' '${none}'`);
+  const ping = parseCtMatch(
+    'ct_ipv6_dst=fd00::1,ct_nw_proto=58,icmp_id=9,icmp_type=128,icmp_code=0',
+  );
+  assert.match(
+    ctFlushText(undefined, ping),
+    /^zone=0 'ct_ipv6_src=::,ct_ipv6_dst=fd00::1,icmp_id=9,/,
+  );
+});
+
 test('commands', async () => {
   const rig = await SwitchRig.create();
-  const table = ctCommandTable(() => rig.rig.conntrack);
+  const table = ctCommandTable(
+    () => rig.rig.conntrack,
+    (zone, match) => flushConnections(rig.rig.conntrack, zone, match),
+  );
   const run = async (line: string): Promise<string> => {
     const [name, ...args] = line.split(' ');
     try {

@@ -10,6 +10,7 @@ import type { Upcall } from '../../src/engine/types.ts';
 import { checkActions } from '../../src/switch/checkActions.ts';
 import { composeFrame, countingPayload } from '../../src/switch/composeFrame.ts';
 import { extractFlow } from '../../src/switch/flowExtract.ts';
+import { IdPool } from '../../src/switch/idPool.ts';
 import { isReservedAddress, MacTable } from '../../src/switch/macLearning.ts';
 import { parseOdpFlow } from '../../src/switch/odpParse.ts';
 import { formatOdpFlow } from '../../src/switch/odpText.ts';
@@ -259,4 +260,23 @@ test('actions that do not fit are refused with the right error', () => {
     check([{ type: 'write_actions', actions: [{ type: 'group', group: 1 }] }], ''),
     'OFPBAC_BAD_OUT_GROUP',
   );
+});
+
+test('numbers of a trace are not given to packets, but mean something for a while', () => {
+  let nowMs = 0;
+  const pool = new IdPool<string>(() => nowMs, 10);
+  const used = pool.add('used', 'u');
+  const mark = pool.mark();
+  const traced = [pool.add('used', 'u'), pool.add('traced', 't')];
+  assert.equal(traced[0], used);
+  pool.forget(traced, mark);
+  assert.equal(pool.add('used', 'u'), used);
+  assert.equal(pool.get(traced[1]!), 't');
+  const fresh = pool.add('traced', 't');
+  assert.notEqual(fresh, traced[1]);
+  nowMs = 60_000;
+  pool.sweep();
+  assert.equal(pool.get(traced[1]!), undefined);
+  // The sweep of the old number leaves the new one findable.
+  assert.equal(pool.add('traced', 't'), fresh);
 });

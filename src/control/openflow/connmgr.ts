@@ -44,6 +44,8 @@ export interface ConnmgrOptions {
   debugActions?: boolean;
   /** For messages about the connections themselves (module rconn), by default `log`. */
   rconnLog?: Log;
+  /** For messages about what flows are told like (module ofp_flow), by default `log`. */
+  flowLog?: Log;
   /** Throws OfError for actions that the bridge cannot execute. */
   checkActions?: CheckActions;
   checkBucket?: (actions: readonly Action[]) => void;
@@ -93,6 +95,7 @@ export class Connmgr implements OfSwitch {
   readonly #announcer: Announcer;
   readonly #snoop: Snoop;
   readonly #errorLimit = rateLimit(10);
+  readonly #tooLongLimit = rateLimit(5);
   readonly #expiry: Disposable;
   readonly #flowModLog: NodeJS.Timeout;
   #failOpen: FailOpen | undefined;
@@ -295,6 +298,13 @@ export class Connmgr implements OfSwitch {
       }
     }
     conn.role = role;
+  }
+
+  flowTooLong(): void {
+    (this.#options.flowLog ?? this.log).warn(
+      'Flow exceeded the maximum flow statistics reply size and was excluded from the response set',
+      this.#tooLongLimit,
+    );
   }
 
   portModified(port: BridgePort, old: PortDesc, source: Ofconn | undefined): void {

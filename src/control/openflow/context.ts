@@ -42,6 +42,8 @@ export interface OfSwitch {
   /** A group-mod or meter-mod of connection `by` has been carried out: others may want to know. */
   groupModified(message: Extract<Message, { type: 'group_mod' }>, xid: number, by: Ofconn): void;
   meterModified(message: Extract<Message, { type: 'meter_mod' }>, xid: number, by: Ofconn): void;
+  /** A flow does not fit into a message of the version in which somebody wants to see it. */
+  flowTooLong(): void;
   /** The number of connections that want misses may have changed. */
   missConfigChanged(): void;
 }

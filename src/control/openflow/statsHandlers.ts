@@ -33,6 +33,7 @@ export const statsHandlers: HandlerTable = {
     const packer = new ReplyPacker(flowStatsHeaderBytes(version, nxt), (bytes) => {
       conn.sendBytes(bytes);
     });
+    const skipped = (): void => ofSwitch.flowTooLong();
     let start = 0;
     do {
       const slice = rules.slice(start, start + FLOWS_PER_SLICE);
@@ -40,7 +41,8 @@ export const statsHandlers: HandlerTable = {
       // Rules that went meanwhile are told as they were: the reply is one moment's state as far as it can be.
       const entries = slice.map((rule) => flowStats(rule, bridge.nowMs()));
       const reply = { type: 'flow_stats_reply', nxt, entries } as const;
-      for (const part of encode(version, xid, reply, { tlvs: conn.tlvs })) packer.add(part);
+      for (const part of encode(version, xid, reply, { tlvs: conn.tlvs, skipped }))
+        packer.add(part);
       if (start >= rules.length) {
         packer.finish();
         return;

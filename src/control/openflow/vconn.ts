@@ -24,7 +24,7 @@ export const SOCKET_MODE = 0o750;
 export interface Log {
   dbg(text: string): void;
   info(text: string, limit?: RateLimit): void;
-  warn(text: string): void;
+  warn(text: string, limit?: RateLimit): void;
   err(text: string): void;
 }
 

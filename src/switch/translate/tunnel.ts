@@ -133,7 +133,7 @@ export function receiveFromTunnel(x: Xlate, port: BridgePort | undefined): boole
     x.effects.tunnels.push({ netdev, received: true });
   }
   // After a recirculation it is what the pipeline has made of it (encap.ts).
-  if (x.in.frozen === undefined && netdev?.tunnel.mode !== 'ptap') {
+  if (x.in.frozen === undefined && netdev !== undefined && netdev.tunnel.mode !== 'ptap') {
     // A bridge that does not know packets without Ethernet header gets them one, with addresses of zero.
     putBe32(flow, K_PACKET_TYPE, 0);
   }

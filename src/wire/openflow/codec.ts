@@ -37,6 +37,10 @@ export interface BodyContext extends CodecContext {
   /** Message inside of a bundle. */
   nested(r: Reader): Message;
   encodeNested(w: Writer, xid: number, message: Message): void;
+  /** Bytes that the body of one message has at most. */
+  room: number;
+  /** An entry of a list did not fit and was left out. */
+  skipped?: (() => void) | undefined;
   /** Encoders of lists call it behind every entry: replies are split there. */
   mark(): void;
 }

@@ -186,17 +186,17 @@ function putEntry(w: Writer, e: FlowStatsEntry, ctx: BodyContext): void {
   w.patchLength(start, start);
 }
 
-/** Encodes an entry; one whose actions do not fit into a message of this version is shown without them. */
+/** Encodes an entry. One that does not fit into a message of this version, though it came in one of another, is left out. */
 function putEntrySafely(w: Writer, e: FlowStatsEntry, ctx: BodyContext): void {
   const start = w.length;
   try {
     putEntry(w, e, ctx);
-    if (w.length - start < 0xff00) return;
+    if (w.length - start <= ctx.room) return;
   } catch (error) {
     if (!(error instanceof RangeError)) throw error;
   }
   w.truncate(start);
-  putEntry(w, { ...e, actions: [] }, ctx);
+  ctx.skipped?.();
 }
 
 function decodeAggregate(r: Reader, ctx: BodyContext): MessageOf<'aggregate_reply'> {

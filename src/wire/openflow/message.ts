@@ -86,6 +86,7 @@ class DecodeContext implements BodyContext {
   readonly tableId: boolean;
   readonly xid: number;
   more = false;
+  readonly room = 0;
   readonly tlvs: readonly TlvMapping[];
   readonly packed: boolean;
   readonly actionLists: ActionLists | undefined;
@@ -196,6 +197,8 @@ export interface EncodeOptions {
   tlvs?: readonly TlvMapping[];
   /** Flow-mods of OpenFlow 1.0 carry their table. */
   tableId?: boolean;
+  /** A flow was too long for a reply of this version, and was left out. */
+  skipped?: () => void;
 }
 
 const NXT_PACKET_INS = { standard: undefined, nxt_packet_in: 17, nxt_packet_in2: 30 } as const;
@@ -221,6 +224,7 @@ export function encode(
   options: EncodeOptions = {},
 ): Uint8Array[] {
   const route = routeOf(message, version);
+  const head = headOf(route, version);
   const body = new Writer();
   const marks: number[] = [];
   const ctx: BodyContext = {
@@ -235,15 +239,18 @@ export function encode(
       for (const bytes of encode(version, innerXid, inner, options)) w.put(bytes);
     },
     mark: () => marks.push(body.length),
+    room: MAX_MESSAGE_LEN - HEADER_LEN - head.length,
+    skipped: options.skipped,
     ...(options.tlvs === undefined ? {} : { tlvs: options.tlvs }),
   };
   codecOf(message.type).encode(body, message as never, ctx);
   const more = 'more' in message && message.more === true;
-  return frame(route, version, xid, body, marks, more);
+  return frame(route, head, version, xid, body, marks, more);
 }
 
 function frame(
   route: Route,
+  head: Uint8Array,
   version: number,
   xid: number,
   body: Writer,
@@ -251,7 +258,6 @@ function frame(
   more: boolean,
 ): Uint8Array[] {
   const bytes = body.finish();
-  const head = headOf(route, version);
   const room = MAX_MESSAGE_LEN - HEADER_LEN - head.length;
   const messages: Uint8Array[] = [];
   let from = 0;

@@ -39,6 +39,32 @@ describe('a stopped clock', () => {
     assert.equal(seen.length, 4);
   });
 
+  it('reaches what is due after as many steps as it takes, whatever fraction of a millisecond it was stopped in', async () => {
+    const missed: number[] = [];
+    for (let i = 0; i < 200; i++) {
+      clock.uninstall();
+      const start = 662.9 + i * 0.000_371;
+      performance.now = () => start;
+      clock = installDummyClock();
+      clock.stop();
+      // As whoever waits until a time does it: with whole milliseconds.
+      let ticks = 0;
+      const arm = (atMs: number): void => {
+        setTimeout(
+          () => {
+            ticks++;
+            arm(performance.now() + 1000);
+          },
+          Math.ceil(atMs - performance.now()),
+        );
+      };
+      arm(performance.now() + 1000);
+      await clock.warp(3000, 1000, rest);
+      if (ticks !== 3) missed.push(start);
+    }
+    assert.deepEqual(missed, []);
+  });
+
   it('tells how far it is ahead, and lets time run on when it was never stopped', async () => {
     const skews: number[] = [];
     clock.onSkew = (ms) => skews.push(ms);

@@ -229,7 +229,10 @@ export async function play(match: Match, options: Options): Promise<Measurement>
         series[i]!.details[name] = median(values);
       }
       notes.push(...contestant.notes, ...tallyNotes(contestant.testbed.name, contestant.tally));
-      if (!out.has(contestant)) notes.push(...dropNotes(contestant.testbed));
+      if (out.has(contestant)) continue;
+      notes.push(...dropNotes(contestant.testbed));
+      const loss = await lossOf(contestant);
+      if (loss) series[i]!.loss = loss;
     }
     const { scenario, variant, unit, higherIsBetter = true, baseline = 'ovs-dpdk' } = match;
     const result: Measurement = {
@@ -287,6 +290,17 @@ function dropNotes(testbed: Testbed): string[] {
     return [`${testbed.name}: drops in the switch's own counters: ${text}`];
   } catch (error) {
     return [`${testbed.name}: no counters: ${errorText(error)}`];
+  }
+}
+
+/** What has not arrived, and the names that it has in the switch; undefined: the switch does not name every drop. */
+async function lossOf({ testbed, generator }: Contestant): Promise<Series['loss']> {
+  if (testbed.namedDrops?.() === undefined) return undefined;
+  try {
+    const packets = await generator.missing();
+    return { packets, named: testbed.namedDrops()! };
+  } catch {
+    return undefined; // dropNotes has said why it cannot be asked.
   }
 }
 

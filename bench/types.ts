@@ -67,6 +67,8 @@ export interface Testbed extends AsyncDisposable {
   appctl?(...args: string[]): string;
   /** Drops that the switch itself has counted, by name. */
   drops?(): Record<string, number>;
+  /** All packets that the switch has dropped under a name, since it started; undefined: not every drop has one. */
+  namedDrops?(): number | undefined;
 }
 
 export interface Peer {
@@ -86,6 +88,8 @@ export interface Series {
   details: Record<string, number>;
   /** Histogram of ages over all rounds, where that is what is measured: upper end in microseconds, packets. */
   latency?: [us: number, packets: number][];
+  /** Of all that was ever sent: packets that did not arrive, and those that the switch has dropped under a name. */
+  loss?: { packets: number; named: number };
 }
 
 export interface Measurement {

@@ -63,6 +63,8 @@ export interface TrialCounts {
   /** Of all receivers together, buckets of driver/layout.ts. */
   histogram: Float64Array;
   latencyMaxMs: number;
+  /** Of each guest as a receiver. */
+  each: { received: number; latencyMaxMs: number }[];
 }
 
 export const macOf = (guest: number): string => `52:54:00:00:01:${(guest + 16).toString(16)}`;
@@ -70,6 +72,7 @@ export const ipOf = (guest: number): string => `10.${guest + 1}.0.0`;
 
 export class Generator implements AsyncDisposable {
   readonly guests: Guest[];
+  #receivedInAll = 0;
   #worker: Worker | undefined;
   #waiting: ((result: TrialResult) => void) | undefined;
   #failed: Error | undefined;
@@ -114,7 +117,10 @@ export class Generator implements AsyncDisposable {
     worker.on('message', (result: TrialResult) => this.#waiting?.(result));
     worker.once('error', (error) => {
       this.#failed = error as Error;
-      this.#waiting?.({ elapsedMs: 0, longestGapMs: 0, watchedNs: 0, error: String(error) });
+      this.#waiting?.({
+        ...{ elapsedMs: 0, longestGapMs: 0, watchedNs: 0, receivedInAll: 0 },
+        error: String(error),
+      });
     });
   }
 
@@ -177,6 +183,7 @@ export class Generator implements AsyncDisposable {
       this.#worker!.postMessage({ warmUpMs: 20, drainMs: 5, boost: [], ...options });
     });
     if (result.error) throw new Error(result.error);
+    this.#receivedInAll = result.receivedInAll;
     const counts: TrialCounts = {
       elapsedMs: result.elapsedMs,
       longestGapMs: result.longestGapMs,
@@ -188,6 +195,7 @@ export class Generator implements AsyncDisposable {
       reordered: 0,
       histogram: new Float64Array(L.HISTOGRAM_BUCKETS),
       latencyMaxMs: 0,
+      each: [],
     };
     for (const { view } of this.guests) {
       const f64 = (offset: number) => view.getFloat64(L.GUEST_CONTROL + offset, true);
@@ -198,11 +206,24 @@ export class Generator implements AsyncDisposable {
       counts.lost += Math.max(f64(L.GT_LOST) - f64(L.GT_REORDERED), 0);
       counts.reordered += f64(L.GT_REORDERED);
       counts.latencyMaxMs = Math.max(counts.latencyMaxMs, f64(L.GT_RTT_MAX));
+      counts.each.push({ received: f64(L.GT_OURS), latencyMaxMs: f64(L.GT_RTT_MAX) });
       for (let i = 0; i < L.HISTOGRAM_BUCKETS; i++) {
         counts.histogram[i]! += view.getUint32(L.GUEST_HISTOGRAMS + i * 4, true);
       }
     }
     return counts;
+  }
+
+  /** Frames sent since the beginning that have not arrived, warm-ups and all: once nothing is sent any more. */
+  async missing(): Promise<number> {
+    this.setStreams([]);
+    await this.trial({ durationMs: 20, warmUpMs: 0, drainMs: 20 });
+    // They are numbered without a gap.
+    const sent = this.guests.reduce(
+      (sum, { view }) => sum + view.getUint32(L.GUEST_CONTROL + L.GT_SEQUENCE, true),
+      0,
+    );
+    return Math.max(sent - this.#receivedInAll, 0);
   }
 
   async [Symbol.asyncDispose](): Promise<void> {

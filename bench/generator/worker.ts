@@ -3,7 +3,13 @@
 
 import { readFileSync } from 'node:fs';
 import { parentPort, workerData } from 'node:worker_threads';
-import { GR_KICK, GR_RECORD, GUEST_RINGS } from '../../src/guest/driver/layout.ts';
+import {
+  GR_KICK,
+  GR_RECORD,
+  GT_OURS,
+  GUEST_CONTROL,
+  GUEST_RINGS,
+} from '../../src/guest/driver/layout.ts';
 import { SteadyClock } from '../../src/sys/clock.ts';
 import { eventfdSignal } from '../../src/sys/eventfd.ts';
 import { setRealtime, setThreadAffinity } from '../../src/sys/process.ts';
@@ -34,6 +40,8 @@ export interface TrialResult {
   longestGapMs: number;
   /** Of the threads that were watched, together. */
   watchedNs: number;
+  /** Frames that have arrived in all trials so far, and in their warm-ups. */
+  receivedInAll: number;
   error?: string;
 }
 
@@ -47,9 +55,13 @@ interface Driver {
 }
 
 const PRIORITY = 10;
+const NOTHING: TrialResult = { elapsedMs: 0, longestGapMs: 0, watchedNs: 0, receivedInAll: 0 };
 const { guests, module, core } = workerData as GeneratorData;
 const drivers: Driver[] = [];
 const words = guests.map(({ memory }) => new Uint32Array(memory.buffer));
+const received = guests.map(({ memory }) => new Float64Array(memory.buffer, GUEST_CONTROL, 32));
+/** Of those counted before the last reset. */
+let receivedBefore = 0;
 const clock = new SteadyClock(process.hrtime.bigint());
 
 // Like a worker of the switch, this thread must not allocate while it spins: no iterators, no numbers but small integers. Times
@@ -98,6 +110,10 @@ function spin(durationMs: number, sending: boolean): number {
   }
 }
 
+/** Since the last reset. */
+const receivedNow = (): number =>
+  received.reduce((sum, counters) => sum + counters[GT_OURS >> 3]!, 0);
+
 /** Nanoseconds on a core so far (schedstat). A thread is found by its own number, whatever its process. */
 function usedNs(tids: readonly number[]): number {
   return tids.reduce((sum, tid) => {
@@ -130,13 +146,13 @@ function trial({
     for (const driver of drivers) {
       const until = performance.now() + 20_000;
       while (driver.prepare(0) === 0) {
-        if (performance.now() > until)
-          return { elapsedMs: 0, longestGapMs: 0, watchedNs: 0, error: 'the switch keeps packets' };
+        if (performance.now() > until) return { ...NOTHING, error: 'the switch keeps packets' };
         look();
         for (const other of drivers) other.receive(0);
       }
     }
     spin(warmUpMs, true);
+    receivedBefore += receivedNow();
     for (const driver of drivers) driver.reset(0);
     const usedBefore = usedNs(watch);
     const from = performance.now();
@@ -144,7 +160,8 @@ function trial({
     const elapsedMs = performance.now() - from;
     const watchedNs = usedNs(watch) - usedBefore;
     if (drainMs > 0) spin(drainMs, false);
-    return { elapsedMs, longestGapMs, watchedNs };
+    const receivedInAll = receivedBefore + receivedNow();
+    return { elapsedMs, longestGapMs, watchedNs, receivedInAll };
   } finally {
     if (boost.length > 0) for (const tid of boosted) setRealtime(tid, 0);
   }
@@ -172,7 +189,7 @@ async function main(): Promise<void> {
     try {
       parentPort!.postMessage(trial(message));
     } catch (error) {
-      parentPort!.postMessage({ elapsedMs: 0, longestGapMs: 0, error: String(error) });
+      parentPort!.postMessage({ ...NOTHING, error: String(error) });
     }
   });
   parentPort!.postMessage('ready');

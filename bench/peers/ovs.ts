@@ -18,6 +18,8 @@ export interface OvsOptions {
   threadName: RegExp;
   /** A cycle of pmd-stats-show. */
   cycleNs: number;
+  /** Every drop has a name in coverage/show. */
+  namesDrops?: boolean;
   /** How the ports of `setup` are made to be pairs without services, if the switch can do that. */
   relay?: (box: Sandbox, ports: readonly string[]) => void;
 }
@@ -166,6 +168,15 @@ export class OvsTestbed implements Testbed {
       if (Number(n) > 0) drops[name!] = (drops[name!] ?? 0) + Number(n);
     }
     return drops;
+  }
+
+  namedDrops(): number | undefined {
+    if (!this.#options.namesDrops) return undefined;
+    const text = this.box.appctl('coverage/show');
+    return [...text.matchAll(/^drop_\w+.* total: (\d+)/gm)].reduce(
+      (sum, m) => sum + Number(m[1]),
+      0,
+    );
   }
 
   async [Symbol.asyncDispose](): Promise<void> {

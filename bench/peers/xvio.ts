@@ -19,6 +19,7 @@ export const xvioOptions = (setup: Setup): OvsOptions => ({
   },
   threadName: /^xvio-pmd/,
   cycleNs: 1,
+  namesDrops: true,
   relay: (box, ports) => {
     for (const [i, port] of ports.entries()) {
       box.vsctl('set', 'interface', port, `other_config:relay=${ports[i ^ 1]}`);

@@ -8,7 +8,7 @@ import type { OvsTestbed } from '../peers/ovs.ts';
 import { ovsDpdk } from '../peers/ovsDpdk.ts';
 import { ovsUserspace } from '../peers/ovsUserspace.ts';
 import { xvio, xvioOf } from '../peers/xvio.ts';
-import { acquaint, latencies, play } from '../rounds.ts';
+import { acquaint, play } from '../rounds.ts';
 import type { Options, Scenario } from '../types.ts';
 
 const STREAM = { from: 0, to: 1, perSecond: 20_000 };
@@ -111,18 +111,21 @@ async function run(options: Options) {
           return performance.now() - from;
         });
         ended.catch(() => {});
-        let [lost, worstUs] = [0, 0];
+        let [lost, worstMs, pauseMs, gapMs] = [0, 0, 0, 0];
         while (guests && !done) {
           const counts = await generator.trial({ durationMs: 200, warmUpMs: 0, drainMs: 0 });
           lost += counts.lost;
-          worstUs = Math.max(worstUs, latencies(counts).maxUs!);
+          worstMs = Math.max(worstMs, counts.latencyMaxMs);
+          gapMs = Math.max(gapMs, counts.longestGapMs);
+          // While the generator stood still, a packet lay in its ring.
+          pauseMs = Math.max(pauseMs, counts.latencyMaxMs - counts.longestGapMs);
         }
         const elapsedMs = await ended;
         return {
           value: (count / elapsedMs) * 1000,
           details: {
             longestEchoMs: echoes.close(),
-            ...(guests ? { longestForwardingMs: worstUs / 1000, lost } : {}),
+            ...(guests ? { longestForwardingMs: worstMs, pauseMs, gapMs, lost } : {}),
           },
         };
       },

@@ -3,7 +3,7 @@
 
 import path from 'node:path';
 import { ovsDpdk } from '../peers/ovsDpdk.ts';
-import { xvio, xvioOf } from '../peers/xvio.ts';
+import { xvio, xvioOf, xvioRelay } from '../peers/xvio.ts';
 import { acquaint, play, trialOf } from '../rounds.ts';
 import type { Measurement, Options, Peer, Wiring } from '../types.ts';
 
@@ -22,6 +22,10 @@ export interface Field {
   baseline: string;
 }
 
+const WITH_DPDK: Field = { peers: [xvio, ovsDpdk], baseline: 'ovs-dpdk' };
+/** And with what the same packets cost without services. */
+export const WITH_RELAY: Field = { peers: [xvio, ovsDpdk, xvioRelay], baseline: 'ovs-dpdk' };
+
 export const FLOW_VARIANTS: readonly Variant[] = [
   { label: '64 B, 1 flow', flows: 1 },
   { label: '64 B, 1 000 flows', flows: 1000 },
@@ -33,7 +37,7 @@ export async function forwarding(
   wiring: Wiring,
   variants: readonly Variant[],
   options: Options,
-  field: Field = { peers: [xvio, ovsDpdk], baseline: 'ovs-dpdk' },
+  field: Field = WITH_DPDK,
 ): Promise<Measurement[]> {
   const measurements: Measurement[] = [];
   for (const { label, mtu, ...stream } of variants) {

@@ -30,7 +30,7 @@ async function run(options: Options): Promise<Measurement[]> {
           prepare: (contestant) => acquaint(contestant, [STREAM], options),
           measure: async ({ testbed, generator, threads: workers }) => {
             await sleep(300);
-            const idleMs = Math.max(options.durationMs * 4, 1000);
+            const idleMs = options.durationMs * 4;
             const threads = allThreads(testbed.pids);
             const [before, from] = [cpuNs(threads), performance.now()];
             await sleep(idleMs);

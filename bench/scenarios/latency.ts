@@ -53,12 +53,15 @@ async function run(options: Options): Promise<Measurement[]> {
     );
     results.push(result);
   };
-  for (const share of SHARES) {
+  // A trial so short is one of correctness.
+  const quick = options.durationMs < 100;
+  for (const share of quick ? SHARES.slice(0, 1) : SHARES) {
     await at(`${share * 100} % of the own loss-free rate`, (peer) =>
       Math.max(share * rateOf.get(peer)!, 1000),
     );
   }
-  for (const rate of COMMON_RATES) await at(`${rate / 1e6} Mpps`, () => rate);
+  for (const rate of quick ? COMMON_RATES.slice(0, 1) : COMMON_RATES)
+    await at(`${rate / 1e6} Mpps`, () => rate);
   return results;
 }
 

@@ -67,9 +67,15 @@ async function longest(
   const flowMods = await stop?.();
   const { longestGapMs, histogram } = counts;
   const all = latencies(counts);
+  const pauseUs = Math.max(all.maxUs! - longestGapMs * 1000, 0);
   return {
     value: all.maxUs!,
-    details: { ...all, gapMs: longestGapMs, ...(flowMods === undefined ? {} : { flowMods }) },
+    details: {
+      ...all,
+      pauseUs,
+      gapMs: longestGapMs,
+      ...(flowMods === undefined ? {} : { flowMods }),
+    },
     histogram,
   };
 }

@@ -1,7 +1,7 @@
 // 64 000 flows over 1 000 overlapping wildcard rules (bench/rules.ts).
 
 import type { Scenario } from '../types.ts';
-import { forwarding } from './forwarding.ts';
+import { forwarding, WITH_RELAY } from './forwarding.ts';
 
 export const rules: Scenario = {
   name: 'rules',
@@ -15,5 +15,6 @@ export const rules: Scenario = {
         { label: '64 B, 64 000 flows', flows: 64_000, spread: 'address' },
       ],
       options,
+      WITH_RELAY,
     ),
 };

@@ -1,7 +1,7 @@
 // Frames longer than the shortest: a mix (7 x 64, 4 x 570, 1 x 1518 bytes with FCS), 1500-byte and 9000-byte packets.
 
 import type { Scenario } from '../types.ts';
-import { forwarding } from './forwarding.ts';
+import { forwarding, WITH_RELAY } from './forwarding.ts';
 
 const size = (name: string, bytes: number, mtu?: number): Scenario => ({
   name,
@@ -30,5 +30,11 @@ export const imix: Scenario = {
   name: 'imix',
   title: 'a mix of 64, 570 and 1518 bytes (7:4:1)',
   run: (options) =>
-    forwarding('imix', 'port', [{ label: 'IMIX, 1 000 flows', imix: true, flows: 1000 }], options),
+    forwarding(
+      'imix',
+      'port',
+      [{ label: 'IMIX, 1 000 flows', imix: true, flows: 1000 }],
+      options,
+      WITH_RELAY,
+    ),
 };

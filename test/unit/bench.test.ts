@@ -237,12 +237,46 @@ describe('documents', () => {
   it('aims are judged where both took part', () => {
     assert.deepEqual(judge([measurement]), []);
     const slow = { ...port, series: [port.series[0]!, { ...port.series[0]!, peer: 'ovs-dpdk' }] };
-    assert.deepEqual(
-      judge([port, slow]).map(({ met }) => met),
-      [true, false],
-    );
+    const twice = (m: Measurement) => judge([m]).find(({ aim }) => /2 x/.test(aim))!.met;
+    assert.deepEqual([port, slow].map(twice), [true, false]);
     const alone = { ...port, series: [port.series[0]!] };
-    assert.deepEqual(judge([alone]), []);
+    assert.ok(judge([alone]).every(({ aim }) => !aim.includes('OVS-DPDK')));
+  });
+
+  it('aims that look at two peers of the same rounds, at details, and at all scenarios', () => {
+    const xvio = port.series[0]!;
+    const relay = { peer: 'xvio-relay', rounds: [40, 60, 40], details: {} };
+    const verdict = (m: Measurement, aim: RegExp) => judge([m]).find((v) => aim.test(v.aim));
+    const withRelay = { ...port, series: [xvio, relay] };
+    assert.deepEqual(
+      [verdict(withRelay, /relay/)?.measured, verdict(withRelay, /relay/)?.met],
+      ['0.75 x', true],
+    );
+    assert.equal(verdict(port, /24 Mpps/)?.met, false);
+
+    const grown = (further: number): Measurement => ({
+      ...port,
+      scenario: 'memory',
+      variant: 'each of 9 flows',
+      series: [{ ...xvio, details: { first: 100, further } }],
+    });
+    assert.deepEqual(
+      [90, 125, 130].map((further) => verdict(grown(further), /linearly/)?.met),
+      [true, true, false],
+    );
+
+    const meanwhile = { knownPauseMs: 11 };
+    const upcall = { ...port, scenario: 'upcall', series: [{ ...xvio, details: meanwhile }] };
+    assert.equal(verdict(upcall, /known flows/)?.met, false);
+
+    const lost = (packets: number, named: number): Measurement => ({
+      ...port,
+      series: [{ ...xvio, loss: { packets, named } }],
+    });
+    assert.equal(verdict(port, /without a name/), undefined);
+    assert.equal(verdict(lost(5, 7), /without a name/)?.met, true);
+    const two = judge([lost(5, 7), lost(9, 7)]).at(-1)!;
+    assert.deepEqual([two.measured, two.met], ['14.0 lost, 2.00 without a name', false]);
   });
 
   it('the machine', () => {

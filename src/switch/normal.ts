@@ -36,6 +36,7 @@ import {
 import { isReservedAddress, macKey } from './macLearning.ts';
 import { isSnooped, translateMulticast } from './multicast/forward.ts';
 import { NETFLOW_FLOOD } from './netflow.ts';
+import { hashAndRecirculate, needsHash } from './translate/bondOutput.ts';
 import { inPort, portOf, report, type Xlate } from './translate/context.ts';
 import { isMirrorOutput } from './translate/mirror.ts';
 import { outputToPort } from './translate/output.ts';
@@ -192,8 +193,10 @@ export function outputToBundle(x: Xlate, bundle: Bundle, tags: Tags): void {
   if (bundle.vlanMode === 'dot1q-tunnel' && bundle.cvlans !== undefined) {
     or16(wildcards, K_VLAN1_TCI, 0xffff);
   }
-  const chosen = bundle.bond?.choose(flow, wildcards, tags[0].vid);
-  const port = bundle.bond === undefined ? activeMember(bundle) : chosen?.port;
+  const hashed = needsHash(x, bundle);
+  const chosen = hashed ? undefined : bundle.bond?.choose(flow, wildcards, tags[0].vid);
+  let port = bundle.bond === undefined ? activeMember(bundle) : chosen?.port;
+  if (hashed) port = bundle.bond?.members.find(({ enabled }) => enabled)?.port;
   if (chosen?.entry !== undefined) x.effects.bonds.push(chosen.entry);
   if (port === undefined) {
     x.dropReason = DROP_NO_PORT;
@@ -213,7 +216,8 @@ export function outputToBundle(x: Xlate, bundle: Bundle, tags: Tags): void {
   }
   const before = flow.slice(K_VLAN0_TCI, K_VLAN1_TCI + 4);
   putTags(flow, out, bundle.priorityTags);
-  outputToPort(x, port.ofport);
+  if (hashed) hashAndRecirculate(x, bundle, port);
+  else outputToPort(x, port.ofport);
   flow.set(before, K_VLAN0_TCI);
 }
 

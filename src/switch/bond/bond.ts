@@ -69,6 +69,9 @@ export function hashMac(mac: Uint8Array, offset: number, vlan: number, basis: nu
   return hashFinish(hashAdd(hashAdd(basis, low), high), 8) >>> 0;
 }
 
+const recircText = (id: number): string =>
+  `bond may use recirculation: ${id > 0 ? 'yes' : 'no'}, Recirc-ID : ${id > 0 ? id : -1}`;
+
 export class Bond {
   settings: BondSettings;
   readonly members: BondMember[] = [];
@@ -80,6 +83,8 @@ export class Bond {
   /** The other switch does not know yet by which member addresses are reached. */
   sendLearning = false;
   nextRebalanceMs = 0;
+  /** Packets come back under this recirculation id when the data plane has computed their hash; 0: it need not. */
+  recircId = 0;
   #activeMac: string;
   #nextMember = 0;
   readonly #log: (text: string) => void;
@@ -248,6 +253,16 @@ export class Bond {
       mode === 'balance-tcp'
         ? hashFields(flow, fields, basis)
         : hashMac(flow, K_ETH_SRC, vlan, basis);
+    return this.chooseByHash(hash);
+  }
+
+  /** Does the data plane compute the hash (translate/bondOutput.ts)? */
+  get usesDataPlaneHash(): boolean {
+    return this.settings.mode === 'balance-tcp' && this.lacpStatus === 'negotiated';
+  }
+
+  /** Member and bucket for a hash of the data plane. */
+  chooseByHash(hash: number): { port: BridgePort; entry: BondEntry } | undefined {
     const entry = this.entries?.[hash & BOND_MASK];
     if (entry === undefined) return undefined;
     if (!entry.member?.enabled) entry.member = this.#nextEnabled();
@@ -333,7 +348,7 @@ export class Bond {
     const lines = [
       `---- ${name} ----`,
       `bond_mode: ${mode}`,
-      'bond may use recirculation: no, Recirc-ID : -1',
+      recircText(this.recircId),
       `bond-hash-basis: ${basis}`,
       'lb_output action: disabled, bond-id: -1',
       ...(mode === 'balance-slb' ? [`all members active: ${allMembersActive}`] : []),

@@ -15,6 +15,7 @@ import type { SwitchBridge } from '../bridge.ts';
 import { be16, newRecord } from '../flow.ts';
 import { payloadOffset } from '../monitor/portMonitor.ts';
 import { type ProtocolPort, SLOW_LACP } from '../protocolPort.ts';
+import { hashedState } from '../translate/bondOutput.ts';
 import type { BridgePort, Bundle } from '../types.ts';
 import { Bond, type BondSettings, type LacpStatus } from './bond.ts';
 
@@ -72,6 +73,7 @@ export class BundleHost {
     else this.lacp.configure(lacp);
     if (bond === undefined) {
       if (bundle.bond !== undefined) bridge.flowsChanged();
+      if (bundle.bond) bridge.datapath.recircs.release([bundle.bond.recircId]);
       bundle.bond = undefined;
     } else {
       bundle.bond ??= new Bond(bond, log.bond);
@@ -131,8 +133,23 @@ export class BundleHost {
       }
       if (this.#state() === before && round > 0) break;
     }
+    this.#holdRecircId();
     this.#afterRun(changed);
     this.#arm();
+  }
+
+  /** The id under which hashed packets come back is the bond's as long as there may be any. */
+  #holdRecircId(): void {
+    const { bridge, bundle } = this.#modules;
+    const { bond } = bundle;
+    if (bond === undefined) return;
+    const { recircs } = bridge.datapath;
+    if (bond.settings.mode !== 'balance-tcp' || this.#closed) {
+      if (bond.recircId > 0) recircs.release([bond.recircId]);
+      bond.recircId = 0;
+    } else if (bond.recircId === 0) {
+      bond.recircId = recircs.add(hashedState(bridge, bundle.name));
+    }
   }
 
   #afterRun(portsChanged: boolean): void {
@@ -231,6 +248,7 @@ export class BundleHost {
     this.#closed = true;
     clearTimeout(this.#timer);
     clearImmediate(this.#soon);
+    this.#holdRecircId();
     this.#modules.bundle.bond = undefined;
     this.lacp = undefined;
   }

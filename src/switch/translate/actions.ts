@@ -7,6 +7,7 @@ import { type Action, OFPP_IN_PORT, OFPP_MAX, OFPP_UNSET } from '../../wire/open
 import { be32, exact, putBe32 } from '../flow.ts';
 import { NETFLOW_DROP } from '../netflow.ts';
 import { SLOW_ACTION } from '../protocolPort.ts';
+import { outputHashed } from './bondOutput.ts';
 import { clearTracking, trackConnection } from './conntrack.ts';
 import { inPort, report, type Xlate } from './context.ts';
 import { decap, encap } from './encap.ts';
@@ -241,6 +242,9 @@ function runAction(x: Xlate, action: Action): boolean {
       return false;
     case 'sample':
       sample(x, action);
+      return false;
+    case 'bond_output':
+      outputHashed(x, action.bundle);
       return false;
     case 'unroll_xlate':
       restoreRule(x, action.table, action.cookie);

@@ -189,17 +189,21 @@ function putMasked(
 /** Appends a recirculation that goes on in `table` with the pipeline as it is. 0 = failed. */
 export function recirculate(x: Xlate, table: number, actions: readonly Action[] = []): number {
   coverReceivedOptions(x);
-  const id =
-    x.in.recircs?.add({
-      bridge: x.bridge,
-      table,
-      conntracked: x.conntracked,
-      metadata: freezeMetadata(x.flow),
-      actionSet: [...x.actionSet],
-      actions,
-      stack: [...x.stack],
-      mirrors: x.mirrors,
-    }) ?? 0;
+  return recirculateTo(x, {
+    bridge: x.bridge,
+    table,
+    conntracked: x.conntracked,
+    metadata: freezeMetadata(x.flow),
+    actionSet: [...x.actionSet],
+    actions,
+    stack: [...x.stack],
+    mirrors: x.mirrors,
+  });
+}
+
+/** Appends a recirculation that goes on with this state. 0 = failed. */
+export function recirculateTo(x: Xlate, state: FrozenState): number {
+  const id = x.in.recircs?.add(state) ?? 0;
   if (id === 0) {
     report(x, 'error', 'Failed to allocate recirculation id');
     x.error = 'No recirculation context';

@@ -124,6 +124,14 @@ function treeAllows(x: Xlate, port: BridgePort): boolean {
   return false;
 }
 
+/** True, and said, if the packet goes from one protected port to another. */
+export function isBetweenProtected(x: Xlate, to: BridgePort): boolean {
+  if (!to.bundle.protected || !portOf(x, inPort(x))?.bundle.protected) return false;
+  report(x, 'warn', 'Flow is between protected ports, skipping output.');
+  x.dropReason = DROP_VLAN_FILTER;
+  return true;
+}
+
 function mayOutput(x: Xlate, port: BridgePort | undefined, askTree = true): port is BridgePort {
   if (port === undefined) {
     report(x, 'warn', 'Nonexistent output port');
@@ -135,11 +143,7 @@ function mayOutput(x: Xlate, port: BridgePort | undefined, askTree = true): port
     x.dropReason = DROP_TX_LINK_DOWN;
     return false;
   }
-  if (port.bundle.protected && portOf(x, inPort(x))?.bundle.protected) {
-    report(x, 'warn', 'Flow is between protected ports, skipping output.');
-    x.dropReason = DROP_VLAN_FILTER;
-    return false;
-  }
+  if (isBetweenProtected(x, port)) return false;
   if (askTree && !treeAllows(x, port)) return false;
   const mode = tunnelOf(port)?.tunnel.mode ?? (port.peer === undefined ? 'legacy_l2' : 'ptap');
   if (mode === 'legacy_l2' && be32(x.flow, K_PACKET_TYPE) !== 0) {
@@ -187,7 +191,7 @@ function markQueue(x: Xlate, marks: ReadonlyMap<number, number>): void {
 }
 
 /** Exporters hear of an output. */
-function noteOutput(x: Xlate, port: BridgePort): void {
+export function noteOutput(x: Xlate, port: BridgePort): void {
   x.outputs++;
   x.lastOutput = port;
   x.netflowOutput = port.ofport & 0xffff;

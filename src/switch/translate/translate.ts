@@ -102,7 +102,8 @@ export function translate(input: XlateIn): XlateOut {
         x.error = 'Forwarding disabled';
         x.dropReason = DROP_STP;
       } else {
-        if (input.bridge.hasInBand === true && x.freezing === undefined) deliverDhcp(x);
+        const isDone = x.freezing !== undefined || frozen?.actions[0]?.type === 'bond_output';
+        if (input.bridge.hasInBand === true && !isDone) deliverDhcp(x);
         finish(x);
       }
     }

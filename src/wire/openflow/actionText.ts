@@ -103,6 +103,8 @@ export function formatAction(a: Action, options: ActionTextOptions = {}): string
     case 'debug_recirc':
     case 'debug_slow':
       return a.type;
+    case 'bond_output':
+      return `bond_output(${a.bundle})`;
     case 'unroll_xlate':
       return `unroll_xlate(table=${a.table}, cookie=${a.cookie})`;
     case 'meter':

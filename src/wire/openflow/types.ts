@@ -146,6 +146,8 @@ export type Action =
   /** Packet types: name space << 16 | type. */
   | { type: 'encap' | 'decap'; packetType: number }
   /** Only behind a pause: actions from here on are those of a rule of this table, with this cookie. */
+  /** Internal, too: the packet has its hash, and leaves by a member of the bond. */
+  | { type: 'bond_output'; bundle: string }
   | { type: 'unroll_xlate'; table: number; cookie: bigint }
   // instructions of OpenFlow 1.1 and later, in the order in which they run
   | { type: 'meter'; meterId: number }

@@ -213,12 +213,15 @@ export function judge(measurements: readonly Measurement[]): Verdict[] {
   return [...verdicts, ...lossVerdict(measurements)];
 }
 
-export function aimsTable(measurements: readonly Measurement[]): string {
-  const body = judge(measurements).map(({ scenario, variant, aim, measured, met }) => [
-    `\`${scenario}\`, ${variant}`,
-    aim,
-    measured,
-    met ? 'yes' : '**no**',
-  ]);
+/** `all`: or only those that were missed. */
+export function aimsTable(measurements: readonly Measurement[], all = true): string {
+  const body = judge(measurements)
+    .filter(({ met }) => all || !met)
+    .map(({ scenario, variant, aim, measured, met }) => [
+      `\`${scenario}\`, ${variant}`,
+      aim,
+      measured,
+      met ? 'yes' : '**no**',
+    ]);
   return markdownTable(['measured', 'aim', 'result', 'met'], body);
 }

@@ -1,7 +1,9 @@
 // npm run bench [-- SCENARIO…] [options]: runs scenarios and shows or writes what they measured.
 
 import { writeFileSync } from 'node:fs';
+import path from 'node:path';
 import { parseArgs } from 'node:util';
+import { refreshDocuments } from './documents.ts';
 import { describeMachine, machineText } from './machine.ts';
 import { survey } from './placement.ts';
 import { estimateS } from './plan.ts';
@@ -20,6 +22,7 @@ const HELP = `usage: npm run bench [-- SCENARIO… OPTIONS]
   --minutes N        bounds the whole run: fewer rounds, at least three; what then does not fit is left out
   --from FILE        measures nothing: takes the results from a report.json (for --report, --markdown, tables)
   --markdown         prints short Markdown tables
+  --docs             writes the figures into README.md and docs/benchmarks.md of this checkout (with --from)
   --peers A,B        only these peers
   --compare DIR      another checkout of xvio as a further peer (may be repeated)
   --rounds N         alternating rounds of each peer (default 9)
@@ -51,6 +54,7 @@ function read() {
         minutes: { type: 'string' },
         from: { type: 'string' },
         markdown: { type: 'boolean', default: false },
+        docs: { type: 'boolean', default: false },
         peers: { type: 'string' },
         compare: { type: 'string', multiple: true, default: [] },
         rounds: { type: 'string', default: '9' },
@@ -78,6 +82,8 @@ function number(name: string, text: string, least: number): number {
 }
 
 const { values, positionals } = read();
+if (values.docs && values.from === undefined)
+  fail('--docs needs the results of a run: --from FILE');
 if (values.help) {
   process.stdout.write(HELP);
   process.exit(0);
@@ -105,6 +111,9 @@ function show(results: Results): void {
   if (values.json !== undefined) writeFileSync(values.json, jsonOf(results));
   else if (values.markdown) process.stdout.write(shortTables(results));
   if (reportDirectory !== undefined) writeReport(reportDirectory, results);
+  if (!values.docs) return;
+  const files = refreshDocuments(path.join(import.meta.dirname, '..'), results);
+  process.stderr.write(`figures written into ${files.join(', ')}\n`);
 }
 
 function measured(): Results {
@@ -179,6 +188,12 @@ async function measure(): Promise<number> {
 if (values.from === undefined) process.exit(await measure());
 const results = measured();
 show(results);
-if (values.json === undefined && !values.markdown && reportDirectory === undefined) {
+const asked = [
+  values.json,
+  values.markdown || undefined,
+  values.docs || undefined,
+  reportDirectory,
+];
+if (asked.every((what) => what === undefined)) {
   for (const each of results.measurements) process.stdout.write(`${textOf(each)}\n`);
 }

@@ -2,7 +2,7 @@
 // has become of it in the words of the database's columns.
 
 import { Connmgr } from '../control/openflow/connmgr.ts';
-import type { Log } from '../control/openflow/vconn.ts';
+import type { Log, MessageLog } from '../control/openflow/vconn.ts';
 import { versionsFromNames } from '../control/openflow/versions.ts';
 import {
   bridgeIdentity,
@@ -69,6 +69,8 @@ export interface ReconcilerOptions {
   rconnLog: Log;
   /** Log of how it tells of flows. */
   flowLog: Log;
+  /** Log of all that is said over its connections. */
+  messageLog: MessageLog;
   /** Some status changed: soon write statusColumns(). */
   onStatus: () => void;
 }
@@ -251,6 +253,7 @@ export class Reconciler {
       connmgrLog,
       rconnLog,
       flowLog,
+      messageLog,
       context,
       protocols,
       dummies,
@@ -270,6 +273,7 @@ export class Reconciler {
       debugActions: dummies !== undefined,
       rconnLog,
       flowLog,
+      messageLog,
       checkActions: (actions, match, table, version) =>
         checkActions(actions, match, table, version, bridge),
       checkBucket: checkBucketActions,

@@ -196,6 +196,7 @@ class Daemon implements Vswitchd {
       connmgrLog: vlog.module('connmgr'),
       rconnLog: vlog.module('rconn'),
       flowLog: vlog.module('ofp_flow'),
+      messageLog: vlog.module('vconn'),
       onStatus: () => this.#publisher.statusChanged(),
     });
     this.#ctZones = new CtZones({

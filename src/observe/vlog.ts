@@ -149,26 +149,26 @@ export class Vlog {
     const wanted = DESTINATIONS.filter((d) => LEVELS.indexOf(levels[d]) >= rank);
     if (wanted.length === 0) return;
     this.#sequence++;
-    for (const line of text.split('\n')) {
-      const record: LogRecord = {
-        program: this.#program,
-        module: name,
-        level,
-        sequence: this.#sequence,
-        text: line,
-        nowMs: this.#now(),
-        startMs: this.#startMs,
-        facility: this.#facility,
-      };
-      for (const destination of wanted) this.#emit(destination, record);
-    }
+    const record: LogRecord = {
+      program: this.#program,
+      module: name,
+      level,
+      sequence: this.#sequence,
+      text,
+      nowMs: this.#now(),
+      startMs: this.#startMs,
+      facility: this.#facility,
+    };
+    for (const destination of wanted) this.#emit(destination, record);
   }
 
   #emit(destination: Destination, record: LogRecord): void {
     const line = formatRecord(this.#patterns[destination], record);
     if (destination === 'console') this.#console?.(line);
-    else if (destination === 'syslog') this.#syslog?.(line, SYSLOG_SEVERITY[record.level]);
-    else if (this.#fd >= 0) {
+    else if (destination === 'syslog') {
+      // One message for each line: there, a line's end would end it, or be escaped.
+      for (const one of line.split('\n')) this.#syslog?.(one, SYSLOG_SEVERITY[record.level]);
+    } else if (this.#fd >= 0) {
       try {
         writeSync(this.#fd, `${line}\n`);
       } catch {

@@ -19,6 +19,7 @@ import { parseMatch } from '../../src/wire/openflow/matchParse.ts';
 import { formatMatch } from '../../src/wire/openflow/matchText.ts';
 import { decode, encode } from '../../src/wire/openflow/message.ts';
 import type { Message, TableFeatures } from '../../src/wire/openflow/messages.ts';
+import { messageText } from '../../src/wire/openflow/messageText.ts';
 import { inPortMatch } from '../../src/wire/openflow/packetOut.ts';
 import { MessageSplitter } from '../../src/wire/openflow/stream.ts';
 import type { Action, FlowMod, OfVersion, PortDesc } from '../../src/wire/openflow/types.ts';
@@ -438,6 +439,70 @@ for (const version of VERSIONS) {
       for (const pattern of patterns) assert.match(texts[i + 1] ?? '', pattern, message.type);
   });
 }
+
+// ---- the log of module vconn
+
+/** Messages whose text in the log is that of ovs-ofctl. */
+function logged(version: OfVersion): Message[] {
+  const match = parseMatch('in_port=2,tcp,nw_src=10.0.0.0/8,tp_dst=80');
+  const flags = { ...NO_FLAGS, sendFlowRem: true };
+  const actions = parseActions('set_field:00:01:02:03:04:05->eth_dst,output:3');
+  const flow = {
+    table: 7,
+    match,
+    priority: 100,
+    cookie: 0xabcn,
+    durationMs: 4500,
+    idleTimeout: 10,
+    hardTimeout: 20,
+    idleAge: 3,
+    hardAge: 9,
+    importance: version >= 5 ? 9 : 0,
+    flags: { ...NO_FLAGS, sendFlowRem: version >= 4 },
+    packets: 11n,
+    bytes: 1100n,
+    actions,
+  };
+  const mod = flowMod({ match, flags, actions, priority: 7, idleTimeout: 60, newCookie: 0x1234n });
+  const list: Message[] = [
+    { type: 'hello', bitmap: (1 << version) | 2 },
+    { type: 'barrier_request' },
+    { type: 'barrier_reply' },
+    { type: 'flow_mod', nxt: false, flowMod: mod },
+    { type: 'flow_mod', nxt: false, flowMod: { ...mod, command: 'delete', actions: [] } },
+    {
+      type: 'flow_stats_reply',
+      nxt: false,
+      entries: [flow, { ...flow, table: 0, match: parseMatch(''), durationMs: 2000, actions: [] }],
+    },
+  ];
+  if (version >= 4) {
+    const bundle = { bundleId: 17, flags: 3 };
+    list.push({ type: 'bundle_control', ...bundle, control: 'commit_request' });
+    list.push({
+      type: 'bundle_add',
+      ...bundle,
+      xid: list.length + 1,
+      message: { type: 'flow_mod', nxt: false, flowMod: mod },
+    });
+  }
+  return list;
+}
+
+for (const version of VERSIONS) {
+  test(`messages of version ${version} stand in the log as ovs-ofctl shows them`, () => {
+    const bytes = logged(version).map((message, i) => encode(version, i + 1, message)[0]!);
+    const texts = ofpParse(bytes);
+    for (const [i, one] of bytes.entries()) assert.equal(messageText(one), texts[i + 1]?.trimEnd());
+  });
+}
+
+test('what cannot be decoded is in the log with its error', () => {
+  assert.match(
+    messageText(Uint8Array.of(4, 14, 0, 8, 0, 0, 0, 9)),
+    /^OFPT_FLOW_MOD \(OF1.3\) \(xid=0x9\): \*\*\*decode error: OFPBRC_BAD_LEN\*\*\*$/,
+  );
+});
 
 // ---- a tiny switch
 

@@ -27,7 +27,13 @@ import { type ControllerConfig, Service } from './service.ts';
 import { Snoop } from './snoop.ts';
 import { tableDesc } from './tableHandlers.ts';
 import { TlvTable } from './tlvTable.ts';
-import { type Log, parseTarget, type SslConfig, type StreamContext } from './vconn.ts';
+import {
+  type Log,
+  type MessageLog,
+  parseTarget,
+  type SslConfig,
+  type StreamContext,
+} from './vconn.ts';
 import { ALL_VERSIONS } from './versions.ts';
 
 /** ovs-ofctl may stay silent while its user reads. */
@@ -44,6 +50,8 @@ export interface ConnmgrOptions {
   debugActions?: boolean;
   /** For messages about the connections themselves (module rconn), by default `log`. */
   rconnLog?: Log;
+  /** For what is said over the connections (module vconn). */
+  messageLog?: MessageLog;
   /** For messages about what flows are told like (module ofp_flow), by default `log`. */
   flowLog?: Log;
   /** Throws OfError for actions that the bridge cannot execute. */
@@ -363,6 +371,7 @@ export class Connmgr implements OfSwitch {
       runDir: this.#options.runDir,
       ssl: this.#ssl,
       log: this.#options.rconnLog ?? this.log,
+      messageLog: this.#options.messageLog,
     };
     try {
       return new Service(this.bridge.name, config, versions, context, {

@@ -10,11 +10,20 @@
 // connection is given up when there is no answer for as long again.
 
 import type { Socket } from 'node:net';
+import { rateLimit } from '../../observe/vlog.ts';
 import { decode, encode } from '../../wire/openflow/message.ts';
 import type { Message, TlvMapping } from '../../wire/openflow/messages.ts';
+import { messageText } from '../../wire/openflow/messageText.ts';
 import type { OfVersion } from '../../wire/openflow/types.ts';
 import { FramingError, MessageSplitter } from './framing.ts';
-import { connectEvent, connectStream, type Log, type StreamContext, type Target } from './vconn.ts';
+import {
+  connectEvent,
+  connectStream,
+  type Log,
+  type MessageLog,
+  type StreamContext,
+  type Target,
+} from './vconn.ts';
 import {
   commonVersion,
   formatVersions,
@@ -46,6 +55,8 @@ export interface RconnOptions {
   probeMs: number;
   maxBackoffMs: number;
   log: Log;
+  /** Of what is said over the connection (module vconn). */
+  messageLog?: MessageLog | undefined;
   nowMs: () => number;
   /** Version agreed; messages may be sent. */
   onConnected: (rconn: Rconn) => void;
@@ -81,6 +92,7 @@ export class Rconn {
   #paused = false;
   #nextXid = 1;
   readonly #snoopers = new Set<Socket>();
+  readonly #messageLimit = rateLimit(600);
   version: OfVersion | undefined;
   lastConnectedMs: number | undefined;
   lastDisconnectedMs: number | undefined;
@@ -162,12 +174,25 @@ export class Rconn {
     return this.#nextXid;
   }
 
+  /** Notes a message that came or went in the log, if somebody wants to see them. */
+  #note(what: string, bytes: Uint8Array): void {
+    const { messageLog } = this.#options;
+    if (!messageLog?.isDbg()) return;
+    messageLog.dbg(`${this.#vconnName}: ${what}: ${messageText(bytes)}`, this.#messageLimit);
+  }
+
+  /** Without the bridge. */
+  get #vconnName(): string {
+    return this.name.slice(this.name.indexOf('<->') + 3);
+  }
+
   /** Sends now or drops: there is nobody to tell when the connection is gone. `done` is called when written. */
   send(bytes: Uint8Array, done?: () => void): void {
     const socket = this.#socket;
     if (socket === undefined || !socket.writable) return;
     for (const snooper of this.#snoopers) snoop(snooper, bytes);
     socket.write(bytes, done);
+    this.#note('sent (Success)', bytes);
     this.#lastActivityMs = this.#options.nowMs();
     if (socket.writableLength > OUTPUT_MAX_BYTES) {
       this.#options.log.warn(`${this.name}: peer does not read, dropping the connection`);
@@ -315,6 +340,7 @@ export class Rconn {
     try {
       this.#splitter.push(chunk, (bytes) => {
         if (this.#socket === undefined) return;
+        this.#note('received', bytes);
         if (this.version === undefined) this.#receivedHello(bytes);
         else this.#receivedMessage(bytes);
       });
@@ -351,6 +377,13 @@ export class Rconn {
       for (const part of encode(answer, xid, error)) this.send(part);
       this.#disconnect('Protocol error', true);
       return;
+    }
+    const { messageLog } = this.#options;
+    if (messageLog?.isDbg()) {
+      messageLog.dbg(
+        `${this.#vconnName}: negotiated OpenFlow version 0x${version.toString(16).padStart(2, '0')} ` +
+          `(we support ${formatVersions(versions)}, peer supports ${formatVersions(theirs)})`,
+      );
     }
     this.version = version;
     this.#probablyAdmitted = false;

@@ -138,6 +138,7 @@ export class Service {
       probeMs: this.probeMs,
       maxBackoffMs: this.#maxBackoffMs,
       log: this.#context.log,
+      messageLog: this.#context.messageLog,
       nowMs: hooks.nowMs,
       onConnected: (connected) => hooks.onConnected(this, connected),
       onMessage: (bytes) => hooks.onMessage(rconn, bytes),

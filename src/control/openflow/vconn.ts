@@ -28,6 +28,12 @@ export interface Log {
   err(text: string): void;
 }
 
+/** Of messages: their text is made only when somebody wants it. */
+export interface MessageLog {
+  dbg(text: string, limit?: RateLimit): void;
+  isDbg(): boolean;
+}
+
 /** The SSL row: paths of PEM files. Empty = not set. */
 export interface SslConfig {
   privateKey: string;
@@ -41,6 +47,7 @@ export interface StreamContext {
   runDir: string;
   ssl: SslConfig | undefined;
   log: Log;
+  messageLog?: MessageLog | undefined;
 }
 
 export type Target =

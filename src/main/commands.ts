@@ -6,6 +6,7 @@ import { switchCommandTable } from '../switch/commands.ts';
 import type { Rule } from '../switch/types.ts';
 import { formatActions } from '../wire/openflow/actionText.ts';
 import { formatMatch } from '../wire/openflow/matchText.ts';
+import { delInterfaceCommand } from './delInterface.ts';
 import { qosCommands } from './qosCommands.ts';
 import type { BridgeUnit } from './reconcile.ts';
 import type { Vswitchd } from './vswitchd.ts';
@@ -49,6 +50,10 @@ export function switchCommands(daemon: Vswitchd): Command[] {
   return [
     ...switchCommandTable(datapath),
     ...qosCommands(() => reconciler.bridges.values()),
+    delInterfaceCommand({
+      bridges: () => reconciler.bridges.values(),
+      alone: (what) => daemon.alone(what),
+    }),
     {
       name: 'bridge/reconnect',
       usage: '[bridge]',

@@ -449,6 +449,17 @@ export class BridgePorts {
     await netdev?.close(keep);
   }
 
+  /**
+   * Takes an interface out of the datapath (dpctl/del-if); the next time that the database's wishes are looked at it comes
+   * back. False: there is none of this name.
+   */
+  async detach(name: string): Promise<boolean> {
+    const unit = this.units.get(name);
+    if (unit?.port === undefined) return false;
+    await this.#remove(unit);
+    return true;
+  }
+
   /** The devices have been handed over: their ports go, without touching them. */
   forget(): void {
     this.protocols.close();

@@ -76,6 +76,8 @@ export interface Vswitchd {
   readonly reconciler: Reconciler;
   /** memory/show. */
   memory(): Record<string, number>;
+  /** Runs `what` while no reconfiguration is under way; one that is wanted meanwhile comes afterwards. */
+  alone(what: () => Promise<void>): Promise<void>;
   /** `cleanup`: nothing survives; otherwise kernel devices of ours stay, as after the real daemon's exit. */
   close(cleanup: boolean): Promise<void>;
 }
@@ -383,6 +385,17 @@ class Daemon implements Vswitchd {
     this.#working = this.#work().finally(() => {
       this.#working = undefined;
     });
+  }
+
+  async alone(what: () => Promise<void>): Promise<void> {
+    while (this.#working) await this.#working;
+    if (this.#closed || this.#held) return;
+    const done = what().finally(() => {
+      this.#working = undefined;
+      if (this.#dirty) this.#wake();
+    });
+    this.#working = done.catch(() => {});
+    await done;
   }
 
   async #work(): Promise<void> {

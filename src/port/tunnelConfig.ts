@@ -62,6 +62,9 @@ export const TUNNEL_KINDS: Readonly<Record<string, Kind>> = {
   ip6gre: { encapsulation: TUNNEL_IP6GRE, device: 'ip6gre_sys', layers: 'L2' },
   gtpu: { encapsulation: TUNNEL_GTPU, device: 'gtpu_sys', udpPort: 2152, layers: 'L3' },
   bareudp: { encapsulation: TUNNEL_BAREUDP, device: 'bareudp_sys', udpPort: 0, layers: 'L3' },
+  // As with Open vSwitch's userspace datapath, such ports can be made, but carry nothing.
+  lisp: { device: 'lisp_sys', udpPort: 4341, layers: 'L3' },
+  stt: { device: 'stt_sys', udpPort: 7471, layers: 'L2' },
 };
 
 const DEFAULT_TTL = 64;

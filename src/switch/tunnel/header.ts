@@ -184,6 +184,9 @@ function inner(parameters: HeaderParameters): Uint8Array | undefined {
       return gtpu(parameters);
     case 'bareudp':
       return new Uint8Array(0);
+    case 'lisp':
+    case 'stt':
+      return undefined;
     default:
       return gre(parameters);
   }

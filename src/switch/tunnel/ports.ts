@@ -177,6 +177,9 @@ export class TunnelPorts<B extends XlateBridge = XlateBridge> {
       const byDevice = new Map<string, Listener>();
       for (const port of this.#ends.keys()) {
         const { device, port: number, tunnel } = tunnelOf(port)!;
+        const { encapsulation } = TUNNEL_KINDS[tunnel.type]!;
+        // Nothing is made of packets that come in for these.
+        if (encapsulation === undefined) continue;
         const known = byDevice.get(device);
         if (known !== undefined) {
           known.users++;
@@ -186,7 +189,7 @@ export class TunnelPorts<B extends XlateBridge = XlateBridge> {
           device,
           port: number,
           type: tunnel.type,
-          encapsulation: TUNNEL_KINDS[tunnel.type]!.encapsulation ?? 0,
+          encapsulation,
           protocol: ipProtocolOf(tunnel.type),
           udpPort: tunnel.dstPort,
           payloadType: tunnel.payloadType,

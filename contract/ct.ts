@@ -57,7 +57,7 @@ export const CN_SRC = 16; // 16 bytes, IPv4 in the first four, rest zero
 export const CN_DST = 32; // 16 bytes
 export const CN_PORTS = 48; // u32: source port, destination port
 export const CN_NEXT = 52; // u32 link of the original direction's chain; next free record
-export const CN_REPLY_NEXT = 56; // u32 link of the reply direction's chain
+export const CN_REVISION = 56; // u32 raised each time the record is given to a new connection
 export const CN_FLAGS = 60; // u32 CNF_*, and in its third byte:
 export const CN_POLICY = 62; // u8 timeout policy
 export const CN_REPLY_SRC = 64; // 16 bytes
@@ -69,7 +69,7 @@ export const CN_PEERS = 104; // 2 x PEER_SIZE
 export const CN_LABEL = 128; // 16 bytes
 export const CN_HASH = 144; // u32 of the original tuple
 export const CN_REPLY_HASH = 148; // u32
-export const CN_REVISION = 156; // u32 raised each time the record is given to a new connection
+export const CN_REPLY_NEXT = 156; // u32 link of the reply direction's chain
 // A connection that was expected (CNF_EXPECTED): original tuple of the connection that announced it.
 export const CN_PARENT_PORTS = 152; // u32
 export const CN_PARENT_SRC = 160; // 16 bytes

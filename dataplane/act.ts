@@ -47,10 +47,10 @@ import { K_RECIRC_ID } from '../contract/key.ts';
 import { WK_RECIRC } from '../contract/memory.ts';
 import {
   KEY_STRIDE,
-  PKT_HASH,
   PKT_IN_PORT,
   PKT_KEY,
   PKT_L3,
+  PKT_MARK,
   PKT_TRUNC,
 } from '../contract/packet.ts';
 import { TP_OUT_PORT } from '../contract/tunnel.ts';
@@ -59,6 +59,7 @@ import { conntrack, forgetReleased, releasedCount, releasedFrom } from './ct/ind
 import { countDrop } from './drop.ts';
 import { hashPacket } from './hash.ts';
 import { markLines } from './key.ts';
+import { MARK_REWRITTEN } from './mark.ts';
 import { meterAll } from './meter.ts';
 import { addMpls, popEth, popMpls, pushEth, pushMpls, setMpls } from './mpls.ts';
 import { checkLengthAll, cloneAll, resetNested, sampleAll } from './nested.ts';
@@ -109,6 +110,8 @@ export function execute(
   modified: bool = false,
   handedOn: bool = false,
 ): void {
+  // Conntrack says of each packet whether it has translated it.
+  let rewritten = modified;
   let at = program;
   while (n > 0) {
     const header = load<u32>(at);
@@ -133,7 +136,7 @@ export function execute(
       }
       handedOn = true;
     } else if (op === ACT_RECIRC) {
-      recirculateAll(list, n, load<u32>(operands), last);
+      recirculateAll(list, n, load<u32>(operands), last, rewritten);
       if (last) return;
       handedOn = true;
     } else if (op === ACT_METER) {
@@ -160,6 +163,7 @@ export function execute(
       n = pushTunnel(operands, list, n);
       readdress(operands, at, list, n);
       modified = true;
+      rewritten = true;
     } else if (op === ACT_TUNNEL_POP) {
       popAll(operands, list, n, last);
       if (last) return;
@@ -181,6 +185,7 @@ export function execute(
     } else {
       n = rewriteAll(op, operands, list, n);
       modified = true;
+      rewritten = true;
     }
   }
   if (handedOn) {
@@ -222,11 +227,12 @@ function recirculate(pkt: u32): void {
   recirculating++;
 }
 
-function recirculateAll(list: u32, n: i32, id: u32, last: bool): void {
+function recirculateAll(list: u32, n: i32, id: u32, last: bool, rewritten: bool): void {
   for (let i = 0; i < n; i++) {
     const pkt = toRecirculate(load<u32>(list + (i << 2)), last);
     if (pkt === 0) continue;
     store<u32>(load<u32>(pkt + PKT_KEY) + K_RECIRC_ID, bswap<u32>(id));
+    if (rewritten) store<u32>(pkt + PKT_MARK, load<u32>(pkt + PKT_MARK) | MARK_REWRITTEN);
     recirculate(pkt);
   }
   addStat(WK_RECIRC, <f64>n);
@@ -239,6 +245,7 @@ function popAll(operands: u32, list: u32, n: i32, last: bool): void {
     if (pkt === 0) continue;
     const reason = popTunnel(pkt, operands);
     if (reason === DROP_NONE) {
+      store<u32>(pkt + PKT_MARK, load<u32>(pkt + PKT_MARK) | MARK_REWRITTEN);
       recirculate(pkt);
     } else {
       countDrop(load<u32>(pkt + PKT_IN_PORT), reason);
@@ -283,7 +290,6 @@ function readdress(operands: u32, rest: u32, list: u32, n: i32): void {
  */
 function upcallModified(pkt: u32, operands: u32): void {
   const key = load<u32>(pkt + PKT_KEY);
-  const hash = load<u32>(pkt + PKT_HASH);
   const offsets = load<u32>(pkt + PKT_L3); // and PKT_L4
   const scratch = privateBase + S_UPCALL_KEY;
   memory.copy(scratch, key, KEY_STRIDE);
@@ -291,7 +297,6 @@ function upcallModified(pkt: u32, operands: u32): void {
   parseAgain(pkt);
   upcall(pkt, load<u32>(operands), load<u32>(operands, 4), load<u32>(operands, 8));
   store<u32>(pkt + PKT_KEY, key);
-  store<u32>(pkt + PKT_HASH, hash);
   store<u32>(pkt + PKT_L3, offsets);
 }
 
@@ -302,7 +307,6 @@ function hash(pkt: u32, operands: u32, modified: bool): void {
     hashPacket(key, key, load<u32>(operands), load<u32>(operands, 4));
     return;
   }
-  const found = load<u32>(pkt + PKT_HASH);
   const offsets = load<u32>(pkt + PKT_L3); // and PKT_L4
   const scratch = privateBase + S_UPCALL_KEY;
   memory.copy(scratch, key, KEY_STRIDE);
@@ -310,7 +314,6 @@ function hash(pkt: u32, operands: u32, modified: bool): void {
   parseAgain(pkt);
   hashPacket(scratch, key, load<u32>(operands), load<u32>(operands, 4));
   store<u32>(pkt + PKT_KEY, key);
-  store<u32>(pkt + PKT_HASH, found);
   store<u32>(pkt + PKT_L3, offsets);
 }
 

@@ -19,14 +19,12 @@ import { flushBatches, release } from './batch.ts';
 import { outputDirectly } from './direct.ts';
 import { countDrop } from './drop.ts';
 import { lookup } from './lookup.ts';
+import { MARK_REWRITTEN, MARK_UNPARSED } from './mark.ts';
 import { parseAgain, parseOne } from './parse.ts';
 import { S_BURST, S_GROUP_OF, S_GROUP_TABLE, S_GROUPS, S_SORTED } from './scratch.ts';
 import { isKeyless } from './simple.ts';
 import { upcall } from './upcall.ts';
 import { flowCountersBase, nowMs, privateBase } from './worker.ts';
-
-/** PKT_MARK: a simple match (simple.ts); there is no key yet, and PKT_HASH holds the TCP flags. */
-export const MARK_UNPARSED: u32 = 2;
 
 const GROUP_TABLE_SIZE: u32 = 1024;
 const RECIRC_MAX = 8; // look-ups of one packet after the first, as in the Linux datapath
@@ -61,7 +59,7 @@ export function finishBurst(): void {
       }
       break;
     }
-    for (let i = 0; i < n; i++) parseAgain(load<u32>(burst + (i << 2)));
+    for (let i = 0; i < n; i++) parseRewritten(load<u32>(burst + (i << 2)));
     for (let i = 0; i < n; i += CHUNK) lookupAndAct(burst + (i << 2), min(CHUNK, n - i));
   }
   flushBatches();
@@ -177,6 +175,14 @@ export function parseMarked(pkt: u32): void {
   if ((mark & MARK_UNPARSED) === 0) return;
   parseOne(pkt);
   store<u32>(pkt + PKT_MARK, mark & ~MARK_UNPARSED);
+}
+
+/** Parses a packet that is looked up again, unless nothing but metadata has changed since it was parsed. */
+function parseRewritten(pkt: u32): void {
+  const mark = load<u32>(pkt + PKT_MARK);
+  if ((mark & MARK_REWRITTEN) === 0) return;
+  parseAgain(pkt);
+  store<u32>(pkt + PKT_MARK, mark & ~MARK_REWRITTEN);
 }
 
 function countPackets(flow: u32, list: u32, n: i32): void {

@@ -6,7 +6,6 @@ import { K_IN_PORT, KEY_SIZE } from '../contract/key.ts';
 import { INJECT_BASE } from '../contract/memory.ts';
 import {
   BURST_MAX,
-  PKT_HASH,
   PKT_HEAD,
   PKT_HEAD_COPY,
   PKT_HEAD_LEN,
@@ -41,7 +40,7 @@ import {
 import { execute } from './act.ts';
 import { keyOf } from './batch.ts';
 import { finishBurst, runBurst } from './burst.ts';
-import { keyHash, scanLines } from './key.ts';
+import { scanLines } from './key.ts';
 import { parseAgain } from './parse.ts';
 import { S_BURST } from './scratch.ts';
 import { privateBase, worker } from './worker.ts';
@@ -109,7 +108,6 @@ function run(record: u32): void {
   store<u32>(key + K_IN_PORT, bswap<u32>(load<u32>(record + IN_IN_PORT)));
   scanLines(key);
   parseAgain(pkt);
-  store<u32>(pkt + PKT_HASH, keyHash(key));
   const burst = privateBase + S_BURST;
   store<u32>(burst, pkt);
   if (load<u32>(record + IN_TYPE) === INJECT_EXECUTE) {

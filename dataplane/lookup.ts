@@ -40,7 +40,7 @@ import {
   SUBTABLE_HITS_BASE,
   SUBTABLES_MAX,
 } from '../contract/table.ts';
-import { hashSimple, KEY_LINES, LINE1, LINE3 } from './key.ts';
+import { hashSimple, KEY_LINES, keyHash, LINE1, LINE3 } from './key.ts';
 import { keepTouched } from './port/receive.ts';
 import { S_MISSED } from './scratch.ts';
 import { flowHash, flowMatches } from './table/flow.ts';
@@ -68,6 +68,10 @@ export function lookup(list: u32, n: i32): void {
   }
   for (let i = 0; i < n; i++) {
     const pkt = load<u32>(list + (i << 2));
+    store<u32>(pkt + PKT_HASH, keyHash(load<u32>(pkt + PKT_KEY)));
+  }
+  for (let i = 0; i < n; i++) {
+    const pkt = load<u32>(list + (i << 2));
     store<u32>(pkt + PKT_FLOW, cached(load<u32>(pkt + PKT_HASH)));
   }
   touchFlows(list, n);
@@ -91,7 +95,7 @@ export function lookup(list: u32, n: i32): void {
 function likeFirst(list: u32, n: i32): i32 {
   const first = load<u32>(list);
   const key = load<u32>(first + PKT_KEY);
-  let flow = cached(load<u32>(first + PKT_HASH));
+  let flow = cached(keyHash(key));
   if (flow === 0 || !isLive(flow) || !flowMatches(key, flow)) flow = search(key);
   if (flow === 0) return 0;
   let i = 0;

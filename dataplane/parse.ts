@@ -15,6 +15,7 @@ import {
   ETH_TYPE_NONE,
   K_ARP_SHA,
   K_ARP_THA,
+  K_CT_STATE,
   K_ETH_DST,
   K_ETH_TYPE,
   K_IN_PORT,
@@ -24,13 +25,13 @@ import {
   K_NW_DST,
   K_NW_PROTO,
   K_NW_SRC,
+  K_NW_TOS,
   K_PACKET_TYPE,
   K_VLAN0_TCI,
   K_VLAN1_TCI,
 } from '../contract/key.ts';
 import { CONTROL_BASE, CTL_VLAN_LIMIT } from '../contract/memory.ts';
 import {
-  PKT_HASH,
   PKT_HEAD,
   PKT_HEAD_LEN,
   PKT_IN_PORT,
@@ -42,7 +43,6 @@ import {
 import {
   clearLine,
   KEY_LINES,
-  keyHash,
   LINE1,
   LINE2,
   LINE3,
@@ -65,26 +65,55 @@ const BE_MPLS_MULTICAST: u32 = 0x4888;
 
 /** Parses `n` packets of a burst whose keys are to be made from nothing. */
 export function parseBurst(first: u32, n: i32): void {
-  for (let i = 0; i < n; i++) {
-    parseNew(first + i * PKT_SIZE);
-  }
-  for (let i = 0; i < n; i++) {
-    const pkt = first + i * PKT_SIZE;
-    store<u32>(pkt + PKT_HASH, keyHash(load<u32>(pkt + PKT_KEY)));
-  }
+  for (let i = 0; i < n; i++) parseOne(first + i * PKT_SIZE);
 }
 
-function parseNew(pkt: u32): void {
+/** Parses one packet whose key is to be made from nothing. */
+export function parseOne(pkt: u32): void {
   const key = load<u32>(pkt + PKT_KEY);
+  if (parsePlain(pkt, key)) return;
   clearKey(key);
   store<u32>(key + K_IN_PORT, bswap<u32>(load<u32>(pkt + PKT_IN_PORT)));
   parse(pkt, key);
 }
 
-/** Parses one packet whose key is to be made from nothing. */
-export function parseOne(pkt: u32): void {
-  parseNew(pkt);
-  store<u32>(pkt + PKT_HASH, keyHash(load<u32>(pkt + PKT_KEY)));
+/**
+ * TCP and UDP over IPv4 without tags, options and fragments: the key's first line in eight stores, of whole words, for the
+ * line is loaded in words and longer. False: it is something else, or a header lies; nothing has been done.
+ */
+function parsePlain(pkt: u32, key: u32): bool {
+  const head = load<u32>(pkt + PKT_HEAD);
+  const ethernet = load<u64>(head, 8);
+  // Type 0x0800, version 4, a header of 20 bytes.
+  if ((<u32>(ethernet >> 32) & 0xffffff) !== 0x450008) return false;
+  if ((load<u16>(head, 20) & 0xff3f) !== 0) return false;
+  const proto: u32 = load<u8>(head, 23);
+  const headBytes = load<u32>(pkt + PKT_HEAD_LEN);
+  const total: u32 = bswap<u16>(load<u16>(head, 16));
+  // What the frame has behind the IP packet; much, if the packet claims to be longer.
+  const padding = load<u32>(pkt + PKT_LEN) - 14 - total;
+  let flags: u64 = 0;
+  if (proto === 17) {
+    if (headBytes < 42 || total < 28 || padding > 0xffff) return false;
+  } else if (proto === 6) {
+    if (headBytes < 54 || total < 40 || padding > 0xffff) return false;
+    const tcpBytes = (<u32>(load<u8>(head, 46) >> 4)) << 2;
+    if (tcpBytes < 20 || tcpBytes > total - 20) return false;
+    flags = load<u16>(head, 46) & 0xff0f;
+  } else return false;
+  if (load<u32>(key + KEY_LINES) !== 0) clearKey(key);
+  const tos: u64 = load<u8>(head, 15);
+  const ttl: u64 = load<u8>(head, 22);
+  store<u64>(key, bswap<u32>(load<u32>(pkt + PKT_IN_PORT)), K_IN_PORT);
+  store<u64>(key, load<u64>(head), K_ETH_DST);
+  store<u64>(key, ethernet & 0xffffffffffff, K_ETH_DST + 8);
+  store<u64>(key, (<u64>proto) << 48, K_ETH_DST + 16);
+  store<u64>(key, tos | (ttl << 8) | ((<u64>load<u32>(head, 34)) << 16) | (flags << 48), K_NW_TOS);
+  store<u64>(key, load<u64>(head, 26), K_NW_SRC);
+  store<u64>(key, 0, K_CT_STATE);
+  store<u64>(key, 0, K_CT_STATE + 8);
+  store<u32>(pkt, 14 | (34 << 16), PKT_L3); // and PKT_L4
+  return true;
 }
 
 /** Parses a packet again, after its headers changed: what the packet carries anew, metadata stays. */
@@ -92,7 +121,6 @@ export function parseAgain(pkt: u32): void {
   const key = load<u32>(pkt + PKT_KEY);
   clearHeaders(key);
   parse(pkt, key);
-  store<u32>(pkt + PKT_HASH, keyHash(key));
 }
 
 /**

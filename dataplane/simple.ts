@@ -39,8 +39,9 @@ import {
 import { FL_KEY, FL_PROGRAM, FL_SUBTABLE, ST_MASK } from '../contract/table.ts';
 import { IO_SIMPLE } from '../contract/virtqueue.ts';
 import { execute } from './act.ts';
-import { actByFlow, countFlow, finishBurst, MARK_UNPARSED } from './burst.ts';
+import { actByFlow, countFlow, finishBurst } from './burst.ts';
 import { findSimple, lookup } from './lookup.ts';
+import { MARK_UNPARSED } from './mark.ts';
 import { parseOne } from './parse.ts';
 import { tcpFlagsIpv4, tcpFlagsIpv6 } from './parseIp.ts';
 import { S_BURST, S_SIMPLE_MISSED } from './scratch.ts';

@@ -8,7 +8,6 @@ import { DROP_UPCALL_FULL } from '../contract/drop.ts';
 import { KEY_SIZE } from '../contract/key.ts';
 import { UPCALL_BASE, WK_LOST, WK_MISSES, WK_UPCALLS_POSTED } from '../contract/memory.ts';
 import {
-  PKT_HASH,
   PKT_HEAD,
   PKT_HEAD_LEN,
   PKT_IN_PORT,
@@ -42,6 +41,7 @@ import {
   UPCALL_RING_SIZE,
 } from '../contract/ring.ts';
 import { countDrop } from './drop.ts';
+import { keyHash } from './key.ts';
 import { addStat, worker, workerRecord } from './worker.ts';
 
 /** Posts the first `max` bytes of a packet (PKT_TRUNC applies too). The packet stays the caller's. */
@@ -69,7 +69,7 @@ export function upcall(pkt: u32, reason: u32, cookie: u32, max: u32): void {
   store<u32>(record + UC_PACKET_LEN, length);
   store<u32>(record + UC_DATA_LEN, bytes);
   store<u64>(record + UC_VNET, load<u64>(pkt + PKT_VNET_FLAGS));
-  store<u32>(record + UC_HASH, load<u32>(pkt + PKT_HASH));
+  store<u32>(record + UC_HASH, keyHash(load<u32>(pkt + PKT_KEY)));
   memory.copy(record + UC_KEY, load<u32>(pkt + PKT_KEY), KEY_SIZE);
   copyFrame(record + UC_DATA, pkt, bytes);
   atomic.store<u32>(ring + RING_HEAD, load<u32>(ring + RING_HEAD) + load<u32>(record + UC_LENGTH));

@@ -57,7 +57,8 @@ export function extract(pkt: u32, zone: u32, tuple: u32): u32 {
   const ip = head + l3;
   const meta = ((<u32>load<u8>(key + K_NW_PROTO)) << 16) | zone;
   if (type === BE_IPV4) {
-    if (fold(sumBytes(ip, l4 - l3)) !== 0xffff) return CTK_INV_L3_CSUM;
+    const sum = l4 - l3 === 20 ? sumPlainHeader(ip) : sumBytes(ip, l4 - l3);
+    if (fold(sum) !== 0xffff) return CTK_INV_L3_CSUM;
     addresses4(tuple, ip);
     store<u32>(tuple, meta | META_IPV4, TU_META);
   } else {
@@ -73,9 +74,20 @@ export function extract(pkt: u32, zone: u32, tuple: u32): u32 {
   return 0;
 }
 
+/** Sum of an IPv4 header without options. */
+function sumPlainHeader(ip: u32): u64 {
+  return (
+    <u64>load<u32>(ip) +
+    <u64>load<u32>(ip, 4) +
+    <u64>load<u32>(ip, 8) +
+    <u64>load<u32>(ip, 12) +
+    <u64>load<u32>(ip, 16)
+  );
+}
+
 function addresses4(tuple: u32, ip: u32): void {
-  v128.store(tuple, i32x4(load<u32>(ip, 12), 0, 0, 0), TU_SRC);
-  v128.store(tuple, i32x4(load<u32>(ip, 16), 0, 0, 0), TU_DST);
+  v128.store(tuple, v128.load_zero<u32>(ip, 12), TU_SRC);
+  v128.store(tuple, v128.load_zero<u32>(ip, 16), TU_DST);
 }
 
 function addresses6(tuple: u32, ip: u32): void {

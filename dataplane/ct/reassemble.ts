@@ -24,12 +24,14 @@ import {
   PKT_IN_PORT,
   PKT_KEY,
   PKT_LEN,
+  PKT_MARK,
   PKT_RXQ,
   PKT_SEG_COUNT,
   PKT_SEGS,
 } from '../../contract/packet.ts';
 import { freeRecords, keyOf, takeRecord } from '../batch.ts';
 import { countDrop } from '../drop.ts';
+import { MARK_REWRITTEN } from '../mark.ts';
 import { parseAgain } from '../parse.ts';
 import { ipv4Checksum } from '../port/checksum.ts';
 import { fixChecksum, setWord } from '../rewrite.ts';
@@ -158,6 +160,7 @@ export function dropFragments(first: u32): void {
 }
 
 function translateFragment(pkt: u32, slot: u32, whole: u32, inHead: u32): void {
+  store<u32>(pkt + PKT_MARK, MARK_REWRITTEN);
   const head = pkt + PKT_HEAD_START;
   const ip = head + load<u32>(slot, SL_L3);
   const from = whole + PKT_HEAD_START + load<u32>(slot, SL_L3);

@@ -13,7 +13,8 @@ import {
   CS_DNAT,
   CS_SNAT,
 } from '../../contract/ct.ts';
-import { PKT_HEAD, PKT_HEAD_LEN, PKT_L3, PKT_L4 } from '../../contract/packet.ts';
+import { PKT_HEAD, PKT_HEAD_LEN, PKT_L3, PKT_L4, PKT_MARK } from '../../contract/packet.ts';
+import { MARK_REWRITTEN } from '../mark.ts';
 import { fold, sumBytes } from '../port/checksum.ts';
 import {
   delta32,
@@ -37,6 +38,7 @@ import { hasPorts, isV6, protoOf } from './tuple.ts';
  * What goes out in one direction is what comes in in the other, reversed:  source = other direction's destination.
  */
 export function translate(pkt: u32, conn: u32, reply: bool, related: bool): u32 {
+  store<u32>(pkt + PKT_MARK, load<u32>(pkt + PKT_MARK) | MARK_REWRITTEN);
   const other: u32 = reply ? 0 : 1; // the direction whose tuple says what to write
   const source = ((load<u32>(conn, CN_FLAGS) & CNF_SNAT) !== 0) !== reply;
   const v6 = isV6(load<u32>(conn, CN_META));

@@ -7,6 +7,8 @@ import type { Measurement } from './types.ts';
 const WIDTH = 760;
 const LABEL = 130;
 const BAR = 18;
+/** Of a letter, at most. */
+const LETTER = 7;
 export const COLORS = ['#2563eb', '#94a3b8', '#f59e0b', '#10b981', '#a855f7', '#ef4444'];
 
 export function escapeXml(text: string): string {
@@ -20,21 +22,23 @@ export function barChart(title: string, variants: readonly Measurement[]): strin
   let y = 34;
   for (const { variant, unit, series } of variants) {
     const largest = Math.max(...series.flatMap(({ rounds }) => rounds), Number.MIN_VALUE);
-    const scale = (WIDTH - LABEL - 110) / largest;
+    const texts = series.map(({ rounds }) => `${figure(median(rounds))} ${unit}`);
+    const room = LETTER * Math.max(0, ...texts.map(({ length }) => length)) + 12;
+    const scale = (WIDTH - LABEL - room) / largest;
     body.push(`<text x="8" y="${y + 12}" font-weight="bold">${escapeXml(variant)}</text>`);
     y += 20;
-    for (const { peer, rounds } of series) {
-      const value = median(rounds);
+    for (const [i, { peer, rounds }] of series.entries()) {
+      const value = Math.max(median(rounds), 0);
       const middle = y + BAR / 2;
       const [low, high] = [
-        LABEL + Math.min(...rounds) * scale,
-        LABEL + Math.max(...rounds) * scale,
+        LABEL + Math.max(Math.min(...rounds), 0) * scale,
+        LABEL + Math.max(...rounds, 0) * scale,
       ];
       body.push(
         `<text x="${LABEL - 6}" y="${y + 13}" text-anchor="end">${escapeXml(peer)}</text>`,
         `<rect x="${LABEL}" y="${y}" width="${(value * scale).toFixed(1)}" height="${BAR - 4}" fill="${COLORS[peers.indexOf(peer) % COLORS.length]}"/>`,
         `<path d="M${low.toFixed(1)} ${middle - 2}H${high.toFixed(1)}" stroke="#111" stroke-width="1"/>`,
-        `<text x="${(high + 6).toFixed(1)}" y="${y + 12}">${escapeXml(`${figure(value)} ${unit}`)}</text>`,
+        `<text x="${(high + 6).toFixed(1)}" y="${y + 12}">${escapeXml(texts[i]!)}</text>`,
       );
       y += BAR;
     }

@@ -38,7 +38,7 @@ export function latencyChart({ variant, series }: Measurement): string {
   for (const share of [1, 1e-2, 1e-4, 1e-6]) {
     body.push(
       `<path d="M${LEFT} ${y(share).toFixed(1)}H${LEFT + PLOT_WIDTH}" stroke="#e2e8f0"/>`,
-      `<text x="${LEFT - 6}" y="${(y(share) + 4).toFixed(1)}" text-anchor="end">${share * 100} %</text>`,
+      `<text x="${LEFT - 6}" y="${(y(share) + 4).toFixed(1)}" text-anchor="end">${Number((share * 100).toPrecision(1))} %</text>`,
     );
   }
   for (const [i, { peer, latency }] of series.entries()) {

@@ -5,7 +5,7 @@ import { medianRatio } from './rounds.ts';
 import { ours } from './tables.ts';
 import type { Measurement } from './types.ts';
 
-const [WIDTH, LEFT, PLOT_WIDTH, TOP, ROW] = [760, 330, 350, 34, 18];
+const [WIDTH, LEFT, PLOT_WIDTH, TOP, ROW] = [860, 430, 350, 34, 18];
 
 export function ratioChart(title: string, measurements: readonly Measurement[]): string {
   const rows: { label: string; ratio: number }[] = [];
@@ -27,7 +27,7 @@ export function ratioChart(title: string, measurements: readonly Measurement[]):
   const body = rows.map(({ label, ratio }, i) => {
     const y = TOP + i * ROW;
     const [from, to] = [Math.min(x(1), x(ratio)), Math.max(x(1), x(ratio))];
-    const short = label.length > 54 ? `${label.slice(0, 53)}…` : label;
+    const short = label.length > 70 ? `${label.slice(0, 69)}…` : label;
     return [
       `<text x="${LEFT - 6}" y="${y + 12}" text-anchor="end" font-size="11">${escapeXml(short)}</text>`,
       `<rect x="${from.toFixed(1)}" y="${y + 2}" width="${(to - from).toFixed(1)}" height="${ROW - 6}" fill="${COLORS[ratio >= 1 ? 0 : 2]}"/>`,

@@ -28,6 +28,9 @@ function methodText({ options, minutes }: Results): string {
   return list([
     `${options.rounds} alternating rounds at most (the tables say how many were played), trials of ${options.durationMs} ms after 20 ms of warm-up; the whole run took ${minutes.toFixed(0)} minutes. Ratios are medians of the ratios round by round.`,
     `Forwarding thread on core ${options.switchCore}, generator on core ${options.generatorCore}; ${time}. All peers run at once, those that wait are stopped.`,
+    options.near
+      ? 'Before and after each trial the time of a cache line from core to core is taken: rounds wait until the cores are near each other (the host of a virtual machine moves them), and are played again when they have parted; notes say how often, and which rounds were played far apart after all.'
+      : 'Rounds were played wherever the host had its cores.',
     `Guests: ${rings} of ${options.queueSize} entries (256 where there are many ports, and for 64 KiB segments), one queue pair, bursts of up to 256 frames, frames aligned to cache lines.`,
     'Load: constant, in one direction unless the variant says otherwise; one traversal of the switch is one packet; "64 B" is a frame of 60 bytes without FCS. Without a rate in its name, a variant offers as many as the ring takes.',
     'Counted are frames that arrive, with their sequence numbers: loss (`lostPerMillion`) and order (`reordered`) come from the receiving guest. `gapMs`: the longest time that the generator itself stood still.',
@@ -47,6 +50,14 @@ function limitsText({ measurements, machine, failures }: Results): string {
   if (machine.hypervisor !== '?') {
     lines.push(
       `A virtual machine (${machine.hypervisor}): its host may be busy with others, so compare ratios within the rounds, and look at the spread.`,
+    );
+  }
+  const far = measurements.filter(({ notes }) =>
+    notes.some((n) => n.includes('far from each other')),
+  );
+  if (far.length > 0) {
+    lines.push(
+      `In ${far.length} of ${measurements.length} variants some rounds were played with cores far from each other: their notes say whose.`,
     );
   }
   const left = measurements.flatMap(({ notes }) => notes.filter((n) => n.includes('left out:')));

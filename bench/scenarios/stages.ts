@@ -14,6 +14,7 @@ import { establish } from './firewall.ts';
 
 interface Variant {
   wiring: Wiring;
+  /** Without a size: 64 B. */
   label: string;
   stream: Stream;
   prepare?: (contestant: Contestant, options: Options) => Promise<void>;
@@ -22,6 +23,11 @@ interface Variant {
 const VARIANTS: readonly Variant[] = [
   { wiring: 'port', label: '1 flow', stream: { from: 0, to: 1 } },
   { wiring: 'port', label: '1 000 flows', stream: { from: 0, to: 1, flows: 1000 } },
+  {
+    wiring: 'port',
+    label: 'IMIX, 1 000 flows',
+    stream: { from: 0, to: 1, flows: 1000, imix: true },
+  },
   {
     wiring: 'rules',
     label: '1 000 flows',
@@ -61,7 +67,7 @@ async function ofVariant(
   const measurement = await play(
     {
       scenario: 'stages',
-      variant: `${wiring}, 64 B, ${label}`,
+      variant: `${wiring}, ${stream.imix ? '' : '64 B, '}${label}`,
       unit: 'ns a packet',
       higherIsBetter: false,
       baseline: 'xvio',

@@ -211,6 +211,7 @@ describe('documents', () => {
     try {
       const read = (name: string) => readFileSync(join(directory, name), 'utf8');
       writeReport(directory, results([port, measurement]));
+      assert.match(read('report.md'), /played wherever the host had its cores/);
       const [report, json] = [read('report.md'), read('report.json')];
       for (const part of ['Machine', 'Method', 'Limits', 'Performance', 'Host CPU', 'Features']) {
         assert.ok(report.includes(`## ${part}`), part);

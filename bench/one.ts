@@ -31,8 +31,10 @@ async function main(): Promise<void> {
     writeFileSync(`${file}.new`, JSON.stringify(partial));
     renameSync(`${file}.new`, partialFile(file));
   };
-  const { switchCore, generatorCore, near, cacheLineNs } = options;
-  const placement = near ? watchPlacement(switchCore, generatorCore, cacheLineNs) : undefined;
+  const { switchCore, generatorCore, near, cacheLineNs, deadlineMs } = options;
+  const placement = near
+    ? watchPlacement(switchCore, generatorCore, cacheLineNs, deadlineMs)
+    : undefined;
   const watched = placement ? { placement } : {};
   const measurements = await found.run({ ...options, log, played, ...watched });
   writeFileSync(file, JSON.stringify(measurements));

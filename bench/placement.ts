@@ -10,8 +10,8 @@ import { CacheLine } from './cacheLine.ts';
 const FAR = 2;
 const FAR_MORE_NS = 20;
 /** What a peer waits in one round, and in all rounds of a variant: after that, rounds are played as it is. */
-const ROUND_PATIENCE_MS = 6000;
-const PATIENCE_MS = 15_000;
+const ROUND_PATIENCE_MS = 4000;
+const PATIENCE_MS = 8000;
 const PAUSE_MS = 50;
 /** How often a round is played again. */
 const AGAIN = 3;
@@ -36,8 +36,13 @@ export class Distance {
   }
 }
 
-/** `leastNs`: what is known from before. */
-export function watchPlacement(a: number, b: number, leastNs?: number): Placement | undefined {
+/** `leastNs`: what is known from before. After `deadlineMs` (of Date.now()) nobody waits any more. */
+export function watchPlacement(
+  a: number,
+  b: number,
+  leastNs?: number,
+  deadlineMs = Number.POSITIVE_INFINITY,
+): Placement | undefined {
   if (a === b) return undefined;
   const line = new CacheLine(a, b);
   const distance = new Distance(leastNs);
@@ -45,7 +50,7 @@ export function watchPlacement(a: number, b: number, leastNs?: number): Placemen
   return {
     near,
     async settle(patienceMs = ROUND_PATIENCE_MS) {
-      const end = Date.now() + patienceMs;
+      const end = Math.min(Date.now() + patienceMs, deadlineMs);
       while (!(await near())) {
         if (Date.now() > end) return false;
         await sleep(PAUSE_MS);

@@ -106,7 +106,7 @@ describe('ssl:', () => {
     const { port } = server.address() as { port: number };
     try {
       await configure([`ssl:127.0.0.1:${port}`]);
-      for (let i = 0; i < 300 && sockets.length === 0; i++) await sleep(10);
+      for (let i = 0; i < 2000 && sockets.length === 0; i++) await sleep(10);
       const peer = new OfClient(sockets[0], 4);
       peer.send({ type: 'hello' });
       await peer.expect('hello');
@@ -126,7 +126,7 @@ describe('ssl:', () => {
     const target = `ssl:127.0.0.1:${port}`;
     try {
       await configure([target], file('learned.pem'), true);
-      for (let i = 0; i < 400 && sockets.length < 2; i++) await sleep(10);
+      for (let i = 0; i < 2000 && sockets.length < 2; i++) await sleep(10);
       assert.ok(sockets.length >= 2, JSON.stringify(connmgr.status().get(target)));
       const pem = (name: string) => readFileSync(file(name), 'utf8').replace(/\s/g, '');
       assert.equal(pem('learned.pem'), pem('ca.pem'));

@@ -27,10 +27,19 @@ it('passes those of Open vSwitch’s tests that it has passed before', async () 
   );
   assert.ok(numbers.length > 0);
   const results = await suite.run(numbers);
-  const lost = numbers.filter((number) => results.get(number) !== 'ok');
-  // A machine under load lets a test run into its own time limits: once more, alone.
-  const again = lost.length > 0 ? await suite.run(lost, { jobs: 1 }) : new Map<number, string>();
-  const failed = lost.filter((number) => again.get(number) !== 'ok');
+  // What the suite skips lacks something of the machine (IPv6, a Python module); it cannot be all of them.
+  const passed = numbers.filter((number) => results.get(number) === 'ok');
+  assert.ok(passed.length > numbers.length / 2, `${passed.length} of ${numbers.length} passed`);
+  const isLost = (number: number): boolean =>
+    results.get(number) !== 'ok' && results.get(number) !== 'skipped';
+  let failed = numbers.filter(isLost);
+  // A machine under load lets a test run into its own time limits: once more, alone, and who fails then, too, once again.
+  for (let round = 0; round < 2 && failed.length > 0; round++) {
+    for (const [number, outcome] of await suite.run(failed, { jobs: 1 })) {
+      results.set(number, outcome);
+    }
+    failed = failed.filter(isLost);
+  }
   const names = failed.map((number) => `${number} ${suite.tests.get(number)?.name}`);
   assert.deepEqual(names, [], failed.map((number) => suite.log(number).slice(-3000)).join('\n'));
 });

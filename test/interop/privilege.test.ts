@@ -215,7 +215,7 @@ describe('systemd', () => {
       process.kill(pid, 'SIGCONT');
       await box.until(() => lives() > standing, 10_000, 'signs of life again');
       await box.stopDaemon();
-      await box.until(() => manager.text.includes('STOPPING=1'), 5000, 'STOPPING=1');
+      await box.until(() => manager.text.includes('STOPPING=1'), 20_000, 'STOPPING=1');
     } finally {
       delete env.NOTIFY_SOCKET;
       delete env.WATCHDOG_USEC;

@@ -4,7 +4,6 @@
 import assert from 'node:assert/strict';
 import { spawnSync } from 'node:child_process';
 import { after, before, test } from 'node:test';
-import { setTimeout as sleep } from 'node:timers/promises';
 import { Sandbox } from './sandbox.ts';
 
 let real: Sandbox;
@@ -153,7 +152,8 @@ async function loss(): Promise<number> {
     '--logfile',
     '/dev/null',
   ]);
-  await sleep(700);
+  const listens = () => inside(machines[1], 'ss', '-Htln', 'sport = :5201').trim() !== '';
+  await ours.until(listens, 20_000, 'iperf3');
   const words = ['-c', '10.0.0.2', '-u', '-b', '20M', '-l', '1000', '-t', '2', '-J'];
   const report = JSON.parse(inside(machines[0], 'iperf3', ...words)) as {
     end: { sum: { lost_percent: number } };

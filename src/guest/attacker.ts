@@ -51,6 +51,8 @@ export interface AttackerOptions {
   pairs?: number;
   /** At most 256. */
   queueSize?: number;
+  /** A connection that a switch has made: owned from now on. Default: connects to `path`. */
+  socket?: number;
 }
 
 export class Attacker implements Disposable {
@@ -69,7 +71,7 @@ export class Attacker implements Disposable {
   /** Free running index of the next chain, by ring. */
   readonly next: number[] = [];
 
-  /** Connects to a switch that listens. Throws SysError. */
+  /** Connects to a switch that listens, unless there is a connection. Throws SysError. */
   constructor(path: string, options: AttackerOptions) {
     this.fd = options.fd;
     this.bytes = options.bytes;
@@ -86,7 +88,7 @@ export class Attacker implements Disposable {
       this.calls.push(eventfdCreate());
       this.next.push(0);
     }
-    this.frontend = new Frontend(unixConnect(path));
+    this.frontend = new Frontend(options.socket ?? unixConnect(path));
   }
 
   descriptors(ring: number): number {

@@ -1,5 +1,6 @@
-// The arena of the fuzzer: the daemon with two bridges, innocent guests on one, the fuzzing guest on the other, among them
-// a guest of no interest to whom its frames go and who sends frames to it. Judges the daemon at the end.
+// The arena of the fuzzer: the daemon with two bridges, innocent guests on one, two fuzzing guests on the other, of which one
+// connects and the other is connected to, and a guest of no interest to whom their frames go and who sends frames to them.
+// Judges the daemon at the end.
 
 import assert from 'node:assert/strict';
 import { spawn } from 'node:child_process';
@@ -18,10 +19,13 @@ export interface FuzzOptions {
   onReport?: (report: FuzzReport) => void;
 }
 
+/** Sums over both fuzzing guests. */
 export interface FuzzResult extends FuzzReport {
+  /** The share of the one that the daemon connects to. */
+  server: FuzzReport;
   innocentFrames: number;
   slowestMs: number;
-  /** Drops of the fuzzing guest's port by name. */
+  /** Drops of the port of the fuzzing guest that connects, by name. */
   drops: Record<string, number>;
   rssMiB: { before: number; after: number };
   fds: { before: number; after: number };
@@ -79,10 +83,11 @@ export function buildArena(box: Sandbox): void {
 /** Starts the fuzzing guest; resolves with its last report when it ends, rejects if it found something. */
 export function runFuzzer(
   socket: string,
-  options: FuzzOptions & { secret: Uint8Array },
+  options: FuzzOptions & { secret: Uint8Array; role?: 'client' | 'server' },
 ): Promise<FuzzReport> {
-  const { seed, seconds, secret, onReport } = options;
-  const words = [socket, String(seed), String(seconds), Buffer.from(secret).toString('hex')];
+  const { seed, seconds, secret, onReport, role = 'client' } = options;
+  const hex = Buffer.from(secret).toString('hex');
+  const words = [socket, String(seed), String(seconds), hex, role];
   const child = spawn(
     process.execPath,
     ['--disable-warning=ExperimentalWarning', join(ROOT, 'src/guest/fuzz/main.ts'), ...words],
@@ -105,10 +110,31 @@ export function runFuzzer(
   });
 }
 
+/** Both fuzzing guests at once. */
+async function runBoth(
+  box: Sandbox,
+  options: FuzzOptions & { secret: Uint8Array },
+): Promise<FuzzReport & { server: FuzzReport }> {
+  const serverSeed = (options.seed ^ 0x5e12) >>> 0;
+  const [total, server] = await Promise.all([
+    runFuzzer(box.path('x'), options),
+    runFuzzer(box.path('y'), { ...options, seed: serverSeed, role: 'server' }),
+  ]);
+  const sum = { ...total, server };
+  for (const name of Object.keys(total) as (keyof FuzzReport)[]) {
+    if (name !== 'seed') sum[name] += server[name];
+  }
+  return sum;
+}
+
 /** A whole run. Rejects with what went wrong; the seed is in the message. */
 export async function fuzz(options: FuzzOptions): Promise<FuzzResult> {
   await using box = await Sandbox.start();
   buildArena(box);
+  box.vsctl(
+    ...['add-port', 'br1', 'y', '--', 'set', 'Interface', 'y', 'type=dpdkvhostuserclient'],
+    `options:vhost-server-path=${box.path('y')}`,
+  );
   const pid = box.daemonPid;
   const innocents = new Innocents(box.path('a'), box.path('b'));
   const sink = new Guest({ path: box.path('sink'), mode: 'client', memoryBytes: 8 << 20 });
@@ -130,9 +156,9 @@ export async function fuzz(options: FuzzOptions): Promise<FuzzResult> {
     });
     // Caches and pools have their size after some sessions.
     const { secret } = innocents;
-    await runFuzzer(box.path('x'), { ...options, seed: ~options.seed >>> 0, seconds: 4, secret });
+    await runBoth(box, { ...options, seed: ~options.seed >>> 0, seconds: 4, secret });
     const before = { rss: rssMiB(pid), fds: fdCount(pid) };
-    const finished = runFuzzer(box.path('x'), { ...options, secret });
+    const finished = runBoth(box, { ...options, secret });
     await Promise.race([finished, innocents.failed]);
     const report = await finished;
     const drops = Object.fromEntries(

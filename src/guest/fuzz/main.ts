@@ -1,12 +1,15 @@
-// The fuzzing guest as a process of its own: node main.ts SOCKET SEED SECONDS SECRET
+// The fuzzing guest as a process of its own: node main.ts SOCKET SEED SECONDS SECRET [server]
 //
 // Session after session: connects to a port of the switch, shakes hands (or not to the end), then bends rings and sends
 // messages, and goes in one of several ways. Every second, and at the end, one line of JSON on stdout with what has been
-// tried. SECRET (hexadecimal) is in all frames of the innocent guests: the fuzzer looks for it in its own memory.
+// tried. As a server it is the switch that connects, to a port of type dpdkvhostuserclient; now and then nobody listens
+// then, or nobody answers. SECRET (hexadecimal) is in all frames of the innocent guests: the fuzzer looks for it in its own memory.
 // Exit status 3: the switch did not answer; 4: the secret was found.
 
 import { setTimeout as sleep, setImmediate as turn } from 'node:timers/promises';
+import { closeFd } from '../../sys/fd.ts';
 import { memfdCreate, truncateFd } from '../../sys/memory.ts';
+import { unixAccept, unixListen } from '../../sys/unix.ts';
 import { Attacker } from '../attacker.ts';
 import { guestFeatures } from '../guest.ts';
 import { fuzzMessage } from './messages.ts';
@@ -29,7 +32,9 @@ const SESSION_MAX_MS = 30_000;
 const HANG = 3;
 const LEAK = 4;
 
-const [path = '', seedText = '1', secondsText = '10', secretText = ''] = process.argv.slice(2);
+const [path = '', seedText = '1', secondsText = '10', secretText = '', role = 'client'] =
+  process.argv.slice(2);
+let listener = role === 'server' ? unixListen(path) : -1;
 const secret = Buffer.from(secretText, 'hex');
 const random = new Random(Number(seedText));
 const report: FuzzReport = {
@@ -69,13 +74,34 @@ function features(): bigint {
   });
 }
 
+/** The switch's next connection. */
+async function accepted(): Promise<number> {
+  if (random.once(16)) {
+    closeFd(listener);
+    await sleep(random.below(300));
+    listener = unixListen(path);
+  }
+  for (;;) {
+    const socket = unixAccept(listener);
+    if (socket >= 0) return socket;
+    await sleep(2);
+  }
+}
+
 async function connect(): Promise<Attacker> {
   const fd = memfdCreate('xvio-fuzz', BYTES, random.once(2));
   const pairs = random.pick([1, 1, 2]);
   const queueSize = random.pick([2, 8, 64, 256]);
+  const options = { fd, bytes: BYTES, features: features(), pairs, queueSize };
+  if (listener >= 0) {
+    const socket = await accepted();
+    // The switch waits for the first word.
+    if (random.once(16)) await sleep(random.below(300));
+    return new Attacker(path, { ...options, socket });
+  }
   for (;;) {
     try {
-      return new Attacker(path, { fd, bytes: BYTES, features: features(), pairs, queueSize });
+      return new Attacker(path, options);
     } catch {
       // The port is busy with the session before.
       report.refusedConnections++;

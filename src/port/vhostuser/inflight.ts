@@ -10,8 +10,10 @@
 //
 // xvio completes chains in the order in which it takes them, and a burst is given back before the next is taken. So
 // all that can be in flight when the process dies are the chains after the used index, and recovery is: go on at the
-// used index (of a packed ring: packedPosition.ts, packedTear.ts). No entry is ever marked; the header is kept honest (version, size, used index) when a ring starts and
-// stops, so that another back-end that takes over the region finds nothing to resubmit.
+// used index (of a packed ring: packedPosition.ts, packedTear.ts). No entry is ever marked: the used index says all
+// that marks could. The header is kept honest (version, size, used index) when a ring starts and stops, and another
+// back-end that takes over the region after a crash finds nothing to resubmit, corrects the region's used index by the
+// ring's, and goes on there. Marks of a predecessor are not read: one that completes in order leaves none that count.
 
 import { writeSync } from 'node:fs';
 import { checkFileRange } from './regions.ts';

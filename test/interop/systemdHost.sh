@@ -14,6 +14,8 @@ if [ "$3" != inside ]; then
   timeout -s KILL 280 unshare --pid --mount --net --cgroup --uts --ipc --fork --kill-child sh "$0" "$checkout" "$folder" inside || true
   exit 0
 fi
+# From there it can be reached, even if it is in one of the places below.
+cd "$checkout"
 mount -t proc proc /proc
 # systemd sets limits of the whole kernel when it starts.
 mount --bind /proc/sys /proc/sys
@@ -22,7 +24,8 @@ for place in /run /opt /var/log; do mount -t tmpfs tmpfs $place; done
 umount -l /sys/fs/cgroup
 mount -t cgroup2 cgroup2 /sys/fs/cgroup
 mkdir -p /opt/xvio /run/units /run/openvswitch /var/log/openvswitch /etc/openvswitch
-mount --bind "$checkout" /opt/xvio
+mount --no-canonicalize --bind . /opt/xvio
+cd /
 cp /opt/xvio/packaging/systemd/xvio-vswitchd.service /run/units
 for target in sysinit basic shutdown; do
   printf '[Unit]\nDefaultDependencies=no\n' > /run/units/$target.target

@@ -8,7 +8,8 @@ import { parsePrefix } from '../switch/underlay/address.ts';
 import type { Dummies } from './dummies.ts';
 import type { DummyClock } from './dummyClock.ts';
 
-const ETH_TOTAL_MIN = 64;
+/** Header and least payload, without checksum. */
+const ETH_TOTAL_MIN = 60;
 const ETH_HEADER_LEN = 14;
 
 export interface DummyCommandModules {

@@ -6,12 +6,12 @@ import { CommandFailure, type SwitchCommand } from './commandTypes.ts';
 import { ctCommandTable } from './ctCommands.ts';
 import type { Datapath, DatapathBridge } from './datapath.ts';
 import { checkDatapath, dpctlOptions } from './dpctl.ts';
+import { dpctlDelFlow, dpctlDumpFlows, dpctlGetFlow, dumpFlows } from './dpctlFlows.ts';
 import { setFeatures, showFeatures } from './dpFeatures.ts';
 import { ufidText } from './flowLog.ts';
 import { STATIC_AGE } from './macLearning.ts';
 import { mdbCommands } from './multicast/commands.ts';
 import { macText } from './odpFields.ts';
-import { formatOdpActions, formatOdpFlow, formatOdpStats, type OdpNames } from './odpText.ts';
 import { showRxqs, showWorkers } from './pmdText.ts';
 import { parseMac } from './textAddress.ts';
 import { trace } from './trace.ts';
@@ -222,44 +222,6 @@ function statisticsText(port: BridgePort): string {
   );
 }
 
-interface DumpOptions {
-  verbose: boolean;
-  names: boolean;
-  bridge?: DatapathBridge;
-}
-
-function dumpFlows(
-  datapath: Datapath,
-  options: DumpOptions,
-  prefix: (id: number) => string,
-): string {
-  const names: OdpNames = {
-    packetIn: (id) => datapath.packetIns.get(id),
-    portName: (port) =>
-      options.names ? datapath.portName(port) : String(datapath.tunnels.shown(port)),
-  };
-  let text = '';
-  for (const flow of datapath.megaflows) {
-    const owner = datapath.ownerOf(flow.key);
-    if (options.bridge !== undefined && owner !== options.bridge) continue;
-    const stats = datapath.engine.flowStats(flow.id);
-    text +=
-      `${options.verbose ? prefix(flow.id) : ''}` +
-      `${formatOdpFlow(flow.key, flow.mask, options.verbose, names)}, ` +
-      `${formatOdpStats(stats, datapath.engine.nowMs())}, ` +
-      `actions:${formatOdpActions(flow.program, flow.key, names)}\n`;
-  }
-  return text;
-}
-
-function dpctlDumpFlows(datapath: Datapath, args: readonly string[]): string {
-  const { verbose, names, rest } = dpctlOptions(args);
-  const unknown = rest.filter((arg) => !/^(filter|type|pmd)=/.test(arg));
-  checkDatapath(unknown[0]);
-  const text = dumpFlows(datapath, { verbose, names }, (id) => `${ufidText(id)}, `);
-  return text === '' ? '' : `flow-dump from the main thread:\n${text}`;
-}
-
 function dpifDumpFlows(datapath: Datapath, args: readonly string[]): string {
   const bridge = bridgeNamed(datapath, args.at(-1));
   const options = args.slice(0, -1);
@@ -381,6 +343,8 @@ export function switchCommandTable(datapath: Datapath): SwitchCommand[] {
       6,
       (args) => dpctlDumpFlows(datapath, args),
     ),
+    command('dpctl/get-flow', '[dp] ufid', 1, 6, (args) => dpctlGetFlow(datapath, args)),
+    command('dpctl/del-flow', '[dp] flow', 1, 6, (args) => dpctlDelFlow(datapath, args)),
     command('dpctl/del-flows', '[dp]', 0, 1, async ([name]) => {
       checkDatapath(name);
       await datapath.purge();

@@ -1,6 +1,6 @@
 // Keeping megaflows true: when flows, configuration or MAC tables change, megaflows that depend on what changed are
-// translated again; what gives another program gets it, what was too wide is removed. Twice a second, while there are
-// megaflows, statistics go to the OpenFlow rules and idle megaflows go.
+// translated again; what gives another program gets it, what was too wide is removed, and a narrower one is put before if it is
+// busy. Twice a second, while there are megaflows, statistics go to the OpenFlow rules and idle megaflows go.
 //
 // Work is done in slices of a few milliseconds, so that the event loop (echo requests, new upcalls) stays free.
 // `settled` resolves when all changes made before the call are in the data plane and every worker has acknowledged:
@@ -22,6 +22,8 @@ const FLOW_LIMIT_START = 10_000;
 const FLOW_LIMIT_MIN = 1000;
 /** Over the limit, flows go after this much idleness. */
 const CROWDED_IDLE_MS = 100;
+/** A busy megaflow has had a packet so lately. */
+const BUSY_MS = 1000;
 /** Changes of single flows that are looked at one by one; more in one go touch everything. */
 const RULE_LOG_MAX = 64;
 
@@ -59,6 +61,8 @@ export class Revalidator {
   maxFlowLimit = 200_000;
   maxIdleMs = 10_000;
   dumpIntervalMs = DUMP_INTERVAL_MS;
+  /** A busy megaflow has had so many packets; others are not worth a new one that perhaps nobody needs. */
+  busyPackets = 32;
   flowLimit = FLOW_LIMIT_START;
   averageFlows = 0;
   maxFlows = 0;
@@ -223,7 +227,7 @@ export class Revalidator {
 
   /** Translates a megaflow again. The packets counted so far are credited to the old rules first. */
   #revalidate(flow: Megaflow): void {
-    const { engine, packetIns, recircs, megaflows, scratch, scratchMask, timeoutPolicy } =
+    const { engine, handler, packetIns, recircs, megaflows, scratch, scratchMask, timeoutPolicy } =
       this.#datapath;
     creditStats(flow, engine.flowStats(flow.id));
     const validated = this.change;
@@ -250,8 +254,9 @@ export class Revalidator {
     const mask = datapathMask(out.wildcards, flow.key, scratchMask);
     for (let i = 0; i < KEY_SIZE; i++) {
       if ((mask[i]! & ~flow.mask[i]!) !== 0) {
-        // Now it depends on more than the megaflow matches.
-        this.#datapath.releaseIds(out.effects);
+        // Now it depends on more than the megaflow matches. Packets that come all the time must not wait for an upcall.
+        const kept = this.#isBusy(flow) && handler.replace(flow, out, validated);
+        if (!kept) this.#datapath.releaseIds(out.effects);
         void this.#datapath.deleteMegaflow(flow);
         return;
       }
@@ -266,6 +271,11 @@ export class Revalidator {
     megaflows.setEffects(flow, out.effects);
     this.#datapath.releaseIds(old);
     flow.validated = validated;
+  }
+
+  /** Its statistics are of just now. */
+  #isBusy({ packets, usedMs }: Megaflow): boolean {
+    return packets >= this.busyPackets && this.#datapath.engine.nowMs() - usedMs < BUSY_MS;
   }
 
   /** One round: statistics, idle flows, the flow limit. */

@@ -147,6 +147,18 @@ export class UpcallHandler {
     return ids;
   }
 
+  /**
+   * Puts a megaflow of what `flow`'s packet does by now (`out`), beside `flow`, which matches more than it should and is going
+   * to be removed. False: there is none, `out`'s effects are not kept.
+   */
+  replace(flow: Megaflow, out: XlateOut, validated: number): boolean {
+    const pair = this.#datapath.keys.take();
+    pair.key.set(flow.key);
+    if (this.#install(pair, out, validated, true)) return true;
+    this.#datapath.keys.give(pair);
+    return false;
+  }
+
   #recentFlow(keyWords: Int32Array): Megaflow | undefined {
     for (const flow of this.#recent) {
       if (!flow.deleted && !flow.slow && meets(flow, keyWords)) return flow;
@@ -158,15 +170,18 @@ export class UpcallHandler {
     this.#datapath.engine.inject({ inPort, frame, vnet, key, actions, worker });
   }
 
-  /** Puts the megaflow into the data plane. False: not now, neither effects nor pair are kept. */
-  #install(pair: KeyPair, out: XlateOut, validated: number): boolean {
+  /**
+   * Puts the megaflow into the data plane. False: not now, neither effects nor pair are kept. `inPlace`: of another one,
+   * which goes, so that the limit is none of its concern.
+   */
+  #install(pair: KeyPair, out: XlateOut, validated: number, inPlace = false): boolean {
     const { key, mask } = pair;
     // What translation has looked at is in the records that were lent to it.
     datapathMask(this.#datapath.scratch.keyWildcards, key, mask);
     if (!this.megaflowsEnabled) mask.fill(0xff);
     const hash = hashKey(pair);
     if (this.#datapath.megaflows.find(pair, hash) !== undefined) return false; // a packet that missed before it was there
-    if (this.#datapath.megaflows.size >= this.#datapath.revalidator.flowLimit) {
+    if (!inPlace && this.#datapath.megaflows.size >= this.#datapath.revalidator.flowLimit) {
       this.notInstalled++;
       if (!this.#limitWarned) {
         this.#limitWarned = true;

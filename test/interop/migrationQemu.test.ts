@@ -3,8 +3,9 @@
 //
 //   peer ── switch A ══ cable ══ switch B        guest: QEMU at A, then at B, then at A …
 //
-// XVIO_ROUNDS: migrations for each case (default 2; an even number ends at home). Under software emulation on shared
-// processors: for function and for the order of magnitude; the blackout is printed beside QEMU's own downtime.
+// XVIO_ROUNDS: migrations for each case (default: there and back ten times for the first, once for the others; an even
+// number ends at home). Under software emulation on shared processors: for function and for the order of magnitude; the
+// blackout is printed beside QEMU's own downtime.
 
 import assert from 'node:assert/strict';
 import { type ChildProcess, execFileSync, spawn } from 'node:child_process';
@@ -17,7 +18,6 @@ import { type MigrationResult, migrate, migrateAndCancel, qmp } from '../guest/q
 import { Vm } from '../guest/vm.ts';
 import { linkSandboxes, Sandbox } from './sandbox.ts';
 
-const ROUNDS = Number(process.env.XVIO_ROUNDS ?? 2);
 const GUEST_MAC = '52:54:00:00:00:0a';
 const GUEST_IP = '10.9.0.1';
 const DPDK = '/usr/lib/openvswitch-switch-dpdk/ovs-vswitchd-dpdk';
@@ -133,9 +133,12 @@ interface Case {
   /** Options of the port at xvio. */
   options?: readonly string[];
   cancel?: boolean;
+  /** Migrations, one there and one back. */
+  rounds?: number;
 }
 
 async function run(c: Case, report: (text: string) => void): Promise<void> {
+  const rounds = Number(process.env.XVIO_ROUNDS ?? c.rounds ?? 2);
   await using home = await Sandbox.start();
   await using away = c.dpdk ? await dpdkSandbox() : await Sandbox.start();
   const peer = home.addNamespace('p');
@@ -217,7 +220,7 @@ async function run(c: Case, report: (text: string) => void): Promise<void> {
       await here.vm.must(`iperf3 -s -1 -D -p ${port} > /dev/null 2>&1`);
     }
     await sleep(500);
-    const seconds = 6 + ROUNDS * (c.dpdk ? 10 : 8);
+    const seconds = 6 + rounds * (c.dpdk ? 10 : 8);
     const endMs = performance.now() + seconds * 1000;
     const time = ['-t', `${seconds}`, '--connect-timeout', '10000'];
     const udp = ['-u', '-b', `${UDP_RATE}`, '-l', `${UDP_BYTES}`];
@@ -230,7 +233,7 @@ async function run(c: Case, report: (text: string) => void): Promise<void> {
     reports.catch(() => {});
     await sleep(1500);
     const results: MigrationResult[] = [];
-    for (let round = 1; round <= ROUNDS; round++) {
+    for (let round = 1; round <= rounds; round++) {
       const to = places[round % 2]!;
       const uri = `unix:${to.box.path('incoming')}`;
       rmSync(to.box.path('incoming'), { force: true });
@@ -259,7 +262,7 @@ async function run(c: Case, report: (text: string) => void): Promise<void> {
     ] as const) {
       const { packets, lost_packets: lost } = stream.end!.sum!;
       const outOfOrder = stream.end!.streams![0]!.udp!.out_of_order;
-      const blackoutMs = lost / UDP_PER_MS / ROUNDS;
+      const blackoutMs = lost / UDP_PER_MS / rounds;
       report(
         `${name}: ${packets} datagrams, ${lost} lost = ${blackoutMs.toFixed(0)} ms for each migration, ` +
           `${outOfOrder} out of order or twice`,
@@ -274,11 +277,11 @@ async function run(c: Case, report: (text: string) => void): Promise<void> {
     assert.ok(packets > 1000, `${packets} captured`);
     assert.equal(twice, 0, 'datagrams that came twice');
     await here.vm.must('ping -c 2 -W 5 10.9.0.9');
-    const { box } = places[ROUNDS % 2]!;
+    const { box } = places[rounds % 2]!;
     const state = box.vsctl('get', 'interface', 'vm', 'status', 'error');
     report(state.trim().replaceAll('\n', ' '));
     // Where frames to the guest go at home: to its port there, or into the cable.
-    const port = home.vsctl('get', 'interface', ROUNDS % 2 === 0 ? 'vm' : 'cable', 'ofport').trim();
+    const port = home.vsctl('get', 'interface', rounds % 2 === 0 ? 'vm' : 'cable', 'ofport').trim();
     assert.match(home.appctl('fdb/show', 'br0'), new RegExp(`^ *${port} +0 +${GUEST_MAC}`, 'm'));
   } finally {
     await here.vm.stop();
@@ -286,8 +289,8 @@ async function run(c: Case, report: (text: string) => void): Promise<void> {
 }
 
 describe('a guest migrates from one switch to another and back', () => {
-  it('split rings; a migration that was cancelled before', (t) =>
-    run({ cancel: true }, (text) => t.diagnostic(text)));
+  it('split rings, ten times; a migration that was cancelled before', (t) =>
+    run({ cancel: true, rounds: 20 }, (text) => t.diagnostic(text)));
   it('packed rings, two queue pairs', (t) =>
     run({ device: 'packed=on', queues: 2 }, (text) => t.diagnostic(text)));
   it('to Open vSwitch with DPDK and back', { skip: !existsSync(DPDK) && 'no OVS-DPDK' }, (t) =>

@@ -118,6 +118,7 @@ export class Datapath {
     this.tunnels = new TunnelPorts(
       () => this.#underlay,
       () => this.#bridges,
+      (name) => this.portNamed(name),
     );
     this.tunnels.namedNumbers = this.name.startsWith('dummy');
     this.handler = new UpcallHandler(this, options);
@@ -167,6 +168,10 @@ export class Datapath {
     this.#byName.set(port.name, { bridge, port });
     this.#patchesChanged(port);
     this.#portChanged(bridge, port);
+  }
+
+  portNamed(name: string): { bridge: DatapathBridge; port: BridgePort } | undefined {
+    return this.#byName.get(name);
   }
 
   removePort(bridge: DatapathBridge, port: BridgePort): void {

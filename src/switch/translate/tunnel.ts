@@ -63,7 +63,6 @@ import {
 import { PACKET_TYPE_ETHERTYPE, TUNNEL_GRE, TUNNEL_IP6GRE } from '../../../contract/tunnel.ts';
 import type { TunnelPort } from '../../port/tunnel.ts';
 import { TUNNEL_KINDS, type TunnelConfig } from '../../port/tunnelConfig.ts';
-import { OFPP_LOCAL } from '../../wire/openflow/types.ts';
 import {
   be16,
   be32,
@@ -251,24 +250,24 @@ function push(x: Xlate, netdev: TunnelPort): void {
     be32(flow, K_PKT_MARK),
     isUnset(wanted) ? undefined : wanted,
   );
-  const out = route && tunnels?.bridge(route.device);
-  const local = out?.ports.get(OFPP_LOCAL);
-  if (route === undefined || out === undefined || local === undefined) {
+  const carrier = route && tunnels?.carrier(route.device);
+  if (route === undefined || carrier === undefined) {
     report(x, 'warn', 'native tunnel routing failed');
     x.dropReason = DROP_TUNNEL_NO_ROUTE;
     return;
   }
   const next = formatAddress(route.nextHop);
   report(x, 'detail', `tunneling to ${next} via ${route.device}`);
+  const { bridge: out, port: local } = carrier;
   x.effects.bridges.add(out);
   const sourceMac = local.desc.hwAddr;
-  const nextMac = underlay!.neighbour(route.device, route.nextHop);
+  const nextMac = underlay!.neighbour(out.name, route.nextHop);
   if (nextMac === undefined) {
     const protocol = isMapped(route.nextHop) ? 'ARP' : 'ND';
     report(
       x,
       'detail',
-      `neighbor cache miss for ${next} on bridge ${route.device}, sending ${protocol} request`,
+      `neighbor cache miss for ${next} on bridge ${out.name}, sending ${protocol} request`,
     );
     x.effects.solicits.push({ underlay: underlay!, route });
     x.dropReason = DROP_TUNNEL_NO_NEIGHBOUR;
@@ -398,7 +397,7 @@ function snoop(x: Xlate, device: string, underlay: Underlay): void {
   const type = be16(x.flow, K_ETH_TYPE);
   if (type !== ETH_TYPE_ARP && !(type === ETH_TYPE_IPV6 && x.flow[K_NW_PROTO] === 58)) return;
   if (x.in.learn && isAnswerFor(x.flow, underlay.addressesOf(device))) {
-    underlay.snoop(device, x.flow);
+    underlay.snoop(x.bridge.name, x.flow);
   }
   // Another neighbour's answer has to be seen, too, and so has another answer of the same neighbour.
   x.wildcards[K_NW_PROTO] = 0xff;

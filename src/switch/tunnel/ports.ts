@@ -70,6 +70,7 @@ export class TunnelPorts<B extends XlateBridge = XlateBridge> {
   #listeners: Listener[] | undefined;
   readonly #underlay: () => Underlay | undefined;
   readonly #bridges: () => ReadonlyMap<string, B>;
+  readonly #portOf: (name: string) => TunnelEnd<B> | undefined;
   sourcePortMin = SOURCE_PORT_MIN;
   sourcePortMax = SOURCE_PORT_MAX;
 
@@ -95,18 +96,23 @@ export class TunnelPorts<B extends XlateBridge = XlateBridge> {
     return this.listeners.find(({ port }) => this.shown(port) === shown)?.port ?? shown;
   }
 
-  constructor(underlay: () => Underlay | undefined, bridges: () => ReadonlyMap<string, B>) {
+  constructor(
+    underlay: () => Underlay | undefined,
+    bridges: () => ReadonlyMap<string, B>,
+    portOf: (name: string) => TunnelEnd<B> | undefined,
+  ) {
     this.#underlay = underlay;
     this.#bridges = bridges;
+    this.#portOf = portOf;
   }
 
   get underlay(): Underlay | undefined {
     return this.#underlay();
   }
 
-  /** The bridge whose own port is the device. */
-  bridge(device: string): B | undefined {
-    return this.#bridges().get(device);
+  /** The bridge that has the device of a route as a port, its own as a rule, and that port. */
+  carrier(device: string): TunnelEnd<B> | undefined {
+    return this.#portOf(device);
   }
 
   get size(): number {

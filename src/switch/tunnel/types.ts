@@ -24,19 +24,19 @@ export interface Underlay {
   onChange: (() => void) | undefined;
   /** Longest prefix among the routes that are for packets with this mark; undefined: no route. */
   route(destination: Uint8Array, packetMark: number, source?: Uint8Array): TunnelRoute | undefined;
-  /** MAC (6 bytes) of a neighbour behind the LOCAL port of a bridge; undefined: unknown. */
-  neighbour(device: string, address: Uint8Array): Uint8Array | undefined;
+  /** MAC (6 bytes) of a neighbour behind a bridge; undefined: unknown. */
+  neighbour(bridge: string, address: Uint8Array): Uint8Array | undefined;
   /** Asks for a neighbour by ARP or neighbour solicitation, at most once a second for each address. */
   solicit(device: string, route: TunnelRoute): void;
   /**
    * A packet that crosses a bridge with a tunnel endpoint: an ARP reply or neighbour advertisement teaches. `flow` is a record
    * of contract/key.ts. Returns true if the packet is one that may teach (its fields were looked at).
    */
-  snoop(device: string, flow: Uint8Array): boolean;
+  snoop(bridge: string, flow: Uint8Array): boolean;
   /** A tunnel packet has come in by a bridge: its sender is a neighbour there, with the address that it came from. */
-  heard(device: string, flow: Uint8Array): void;
-  /** The device is gone: what was known of its neighbours is not true any more. */
-  forget(device: string): void;
+  heard(bridge: string, flow: Uint8Array): void;
+  /** The bridge is gone: what was known of its neighbours is not true any more. */
+  forget(bridge: string): void;
   /** Addresses of a device. */
   addressesOf(device: string): readonly { readonly address: Uint8Array }[];
   /** Device that has this address, undefined if none has. */

@@ -6,7 +6,7 @@
 
 import { K_ETH_SRC, K_ETH_TYPE, K_IPV6_SRC, K_NW_SRC } from '../../../contract/key.ts';
 import type { KernelNetwork } from '../../sys/routeNetlink.ts';
-import { OFPP_LOCAL, OFPP_TABLE } from '../../wire/openflow/types.ts';
+import { OFPP_TABLE } from '../../wire/openflow/types.ts';
 import { parseMac } from '../../wire/rtnetlink.ts';
 import { mapped } from '../../wire/rtnetlinkRoute.ts';
 import type { Datapath } from '../datapath.ts';
@@ -140,23 +140,23 @@ export class HostUnderlay implements Underlay, Disposable {
     return { device, source: entry.source, nextHop: gateway ?? destination };
   }
 
-  neighbour(device: string, address: Uint8Array): Uint8Array | undefined {
-    return this.neighbours.lookup(device, address);
+  neighbour(bridge: string, address: Uint8Array): Uint8Array | undefined {
+    return this.neighbours.lookup(bridge, address);
   }
 
-  snoop(device: string, flow: Uint8Array): boolean {
-    return this.neighbours.snoop(device, flow);
+  snoop(bridge: string, flow: Uint8Array): boolean {
+    return this.neighbours.snoop(bridge, flow);
   }
 
-  heard(device: string, flow: Uint8Array): void {
+  heard(bridge: string, flow: Uint8Array): void {
     const v4 = be16(flow, K_ETH_TYPE) === ETH_TYPE_IP;
     const at = v4 ? K_NW_SRC : K_IPV6_SRC;
     const address = mapped(flow.slice(at, at + (v4 ? 4 : 16)));
-    this.neighbours.set(device, address, flow.slice(K_ETH_SRC, K_ETH_SRC + 6));
+    this.neighbours.set(bridge, address, flow.slice(K_ETH_SRC, K_ETH_SRC + 6));
   }
 
-  forget(device: string): void {
-    this.neighbours.flush(device);
+  forget(bridge: string): void {
+    this.neighbours.flush(bridge);
   }
 
   isLocal(address: Uint8Array): string | undefined {
@@ -176,15 +176,14 @@ export class HostUnderlay implements Underlay, Disposable {
     setImmediate(() => this.#send(device, route));
   }
 
-  /** The packet leaves as if the host had sent it by the bridge's own port: the bridge's flows decide. */
+  /** The packet leaves as if the host had sent it by the device: the flows of its bridge decide. */
   #send(device: string, { source, nextHop }: TunnelRoute): void {
-    const bridge = this.#options.datapath.bridges.get(device);
-    const port = bridge?.ports.get(OFPP_LOCAL);
-    const mac = parseMac(port?.netdev.status().mac ?? '');
-    if (bridge === undefined || mac === undefined) return;
+    const carrier = this.#options.datapath.portNamed(device);
+    const mac = parseMac(carrier?.port.netdev.status().mac ?? '');
+    if (carrier === undefined || mac === undefined) return;
     const frame = composeSolicitation(mac, source, nextHop);
-    bridge.packetOut(
-      OFPP_LOCAL,
+    carrier.bridge.packetOut(
+      carrier.port.ofport,
       undefined,
       [{ type: 'output', port: OFPP_TABLE, maxLen: 0 }],
       frame,

@@ -17,6 +17,7 @@ export const PEERS: Readonly<Record<string, string>> = {
   'iputils-ping': '/usr/bin/ping',
   ethtool: '/usr/sbin/ethtool',
   tcpdump: '/usr/bin/tcpdump',
+  tshark: '/usr/bin/tshark',
   'openvswitch-switch-dpdk': '/usr/lib/openvswitch-switch-dpdk/ovs-vswitchd-dpdk',
   'linux-perf': '/usr/bin/perf',
   'netcat-openbsd': '/usr/bin/nc.openbsd',

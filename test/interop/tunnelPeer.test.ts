@@ -1,9 +1,11 @@
 // xvio and the real ovs-vswitchd (userspace datapath) as the two ends of the same tunnels, over IPv4 and IPv6: the same
-// commands on both sides, traffic both ways, Geneve options set by one and matched by the other.
+// commands on both sides, traffic both ways, Geneve options set by one and matched by the other. All that xvio sends
+// meanwhile is decoded by tshark at the end, without complaint.
 
 import assert from 'node:assert/strict';
 import { after, before, describe, test } from 'node:test';
 import type { Sandbox } from './sandbox.ts';
+import { Capture, decode } from './tshark.ts';
 import {
   addTunnel,
   inNamespace,
@@ -39,6 +41,7 @@ function flushNeighbours(box: Sandbox): void {
 
 let ours: Sandbox;
 let theirs: Sandbox;
+let capture: Capture;
 
 before(async () => {
   ours = await startHost('xvio', 1, (box) => {
@@ -57,9 +60,11 @@ before(async () => {
       box.run('ethtool', '-K', device, 'tx', 'off', 'tso', 'off', 'gso', 'off', 'gro', 'off');
     }
   }
+  capture = await Capture.start(theirs, 'eth0');
 });
 
 after(async () => {
+  await capture?.stop();
   await theirs?.stop();
   await ours?.stop();
 });
@@ -260,6 +265,52 @@ test('a tunnel that another port has already is refused until that one goes', as
       await box.until(() => /error +: \[\]/.test(columns(box, 'two')), 10000, 'port two');
     }
     for (const port of ['two', 'other']) box.vsctl('del-port', 'br-int', port);
+  }
+});
+
+test('tshark decodes what was sent without complaint, also GTP-U and MPLS over UDP', async () => {
+  // Those that the real daemon does not understand, or has not: sent all the same.
+  const neighbour = ['lladdr', '02:00:00:00:00:01', 'dev', 'br-int'];
+  inNamespace(ours.namespace!, 'ip', 'neigh', 'replace', overlay4(2), ...neighbour);
+  for (const { type, map, actions } of [
+    { type: 'gtpu', map: { key: '9' }, actions: '' },
+    {
+      type: 'bareudp',
+      map: { payload_type: 'mpls', dst_port: '6635' },
+      actions: 'push_mpls:0x8847,',
+    },
+  ]) {
+    addTunnel(ours, 'tun', type, { remote_ip: underlay4(2), ...map });
+    assert.equal(ours.vsctl('get', 'interface', 'tun', 'error').trim(), '[]');
+    const port = ours.vsctl('get', 'interface', 'tun', 'ofport').trim();
+    ours.ofctl('del-flows', 'br-int');
+    ours.ofctl('add-flow', 'br-int', `in_port=LOCAL,ip,actions=${actions}${port}`);
+    ours.run('ping', '-c', '3', '-i', '0.2', '-W', '1', overlay4(2));
+    ours.vsctl('del-port', 'br-int', 'tun');
+  }
+  flushNeighbours(ours);
+  await capture.stop();
+  const { stacks, complaints } = decode(
+    theirs,
+    capture.file,
+    `ip.src == ${underlay4(1)} || ipv6.src == ${underlay6(1)}`,
+  );
+  const seen = [...stacks.keys()].join('\n');
+  assert.deepEqual(complaints, [], seen);
+  const inside = ':eth:ethertype:ip:icmp:data';
+  for (const outer of ['ip', 'ipv6']) {
+    for (const tunnel of [`udp:vxlan${inside}`, `udp:geneve${inside}`, `gre${inside}`]) {
+      assert.ok(seen.includes(`:${outer}:${tunnel}`), `${outer}:${tunnel} in\n${seen}`);
+    }
+  }
+  for (const tunnel of [
+    'udp:eth:ethertype:ip:icmp',
+    'gre:ip:icmp',
+    'vxlan:eth:ethertype:mpls:',
+    'gtp:ip:icmp',
+    'udp:mpls:',
+  ]) {
+    assert.ok(seen.includes(tunnel), `${tunnel} in\n${seen}`);
   }
 });
 

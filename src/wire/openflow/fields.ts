@@ -11,7 +11,7 @@
 // A field whose `widen` is set covers, when it is matched, its whole slot (an ICMP type is 8 bits of a 16-bit port).
 // Reading and writing: fieldAccess.ts. Text: fieldText.ts. TLVs: oxm.ts.
 //
-// Left out, as the flow key has no room for them: NSH, ERSPAN and GTP-U fields. They are refused as unknown.
+// Left out, and refused as unknown: NSH and ERSPAN fields, for which the flow key has no room, and those of GTP-U.
 
 import { FIELDS } from './fieldTable.ts';
 

@@ -13,8 +13,8 @@ interface Found {
 
 export interface DelInterfaceHooks {
   bridges: () => Iterable<BridgeUnit>;
-  /** Runs `what` while no reconfiguration is under way. */
-  alone: (what: () => Promise<void>) => Promise<void>;
+  /** Runs `what` while no reconfiguration is under way. False: it has not, for the ports are being handed over. */
+  alone: (what: () => Promise<void>) => Promise<boolean>;
 }
 
 /** By name or by number in the datapath. Patch ports are none of its ports. */
@@ -41,7 +41,7 @@ async function deleteOne(hooks: DelInterfaceHooks, dp: string, wanted: string): 
   const { owner, unit } = found;
   // A bridge's own port is as old as the bridge.
   if (unit.name === owner.bridge.name) return failed('Invalid argument');
-  await owner.ports.detach(unit.name);
+  await owner.ports.detach(unit);
   return '';
 }
 
@@ -55,9 +55,11 @@ export function delInterfaceCommand(hooks: DelInterfaceHooks): Command {
       if (!isOurDatapath(dp))
         throw new CommandError('ovs-vswitchd: opening datapath (No such device)');
       const problems: string[] = [];
-      await hooks.alone(async () => {
+      const done = await hooks.alone(async () => {
         for (const name of names) problems.push(await deleteOne(hooks, dp, name));
       });
+      if (!done)
+        throw new CommandError('ovs-vswitchd: deleting ports failed (Device or resource busy)');
       const text = problems.filter((one) => one !== '').join('\n');
       if (text !== '') throw new CommandError(text);
       return '';

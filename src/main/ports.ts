@@ -451,13 +451,10 @@ export class BridgePorts {
 
   /**
    * Takes an interface out of the datapath (dpctl/del-if); the next time that the database's wishes are looked at it comes
-   * back. False: there is none of this name.
+   * back.
    */
-  async detach(name: string): Promise<boolean> {
-    const unit = this.units.get(name);
-    if (unit?.port === undefined) return false;
-    await this.#remove(unit);
-    return true;
+  detach(unit: InterfaceUnit): Promise<void> {
+    return this.#remove(unit);
   }
 
   /** The devices have been handed over: their ports go, without touching them. */

@@ -2,7 +2,7 @@
 // has become of it in the words of the database's columns.
 
 import { Connmgr } from '../control/openflow/connmgr.ts';
-import type { Log, MessageLog } from '../control/openflow/vconn.ts';
+import type { Log } from '../control/openflow/vconn.ts';
 import { versionsFromNames } from '../control/openflow/versions.ts';
 import {
   bridgeIdentity,
@@ -13,6 +13,7 @@ import {
   type Wanted,
   type WantedRow,
 } from '../control/ovsdb/columns.ts';
+import type { DebugLog } from '../observe/vlog.ts';
 import type { Bequest, NetdevContext } from '../port/types.ts';
 import { SwitchBridge } from '../switch/bridge.ts';
 import { checkActions, checkBucketActions } from '../switch/checkActions.ts';
@@ -70,7 +71,7 @@ export interface ReconcilerOptions {
   /** Log of how it tells of flows. */
   flowLog: Log;
   /** Log of all that is said over its connections. */
-  messageLog: MessageLog;
+  messageLog: DebugLog;
   /** Some status changed: soon write statusColumns(). */
   onStatus: () => void;
 }

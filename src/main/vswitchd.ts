@@ -76,8 +76,11 @@ export interface Vswitchd {
   readonly reconciler: Reconciler;
   /** memory/show. */
   memory(): Record<string, number>;
-  /** Runs `what` while no reconfiguration is under way; one that is wanted meanwhile comes afterwards. */
-  alone(what: () => Promise<void>): Promise<void>;
+  /**
+   * Runs `what` while no reconfiguration is under way; one that is wanted meanwhile comes afterwards. False: it has not, for
+   * the daemon ends or hands over.
+   */
+  alone(what: () => Promise<void>): Promise<boolean>;
   /** `cleanup`: nothing survives; otherwise kernel devices of ours stay, as after the real daemon's exit. */
   close(cleanup: boolean): Promise<void>;
 }
@@ -387,15 +390,16 @@ class Daemon implements Vswitchd {
     });
   }
 
-  async alone(what: () => Promise<void>): Promise<void> {
+  async alone(what: () => Promise<void>): Promise<boolean> {
     while (this.#working) await this.#working;
-    if (this.#closed || this.#held) return;
+    if (this.#closed || this.#held) return false;
     const done = what().finally(() => {
       this.#working = undefined;
       if (this.#dirty) this.#wake();
     });
     this.#working = done.catch(() => {});
     await done;
+    return true;
   }
 
   async #work(): Promise<void> {

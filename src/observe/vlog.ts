@@ -44,6 +44,9 @@ export interface Logger {
   isDbg(): boolean;
 }
 
+/** For those who say something at level "dbg" only: its text is made when somebody wants it. */
+export type DebugLog = Pick<Logger, 'dbg' | 'isDbg'>;
+
 export interface VlogOptions {
   program: string;
   /** Sends one formatted line to syslog; absent = no syslog. `priority` is the syslog severity 0 … 7. */

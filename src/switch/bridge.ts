@@ -177,10 +177,7 @@ export class SwitchBridge implements DatapathBridge {
     this.failMode = options.failMode ?? 'standalone';
     this.tables = Array.from({ length: N_TABLES }, (_, id) => new Classifier(id));
     this.macs = new MacTable(() => this.nowMs());
-    this.groups = new GroupTable(
-      () => this.nowMs(),
-      options.datapath.switchLog && ((text) => options.datapath.switchLog?.dbg(text)),
-    );
+    this.groups = new GroupTable(() => this.nowMs(), options.datapath.switchLog);
     this.meters = new MeterTable({
       records: options.datapath.meters,
       nowMs: () => this.nowMs(),

@@ -11,8 +11,8 @@ import { MeterRecords } from '../engine/meters.ts';
 import type { Engine, Upcall } from '../engine/types.ts';
 import type { CtFlushMatch } from '../wire/openflow/ctFlush.ts';
 import { ctFlushText, flushConnections } from './ctMatch.ts';
+import type { DebugLog } from './debugLog.ts';
 import { be32, newRecord, putBe32 } from './flow.ts';
-import type { FlowLog } from './flowLog.ts';
 import { KeyPool } from './keyPool.ts';
 import { newMacEvents } from './macLearning.ts';
 import { creditStats, type Megaflow, MegaflowTable } from './megaflow.ts';
@@ -50,23 +50,17 @@ export interface DatapathLog {
   dbg(text: string): void;
 }
 
-/** A flush may be one of very many: its text is only made when somebody wants it. */
-export interface CtLog {
-  dbg(text: string): void;
-  isDbg(): boolean;
-}
-
 export interface DatapathOptions {
   engine: Engine;
   /** As dpctl/dump-dps shows it. */
   name?: string;
   log?: DatapathLog;
   /** Of connection tracking. */
-  ctLog?: CtLog;
+  ctLog?: DebugLog;
   /** Hears of each megaflow that is installed. */
-  flowLog?: FlowLog;
+  flowLog?: DebugLog;
   /** Of the module ofproto_dpif. */
-  switchLog?: Pick<DatapathLog, 'dbg'>;
+  switchLog?: DebugLog;
   /** Upcalls of a port that are handled at once in one turn of the event loop. */
   upcallBudget?: number;
 }
@@ -74,12 +68,12 @@ export interface DatapathOptions {
 export class Datapath {
   readonly name: string;
   readonly engine: Engine;
-  readonly switchLog: Pick<DatapathLog, 'dbg'> | undefined;
+  readonly switchLog: DebugLog | undefined;
   /** Events of all MAC tables, for coverage/show. */
   readonly macEvents = newMacEvents();
   readonly megaflows = new MegaflowTable();
   readonly meters: MeterRecords;
-  readonly #ctLog: CtLog | undefined;
+  readonly #ctLog: DebugLog | undefined;
   readonly packetIns: PacketIns;
   readonly recircs: RecircIds;
   /** Names of the bridges for packets that wait at controllers. */

@@ -2,13 +2,9 @@
 // test suites learn from it what a packet has led to.
 
 import type { Datapath } from './datapath.ts';
+import type { DebugLog } from './debugLog.ts';
 import type { Megaflow } from './megaflow.ts';
 import { formatOdpActions, formatOdpFlow } from './odpText.ts';
-
-export interface FlowLog {
-  dbg(text: string): void;
-  isDbg(): boolean;
-}
 
 /** Name of a megaflow in the form of Open vSwitch's 128-bit ones: its number. */
 export function ufidText(id: number): string {
@@ -16,7 +12,7 @@ export function ufidText(id: number): string {
   return `ufid:${hex}-0000-0000-0000-${'0'.repeat(12)}`;
 }
 
-export function logFlowAdded(log: FlowLog, datapath: Datapath, flow: Megaflow): void {
+export function logFlowAdded(log: DebugLog, datapath: Datapath, flow: Megaflow): void {
   const { id, key, mask, program } = flow;
   const name = ufidText(id);
   const actions = formatOdpActions(program, key, { packetIn: (n) => datapath.packetIns.get(n) });

@@ -25,6 +25,7 @@ import type {
   GroupStats,
 } from '../wire/openflow/messages.ts';
 import { OfError } from '../wire/openflow/types.ts';
+import type { DebugLog } from './debugLog.ts';
 
 /** Hash values of a select group. */
 const MAX_HASHES = 256;
@@ -96,21 +97,21 @@ export class Group {
 function selectorOf(
   buckets: readonly GroupBucket[],
   selection: GroupSelection | undefined,
-  say: (text: string) => void = () => {},
+  say: ((text: string) => void) | undefined,
 ): Selector {
-  if (selection === undefined) say('No selection method specified. Trying dp_hash.');
-  else say(`Selection method specified: ${selection.method}.`);
+  if (selection === undefined) say?.('No selection method specified. Trying dp_hash.');
+  else say?.(`Selection method specified: ${selection.method}.`);
   if (selection?.method === 'hash') {
     if (selection.fields.length > 0) {
-      say(`Hash fields: ${selection.fields.map(({ field }) => field).join(',')}`);
+      say?.(`Hash fields: ${selection.fields.map(({ field }) => field).join(',')}`);
       return { by: 'fields', selection };
     }
-    say('No hash fields. Falling back to default hash method.');
+    say?.('No hash fields. Falling back to default hash method.');
     return { by: 'default' };
   }
   const table = spread(buckets, say);
   if (table === undefined) {
-    say('Falling back to default hash method.');
+    say?.('Falling back to default hash method.');
     return { by: 'default' };
   }
   let algorithm = HASH_ALG_SYM_L4;
@@ -118,12 +119,12 @@ function selectorOf(
   if (selection !== undefined) {
     algorithm = Number(selection.param >> 32n);
     if (algorithm > HASH_ALG_SYM_L4) {
-      say(`Invalid dp_hash algorithm ${algorithm}. Defaulting to OVS_HASH_ALG_L4`);
+      say?.(`Invalid dp_hash algorithm ${algorithm}. Defaulting to OVS_HASH_ALG_L4`);
       algorithm = HASH_ALG_L4;
     }
     basis = Number(selection.param & 0xffffffffn);
   }
-  say(`Use dp_hash with ${table.length} hash values using algorithm ${algorithm}.`);
+  say?.(`Use dp_hash with ${table.length} hash values using algorithm ${algorithm}.`);
   return { by: 'dp_hash', algorithm, basis, buckets: table };
 }
 
@@ -134,27 +135,27 @@ function selectorOf(
  */
 function spread(
   buckets: readonly GroupBucket[],
-  say: (text: string) => void,
+  say: ((text: string) => void) | undefined,
 ): GroupBucket[] | undefined {
   if (buckets.length === 0) {
-    say("  Don't apply dp_hash method without buckets.");
+    say?.("  Don't apply dp_hash method without buckets.");
     return undefined;
   }
   const weights = buckets.map((bucket) => bucket.weight).filter((weight) => weight > 0);
   if (weights.length === 0) {
-    say('  Total weight is zero. No active buckets.');
+    say?.('  Total weight is zero. No active buckets.');
     return undefined;
   }
   const total = weights.reduce((sum, weight) => sum + weight, 0);
   const minWeight = Math.min(...weights);
-  say(`  Minimum weight: ${minWeight}, total weight: ${total}`);
+  say?.(`  Minimum weight: ${minWeight}, total weight: ${total}`);
   const least = Math.ceil(total / minWeight);
   const count = Math.max(MIN_HASHES, 2 ** Math.ceil(Math.log2(least)));
   if (count > MAX_HASHES) {
-    say(`  Too many hash values required: ${count}`);
+    say?.(`  Too many hash values required: ${count}`);
     return undefined;
   }
-  say(`  Using ${count} hash values:`);
+  say?.(`  Using ${count} hash values:`);
   const claims = buckets.map((bucket) => ({ bucket, divisor: 1 }));
   const table = Array.from({ length: count }, () => {
     let winner = claims[0]!;
@@ -166,10 +167,10 @@ function spread(
     winner.divisor += 2;
     return winner.bucket;
   });
-  for (const { bucket, divisor } of claims) {
+  for (const { bucket, divisor } of say ? claims : []) {
     const target = ((count * bucket.weight) / total).toFixed(2);
     const hits = (divisor - 1) / 2;
-    say(`  Bucket ${bucket.id}: weight=${bucket.weight}, target=${target} hits=${hits}`);
+    say?.(`  Bucket ${bucket.id}: weight=${bucket.weight}, target=${target} hits=${hits}`);
   }
   return table;
 }
@@ -216,11 +217,17 @@ export interface GroupChange {
 export class GroupTable {
   readonly #groups = new Map<number, Group>();
   readonly #nowMs: () => number;
-  readonly #say: ((text: string) => void) | undefined;
+  readonly #log: DebugLog | undefined;
 
-  constructor(nowMs: () => number, say?: (text: string) => void) {
+  constructor(nowMs: () => number, log?: DebugLog) {
     this.#nowMs = nowMs;
-    this.#say = say;
+    this.#log = log;
+  }
+
+  /** There may be thousands of groups of hundreds of buckets: nothing is said to nobody. */
+  get #say(): ((text: string) => void) | undefined {
+    const log = this.#log;
+    return log?.isDbg() ? (text) => log.dbg(text) : undefined;
   }
 
   get size(): number {

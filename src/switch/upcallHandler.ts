@@ -22,8 +22,9 @@ import {
 import { K_RECIRC_ID, K_TCP_FLAGS } from '../../contract/key.ts';
 import type { Upcall } from '../engine/types.ts';
 import type { Datapath, DatapathLog, DatapathOptions } from './datapath.ts';
+import type { DebugLog } from './debugLog.ts';
 import { be16, be32 } from './flow.ts';
-import { type FlowLog, logFlowAdded } from './flowLog.ts';
+import { logFlowAdded } from './flowLog.ts';
 import type { KeyPair } from './keyPool.ts';
 import { credit, hashKey, type Megaflow, meets } from './megaflow.ts';
 import { packetInOf } from './packetIns.ts';
@@ -40,7 +41,7 @@ const RECENT_FLOWS = 8;
 export class UpcallHandler {
   readonly #datapath: Datapath;
   readonly #log: DatapathLog | undefined;
-  readonly #flowLog: FlowLog | undefined;
+  readonly #flowLog: DebugLog | undefined;
   /** Upcalls that were translated, and that could not be installed. */
   upcallCount = 0;
   notInstalled = 0;

@@ -22,7 +22,13 @@ import type { Message, TableFeatures } from '../../src/wire/openflow/messages.ts
 import { messageText } from '../../src/wire/openflow/messageText.ts';
 import { inPortMatch } from '../../src/wire/openflow/packetOut.ts';
 import { MessageSplitter } from '../../src/wire/openflow/stream.ts';
-import type { Action, FlowMod, OfVersion, PortDesc } from '../../src/wire/openflow/types.ts';
+import type {
+  Action,
+  FlowMod,
+  FlowStatsEntry,
+  OfVersion,
+  PortDesc,
+} from '../../src/wire/openflow/types.ts';
 import { OfError } from '../../src/wire/openflow/types.ts';
 import { flowModFor } from '../property/openflowArbitraries.ts';
 
@@ -151,6 +157,25 @@ const TABLE: TableFeatures = {
   missConfig: 0,
 };
 
+function flowEntry(version: OfVersion, match: string, actions: string): FlowStatsEntry {
+  return {
+    table: 7,
+    match: parseMatch(match),
+    priority: 100,
+    cookie: 0xabcn,
+    durationMs: 4500,
+    idleTimeout: 10,
+    hardTimeout: 20,
+    idleAge: 3,
+    hardAge: 4,
+    importance: version >= 5 ? 9 : 0,
+    flags: { ...NO_FLAGS, sendFlowRem: version >= 4 },
+    packets: 11n,
+    bytes: 1100n,
+    actions: parseActions(actions),
+  };
+}
+
 function samples(version: OfVersion): [Message, RegExp[]][] {
   const list: [Message, RegExp[]][] = [
     [{ type: 'hello', bitmap: 0x7e }, [/OFPT_HELLO/, /0x01, 0x02, 0x03, 0x04, 0x05, 0x06/]],
@@ -215,22 +240,7 @@ function samples(version: OfVersion): [Message, RegExp[]][] {
         type: 'flow_stats_reply',
         nxt: version === 1,
         entries: [
-          {
-            table: 7,
-            match: parseMatch('tcp,in_port=1,nw_src=10.0.0.0/8,tp_dst=80'),
-            priority: 100,
-            cookie: 0xabcn,
-            durationMs: 4500,
-            idleTimeout: 10,
-            hardTimeout: 20,
-            idleAge: 3,
-            hardAge: 4,
-            importance: version >= 5 ? 9 : 0,
-            flags: { ...NO_FLAGS, sendFlowRem: version >= 4 },
-            packets: 11n,
-            bytes: 1100n,
-            actions: parseActions('dec_ttl,output:2'),
-          },
+          flowEntry(version, 'tcp,in_port=1,nw_src=10.0.0.0/8,tp_dst=80', 'dec_ttl,output:2'),
         ],
       },
       [
@@ -444,25 +454,16 @@ for (const version of VERSIONS) {
 
 /** Messages whose text in the log is that of ovs-ofctl. */
 function logged(version: OfVersion): Message[] {
-  const match = parseMatch('in_port=2,tcp,nw_src=10.0.0.0/8,tp_dst=80');
-  const flags = { ...NO_FLAGS, sendFlowRem: true };
-  const actions = parseActions('set_field:00:01:02:03:04:05->eth_dst,output:3');
   const flow = {
-    table: 7,
-    match,
-    priority: 100,
-    cookie: 0xabcn,
-    durationMs: 4500,
-    idleTimeout: 10,
-    hardTimeout: 20,
-    idleAge: 3,
+    ...flowEntry(
+      version,
+      'in_port=2,tcp,nw_src=10.0.0.0/8,tp_dst=80',
+      'set_field:00:01:02:03:04:05->eth_dst,output:3',
+    ),
     hardAge: 9,
-    importance: version >= 5 ? 9 : 0,
-    flags: { ...NO_FLAGS, sendFlowRem: version >= 4 },
-    packets: 11n,
-    bytes: 1100n,
-    actions,
   };
+  const { match, actions } = flow;
+  const flags = { ...NO_FLAGS, sendFlowRem: true };
   const mod = flowMod({ match, flags, actions, priority: 7, idleTimeout: 60, newCookie: 0x1234n });
   const list: Message[] = [
     { type: 'hello', bitmap: (1 << version) | 2 },

@@ -93,10 +93,8 @@ test('an action set with a group has no actset_output', async () => {
 
 test('a select group says how it is going to choose', () => {
   const said: string[] = [];
-  const groups = new GroupTable(
-    () => 0,
-    (text) => said.push(text),
-  );
+  let wanted = true;
+  const groups = new GroupTable(() => 0, { dbg: (text) => said.push(text), isDbg: () => wanted });
   const add = (group: number, groupType: number, weights: number[]): string[] => {
     groups.apply({
       command: OFPGC_ADD,
@@ -120,6 +118,8 @@ test('a select group says how it is going to choose', () => {
   assert.equal(groups.get(8)!.selector.by, 'default');
   assert.equal(add(9, OFPGT_SELECT, [])[2], "  Don't apply dp_hash method without buckets.");
   assert.deepEqual(add(10, 0, [0, 0]), [], 'groups that do not choose say nothing');
+  wanted = false;
+  assert.deepEqual(add(11, OFPGT_SELECT, [1, 3]), [], 'nor does anybody when nobody listens');
 });
 
 test('MAC tables count what happens to addresses, whatever is cleared', () => {

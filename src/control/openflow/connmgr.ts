@@ -6,7 +6,7 @@
 //   bridge.onPacketIn, tables.onEvents         portsChanged()          from the switch
 //   status()                                   for Controller.status, is_connected, role
 
-import { rateLimit } from '../../observe/vlog.ts';
+import { type DebugLog, rateLimit } from '../../observe/vlog.ts';
 import { startExpiry } from '../../switch/expire.ts';
 import { type CheckActions, type FlowTableRow, FlowTables } from '../../switch/flowMods.ts';
 import { HIDDEN_TABLE } from '../../switch/flowModsRules.ts';
@@ -27,13 +27,7 @@ import { type ControllerConfig, Service } from './service.ts';
 import { Snoop } from './snoop.ts';
 import { tableDesc } from './tableHandlers.ts';
 import { TlvTable } from './tlvTable.ts';
-import {
-  type Log,
-  type MessageLog,
-  parseTarget,
-  type SslConfig,
-  type StreamContext,
-} from './vconn.ts';
+import { type Log, parseTarget, type SslConfig, type StreamContext } from './vconn.ts';
 import { ALL_VERSIONS } from './versions.ts';
 
 /** ovs-ofctl may stay silent while its user reads. */
@@ -51,7 +45,7 @@ export interface ConnmgrOptions {
   /** For messages about the connections themselves (module rconn), by default `log`. */
   rconnLog?: Log;
   /** For what is said over the connections (module vconn). */
-  messageLog?: MessageLog;
+  messageLog?: DebugLog;
   /** For messages about what flows are told like (module ofp_flow), by default `log`. */
   flowLog?: Log;
   /** Throws OfError for actions that the bridge cannot execute. */

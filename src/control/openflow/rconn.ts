@@ -10,20 +10,13 @@
 // connection is given up when there is no answer for as long again.
 
 import type { Socket } from 'node:net';
-import { rateLimit } from '../../observe/vlog.ts';
+import { type DebugLog, rateLimit } from '../../observe/vlog.ts';
 import { decode, encode } from '../../wire/openflow/message.ts';
 import type { Message, TlvMapping } from '../../wire/openflow/messages.ts';
 import { messageText } from '../../wire/openflow/messageText.ts';
 import type { OfVersion } from '../../wire/openflow/types.ts';
 import { FramingError, MessageSplitter } from './framing.ts';
-import {
-  connectEvent,
-  connectStream,
-  type Log,
-  type MessageLog,
-  type StreamContext,
-  type Target,
-} from './vconn.ts';
+import { connectEvent, connectStream, type Log, type StreamContext, type Target } from './vconn.ts';
 import {
   commonVersion,
   formatVersions,
@@ -56,7 +49,7 @@ export interface RconnOptions {
   maxBackoffMs: number;
   log: Log;
   /** Of what is said over the connection (module vconn). */
-  messageLog?: MessageLog | undefined;
+  messageLog?: DebugLog | undefined;
   nowMs: () => number;
   /** Version agreed; messages may be sent. */
   onConnected: (rconn: Rconn) => void;

@@ -12,7 +12,7 @@ import {
   type TLSSocket,
   connect as tlsConnect,
 } from 'node:tls';
-import type { RateLimit } from '../../observe/vlog.ts';
+import type { DebugLog, RateLimit } from '../../observe/vlog.ts';
 
 /** IANA's port of OpenFlow. */
 export const OFP_PORT = 6653;
@@ -28,12 +28,6 @@ export interface Log {
   err(text: string): void;
 }
 
-/** Of messages: their text is made only when somebody wants it. */
-export interface MessageLog {
-  dbg(text: string, limit?: RateLimit): void;
-  isDbg(): boolean;
-}
-
 /** The SSL row: paths of PEM files. Empty = not set. */
 export interface SslConfig {
   privateKey: string;
@@ -47,7 +41,7 @@ export interface StreamContext {
   runDir: string;
   ssl: SslConfig | undefined;
   log: Log;
-  messageLog?: MessageLog | undefined;
+  messageLog?: DebugLog | undefined;
 }
 
 export type Target =

@@ -19,7 +19,7 @@ function spread(numbers: readonly number[], count: number): number[] {
   );
 }
 
-it('passes those of Open vSwitch’s tests that it has passed before', async () => {
+it('passes those of Open vSwitch’s tests that it has passed before', async (t) => {
   using suite = new OvsUnitSuite();
   const all = process.env.XVIO_OVS_UNIT_SUITE === 'all';
   const numbers = Object.values(readBaseline()).flatMap(({ ours }) =>
@@ -27,9 +27,13 @@ it('passes those of Open vSwitch’s tests that it has passed before', async () 
   );
   assert.ok(numbers.length > 0);
   const results = await suite.run(numbers);
-  // What the suite skips lacks something of the machine (IPv6, a Python module); it cannot be all of them.
-  const passed = numbers.filter((number) => results.get(number) === 'ok');
-  assert.ok(passed.length > numbers.length / 2, `${passed.length} of ${numbers.length} passed`);
+  // What the suite skips lacks something of the machine (IPv6, a Python module): a few, by name.
+  const skipped = numbers.filter((number) => results.get(number) === 'skipped');
+  for (const number of skipped) t.diagnostic(`skipped: ${number} ${suite.tests.get(number)?.name}`);
+  assert.ok(
+    skipped.length <= numbers.length / 20,
+    `${skipped.length} of ${numbers.length} skipped`,
+  );
   const isLost = (number: number): boolean =>
     results.get(number) !== 'ok' && results.get(number) !== 'skipped';
   let failed = numbers.filter(isLost);

@@ -1,5 +1,6 @@
 // QEMU's monitor (QMP): commands one after the other, and a live migration from beginning to end.
 
+import { existsSync } from 'node:fs';
 import { connect } from 'node:net';
 import { setTimeout as sleep } from 'node:timers/promises';
 
@@ -31,6 +32,20 @@ export function qmp(
       }
     });
   });
+}
+
+/**
+ * Resolves when the QEMU behind the monitor can take a migration: it answers once it listens, which it does once its
+ * back-end has connected. That the file of its socket exists is not enough: between bind and listen it refuses.
+ */
+export async function incoming(monitor: string, timeoutMs = 30_000): Promise<void> {
+  const end = performance.now() + timeoutMs;
+  while (!existsSync(monitor)) {
+    if (performance.now() > end) throw new Error(`no monitor at ${monitor} in ${timeoutMs} ms`);
+    await sleep(50);
+  }
+  const { status } = await qmp(monitor, { execute: 'query-status' });
+  if (status !== 'inmigrate') throw new Error(`QEMU waits for no migration: ${status}`);
 }
 
 export interface MigrationResult {

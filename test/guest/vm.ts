@@ -14,6 +14,8 @@ export interface VmOptions {
   dir: string;
   /** vhost-user socket. */
   socket: string;
+  /** Instead of the socket: a tap device, and QEMU's own virtio back-end. */
+  tap?: { name: string; namespace: string };
   /** server: QEMU listens (type dpdkvhostuserclient); client: QEMU connects (dpdkvhostuser). */
   mode?: 'server' | 'client';
   mac: string;
@@ -82,13 +84,14 @@ export class Vm implements AsyncDisposable {
         '-numa',
         'node,memdev=mem0',
       ],
-      ['-nodefaults', '-display', 'none', '-no-reboot', '-chardev', chardev],
-      [
-        '-netdev',
-        `vhost-user,id=net0,chardev=ch0,vhostforce=on,queues=${queues}`,
-        '-device',
-        device,
-      ],
+      ['-nodefaults', '-display', 'none', '-no-reboot'],
+      o.tap
+        ? ['-netdev', `tap,id=net0,ifname=${o.tap.name},script=no,downscript=no,vhost=off`]
+        : [
+            ...['-chardev', chardev],
+            ...['-netdev', `vhost-user,id=net0,chardev=ch0,vhostforce=on,queues=${queues}`],
+          ],
+      ['-device', device],
       [
         '-chardev',
         `socket,id=con,path=${consolePath},server=on,wait=off`,
@@ -98,7 +101,12 @@ export class Vm implements AsyncDisposable {
       ['-kernel', image.kernel, '-initrd', image.initrd, '-append', append.join(' ')],
       [...(o.extra ?? [])],
     ].flat();
-    const child = spawn('qemu-system-x86_64', args, { stdio: ['ignore', 'ignore', 'inherit'] });
+    const command = [
+      ...(o.tap ? ['ip', 'netns', 'exec', o.tap.namespace] : []),
+      'qemu-system-x86_64',
+      ...args,
+    ];
+    const child = spawn(command[0]!, command.slice(1), { stdio: ['ignore', 'ignore', 'inherit'] });
     for (let i = 0; !existsSync(consolePath); i++) {
       if (child.exitCode !== null || i > 200) throw new Error(`QEMU ${o.name} did not start`);
       await sleep(50);

@@ -1,5 +1,6 @@
 // QEMU migrates a guest from one switch to another and back, under iperf3: a TCP connection that has to survive, and UDP
-// streams in both directions, counted at both ends. Also to Open vSwitch with DPDK and back.
+// streams in both directions, counted at both ends. Also to Open vSwitch with DPDK and back, and to a host that has only a
+// bridge of the kernel with a tap device.
 //
 //   peer ── switch A ══ cable ══ switch B        guest: QEMU at A, then at B, then at A …
 //
@@ -14,8 +15,9 @@ import { tmpdir } from 'node:os';
 import { join } from 'node:path';
 import { describe, it } from 'node:test';
 import { setTimeout as sleep } from 'node:timers/promises';
-import { type MigrationResult, migrate, migrateAndCancel, qmp } from '../guest/qmp.ts';
-import { Vm } from '../guest/vm.ts';
+import { incoming, type MigrationResult, migrate, migrateAndCancel, qmp } from '../guest/qmp.ts';
+import { Vm, type VmOptions } from '../guest/vm.ts';
+import { BridgeHost } from './bridgeHost.ts';
 import { linkSandboxes, Sandbox } from './sandbox.ts';
 
 const GUEST_MAC = '52:54:00:00:00:0a';
@@ -37,12 +39,12 @@ interface Iperf {
   error?: string;
 }
 
-/** iperf3 in the namespace of the peer; resolves with its report. */
-function iperf(namespace: string, ...args: string[]): Promise<Iperf> {
+/** iperf3 in the namespace of the peer, ended by the signal; resolves with its report. */
+function iperf(namespace: string, signal: AbortSignal, ...args: string[]): Promise<Iperf> {
   const child: ChildProcess = spawn(
     'ip',
     ['netns', 'exec', namespace, 'iperf3', '-c', GUEST_IP, '-J', ...args],
-    { stdio: ['ignore', 'pipe', 'inherit'] },
+    { stdio: ['ignore', 'pipe', 'inherit'], signal, killSignal: 'SIGKILL' },
   );
   let text = '';
   child.stdout!.setEncoding('utf8').on('data', (chunk: string) => {
@@ -98,8 +100,34 @@ class Capture {
 
 /** One place where the guest can be. */
 interface Place {
-  box: Sandbox;
   name: string;
+  /** Path of a file for this place. */
+  path: (name: string) => string;
+  /** QEMU's end of the cable at this place, before QEMU starts. */
+  network: () => Pick<VmOptions, 'socket' | 'tap' | 'dir'>;
+  linkUp: () => boolean;
+}
+
+function switchPlace(name: string, box: Sandbox): Place {
+  return {
+    name,
+    path: (file) => box.path(file),
+    network: () => ({ dir: box.dir, socket: box.path('vm.sock') }),
+    linkUp: () => box.vsctl('get', 'interface', 'vm', 'link_state').trim() === 'up',
+  };
+}
+
+function bridgePlace(name: string, host: BridgeHost): Place {
+  const tap = { name: 'vm', namespace: host.namespace };
+  return {
+    name,
+    path: (file) => host.path(file),
+    network: () => {
+      host.addTap(tap.name);
+      return { dir: host.dir, socket: '', tap };
+    },
+    linkUp: () => host.linkUp(tap.name),
+  };
 }
 
 /** Open vSwitch with DPDK as its tools know it, without huge pages. */
@@ -128,19 +156,37 @@ async function dpdkSandbox(): Promise<Sandbox> {
 interface Case {
   device?: string;
   queues?: number;
-  /** The other place is Open vSwitch with DPDK. */
-  dpdk?: boolean;
+  /** The other place is Open vSwitch with DPDK, or a bridge of the kernel. */
+  away?: 'dpdk' | 'bridge';
   /** Options of the port at xvio. */
   options?: readonly string[];
+  /** Features that xvio must not offer then. */
+  lacks?: bigint;
   cancel?: boolean;
   /** Migrations, one there and one back. */
   rounds?: number;
 }
 
+/** With streams that are short on a quiet machine; when a busy one needs longer, once more with long ones. */
 async function run(c: Case, report: (text: string) => void): Promise<void> {
+  const brief = c.away === 'dpdk' ? 6 : 3;
+  if (await attempt(c, brief, report)) return;
+  report('the streams ended before the migrations: again, with longer ones');
+  assert.ok(await attempt(c, 5 * brief, report), 'the streams ended before the migrations again');
+}
+
+/** False if the streams, this many seconds for each migration, ended before the migrations. */
+async function attempt(
+  c: Case,
+  secondsEach: number,
+  report: (text: string) => void,
+): Promise<boolean> {
   const rounds = Number(process.env.XVIO_ROUNDS ?? c.rounds ?? 2);
   await using home = await Sandbox.start();
-  await using away = c.dpdk ? await dpdkSandbox() : await Sandbox.start();
+  await using away =
+    c.away === 'bridge'
+      ? new BridgeHost()
+      : await (c.away === 'dpdk' ? dpdkSandbox() : Sandbox.start());
   const peer = home.addNamespace('p');
   linkSandboxes(home, away, 'cable');
   execFileSync('ip', [
@@ -164,9 +210,13 @@ async function run(c: Case, report: (text: string) => void): Promise<void> {
     stdio: 'ignore',
   });
   for (const box of [home, away]) {
+    if (box instanceof BridgeHost) {
+      box.addPort('cable');
+      continue;
+    }
     box.vsctl('add-br', 'br0', '--', 'set', 'bridge', 'br0', 'datapath_type=netdev');
     box.vsctl('add-port', 'br0', 'cable');
-    const xvio = box === home || !c.dpdk;
+    const xvio = box === home || c.away === undefined;
     box.vsctl(
       ...['add-port', 'br0', 'vm', '--', 'set', 'interface', 'vm', 'type=dpdkvhostuserclient'],
       `options:vhost-server-path=${box.path('vm.sock')}`,
@@ -178,17 +228,16 @@ async function run(c: Case, report: (text: string) => void): Promise<void> {
   home.vsctl('add-port', 'br0', 'peer');
 
   const places: Place[] = [
-    { box: home, name: 'home' },
-    { box: away, name: 'away' },
+    switchPlace('home', home),
+    away instanceof BridgeHost ? bridgePlace('away', away) : switchPlace('away', away),
   ];
   let sequence = 0;
-  const boot = async ({ box, name }: Place, incoming?: string) => {
+  const boot = async ({ path, network, name }: Place, uri?: string) => {
     const id = `${name}${++sequence}`;
-    const monitor = box.path(`${id}.qmp`);
+    const monitor = path(`${id}.qmp`);
     const vm = await Vm.start({
       name: id,
-      dir: box.dir,
-      socket: box.path('vm.sock'),
+      ...network(),
       mac: GUEST_MAC,
       ip: `${GUEST_IP}/24`,
       memoryMiB: 128,
@@ -197,18 +246,18 @@ async function run(c: Case, report: (text: string) => void): Promise<void> {
       ...(c.device ? { device: c.device } : {}),
       extra: [
         ...['-qmp', `unix:${monitor},server=on,wait=off`],
-        ...(incoming ? ['-incoming', incoming] : []),
+        ...(uri ? ['-incoming', uri] : []),
       ],
     });
     return { vm, monitor };
   };
-  const linkUp = (box: Sandbox) =>
-    box.vsctl('get', 'interface', 'vm', 'link_state').trim() === 'up';
 
+  const ended = new AbortController();
+  const others: Vm[] = [];
   let here = await boot(places[0]!);
   try {
     await here.vm.ready();
-    await home.until(() => linkUp(home), 30_000, 'link');
+    await home.until(places[0]!.linkUp, 30_000, 'link');
     if (c.queues) await here.vm.must(`ethtool -L eth0 combined ${c.queues}`);
     await here.vm.must('ping -c 2 -W 5 10.9.0.9');
     if (c.cancel) {
@@ -220,35 +269,37 @@ async function run(c: Case, report: (text: string) => void): Promise<void> {
       await here.vm.must(`iperf3 -s -1 -D -p ${port} > /dev/null 2>&1`);
     }
     await sleep(500);
-    const seconds = 6 + rounds * (c.dpdk ? 10 : 8);
+    const seconds = 6 + rounds * secondsEach;
     const endMs = performance.now() + seconds * 1000;
     const time = ['-t', `${seconds}`, '--connect-timeout', '10000'];
     const udp = ['-u', '-b', `${UDP_RATE}`, '-l', `${UDP_BYTES}`];
     const capture = new Capture(home.path('udp.pcap'), peer, 5203);
     const reports = Promise.all([
-      iperf(peer, '-p', '5201', ...time, '-b', '5M'),
-      iperf(peer, '-p', '5202', ...time, ...udp),
-      iperf(peer, '-p', '5203', ...time, ...udp, '-R'),
+      iperf(peer, ended.signal, '-p', '5201', ...time, '-b', '5M'),
+      iperf(peer, ended.signal, '-p', '5202', ...time, ...udp),
+      iperf(peer, ended.signal, '-p', '5203', ...time, ...udp, '-R'),
     ]);
-    reports.catch(() => {});
+    reports.catch(() => {}); // they are asked below, if it comes to that
     await sleep(1500);
     const results: MigrationResult[] = [];
     for (let round = 1; round <= rounds; round++) {
       const to = places[round % 2]!;
-      const uri = `unix:${to.box.path('incoming')}`;
-      rmSync(to.box.path('incoming'), { force: true });
+      const uri = `unix:${to.path('incoming')}`;
+      rmSync(to.path('incoming'), { force: true });
       const there = await boot(to, uri);
-      // QEMU listens once its switch has connected.
-      await to.box.until(() => existsSync(to.box.path('incoming')), 20_000, 'QEMU');
+      others.push(there.vm);
+      await incoming(there.monitor);
       results.push(await migrate(here.monitor, uri));
-      await to.box.until(() => linkUp(to.box), 20_000, 'link at the destination');
+      await home.until(to.linkUp, 20_000, 'link at the destination');
       assert.ok(here.vm.running, 'the source died');
       await qmp(here.monitor, { execute: 'quit' }).catch(() => {});
       await here.vm.stop();
       here = there;
       await sleep(500);
     }
-    assert.ok(performance.now() < endMs, 'the streams ended before the migrations');
+    const leftMs = endMs - performance.now();
+    if (leftMs < 0) return false;
+    report(`all done ${(leftMs / 1000).toFixed(0)} s before the end of the streams`);
     const [tcp, to, from] = await reports;
     for (const one of [tcp, to, from]) assert.equal(one.error, undefined);
     assert.ok(tcp.end!.sum_received!.bytes > 1e6, 'TCP went on');
@@ -268,7 +319,8 @@ async function run(c: Case, report: (text: string) => void): Promise<void> {
           `${outOfOrder} out of order or twice`,
       );
       if (stream === to) assert.equal(outOfOrder, 0);
-      assert.ok(lost < packets / 2, `${lost} of ${packets} lost`);
+      // Two emulated guests and the switches share two processors; a polling thread of DPDK takes one of them.
+      assert.ok(blackoutMs < (c.away === 'dpdk' ? 5000 : 1500), `${lost} of ${packets} lost`);
     }
     const { packets, twice, longestGapMs } = await capture.stop();
     report(
@@ -277,14 +329,22 @@ async function run(c: Case, report: (text: string) => void): Promise<void> {
     assert.ok(packets > 1000, `${packets} captured`);
     assert.equal(twice, 0, 'datagrams that came twice');
     await here.vm.must('ping -c 2 -W 5 10.9.0.9');
-    const { box } = places[rounds % 2]!;
-    const state = box.vsctl('get', 'interface', 'vm', 'status', 'error');
-    report(state.trim().replaceAll('\n', ' '));
+    const last = [home, away][rounds % 2]!;
+    if (last instanceof Sandbox) {
+      const state = last.vsctl('get', 'interface', 'vm', 'status', 'error');
+      report(state.trim().replaceAll('\n', ' '));
+    }
+    if (c.lacks !== undefined) {
+      const offered = home.vsctl('get', 'interface', 'vm', 'status:features_offered');
+      assert.equal(BigInt(JSON.parse(offered) as string) & c.lacks, 0n, 'what is not offered');
+    }
     // Where frames to the guest go at home: to its port there, or into the cable.
     const port = home.vsctl('get', 'interface', rounds % 2 === 0 ? 'vm' : 'cable', 'ofport').trim();
     assert.match(home.appctl('fdb/show', 'br0'), new RegExp(`^ *${port} +0 +${GUEST_MAC}`, 'm'));
+    return true;
   } finally {
-    await here.vm.stop();
+    ended.abort();
+    for (const vm of [here.vm, ...others]) await vm.stop();
   }
 }
 
@@ -292,8 +352,20 @@ describe('a guest migrates from one switch to another and back', () => {
   it('split rings, ten times; a migration that was cancelled before', (t) =>
     run({ cancel: true, rounds: 20 }, (text) => t.diagnostic(text)));
   it('packed rings, two queue pairs', (t) =>
-    run({ device: 'packed=on', queues: 2 }, (text) => t.diagnostic(text)));
+    run({ device: 'packed=on', queues: 2, rounds: 4 }, (text) => t.diagnostic(text)));
   it('to Open vSwitch with DPDK and back', { skip: !existsSync(DPDK) && 'no OVS-DPDK' }, (t) =>
-    run({ dpdk: true, options: ['options:xvio-features=ovs-dpdk'] }, (text) => t.diagnostic(text)),
+    run({ away: 'dpdk', options: ['options:xvio-features=ovs-dpdk'] }, (text) =>
+      t.diagnostic(text),
+    ),
   );
+  it('to a bridge of the kernel with a tap device, and back', (t) =>
+    run(
+      {
+        away: 'bridge',
+        options: ['options:xvio-features=vhost-net'],
+        // UFO both ways, packed rings, in order
+        lacks: (1n << 10n) | (1n << 14n) | (1n << 34n) | (1n << 35n),
+      },
+      (text) => t.diagnostic(text),
+    ));
 });

@@ -4,9 +4,8 @@
 // hypervisor, where OVN lets it talk when its RARP has come (activation-strategy=rarp).
 
 import assert from 'node:assert/strict';
-import { existsSync } from 'node:fs';
 import { after, before, test } from 'node:test';
-import { migrate } from '../guest/qmp.ts';
+import { incoming, migrate } from '../guest/qmp.ts';
 import { Vm } from '../guest/vm.ts';
 import { OvnNet } from './ovnNet.ts';
 import { startPing } from './ovnPing.ts';
@@ -38,8 +37,8 @@ after(async () => {
   await net?.stop();
 });
 
-/** A guest's port and QEMU on a hypervisor; `incoming` waits for a migration instead of booting. */
-async function boot(index: number, hostName: string, incoming?: string): Promise<Vm> {
+/** A guest's port and QEMU on a hypervisor; `uri`: it waits for a migration instead of booting. */
+async function boot(index: number, hostName: string, uri?: string): Promise<Vm> {
   const { box } = net.host(hostName);
   const name = `g${index + 1}`;
   const socket = box.path(`${name}.sock`);
@@ -52,7 +51,7 @@ async function boot(index: number, hostName: string, incoming?: string): Promise
   const monitor = ['-qmp', `unix:${box.path(`${name}.qmp`)},server=on,wait=off`];
   return Vm.start({
     ...{ name, dir: box.dir, socket, mac: MACS[index]!, device },
-    extra: [...monitor, ...(incoming === undefined ? [] : ['-incoming', incoming])],
+    extra: [...monitor, ...(uri === undefined ? [] : ['-incoming', uri])],
   });
 }
 
@@ -179,7 +178,7 @@ test('a guest migrates to the other hypervisor, and talks there once its RARP ha
   await net.until(() => binding('additional_chassis') === hv2, 30000, 'second place of the port');
   net.sync();
   assert.ok(net.ping('n1', '10.1.0.11'), net.logs());
-  await there.until(() => existsSync(there.path('incoming')), 30000, 'QEMU');
+  await incoming(there.path('g1.qmp'));
   const ping = startPing(net, 'n1', '10.1.0.11');
   await net.until(() => ping.answered() > 50, 30000, 'answers before the migration');
   assert.doesNotMatch(binding('options'), /additional-chassis-activated/);

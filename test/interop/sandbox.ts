@@ -209,8 +209,12 @@ export class Sandbox implements AsyncDisposable {
   }
 }
 
-/** A cable between two sandboxes: a network device of this name in both. */
-export function linkSandboxes(a: Sandbox, b: Sandbox, name: string): void {
+/** A cable between two sandboxes, or other hosts in a namespace: a network device of this name in both. */
+export function linkSandboxes(
+  a: { readonly namespace: string | undefined },
+  b: { readonly namespace: string | undefined },
+  name: string,
+): void {
   const ends = ['type', 'veth', 'peer', 'name', name, 'netns', b.namespace!];
   execFileSync('ip', ['link', 'add', name, 'netns', a.namespace!, ...ends]);
   for (const box of [a, b]) {

@@ -7,7 +7,7 @@ import { join } from 'node:path';
 import { describe, it } from 'node:test';
 import type { Netdev } from '../../src/port/types.ts';
 import { has } from '../../src/wire/vhostuser/features.ts';
-import { qmp } from '../guest/qmp.ts';
+import { incoming, qmp } from '../guest/qmp.ts';
 import { Vm, type VmOptions } from '../guest/vm.ts';
 import { createTestSwitch, type TestSwitch, until } from './vhostHarness.ts';
 
@@ -143,20 +143,21 @@ describe('live migration', () => {
       const device = packed ? { device: 'packed=on' } : {};
       const monitor = (name: string) => join(sw.directory, `${name}.qmp`);
       const extra = (name: string) => ['-qmp', `unix:${monitor(name)},server=on,wait=off`];
-      const incoming = `unix:${join(sw.directory, 'migrate')}`;
+      const uri = `unix:${join(sw.directory, 'migrate')}`;
       await using vm1 = await boot(sw, 1, 'client', { ...device, extra: extra('vm1') });
       await using vm2 = await boot(sw, 2, 'client');
       await using vm1b = await boot(sw, 1, 'client', {
         ...device,
         name: 'vm1b',
         socket: join(sw.directory, 'vm1b'),
-        extra: [...extra('vm1b'), '-incoming', incoming],
+        extra: [...extra('vm1b'), '-incoming', uri],
       });
       await Promise.all([vm1.ready(), vm2.ready()]);
       await vm2.must('ping -c 1 -W 3 10.9.0.1');
       const pinging = vm2.must('ping -c 60 -i 0.2 -W 2 10.9.0.1 | tail -3', 60_000);
 
-      await qmp(monitor('vm1'), { execute: 'migrate', arguments: { uri: incoming } });
+      await incoming(monitor('vm1b'));
+      await qmp(monitor('vm1'), { execute: 'migrate', arguments: { uri } });
       let status: unknown;
       const deadline = performance.now() + 60_000;
       do {

@@ -158,6 +158,7 @@ class Daemon implements Vswitchd {
       log: vlog.module('ofproto_dpif_upcall'),
       ctLog: vlog.module('ct_dpif'),
       flowLog: engineLog,
+      dumpLog: vlog.module('dpif'),
       switchLog: vlog.module('ofproto_dpif'),
     });
     const underlay = openUnderlay({

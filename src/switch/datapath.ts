@@ -57,8 +57,10 @@ export interface DatapathOptions {
   log?: DatapathLog;
   /** Of connection tracking. */
   ctLog?: DebugLog;
-  /** Hears of each megaflow that is installed. */
+  /** Hears of each upcall and each megaflow that is installed. */
   flowLog?: DebugLog;
+  /** Hears of each megaflow that the revalidator comes by or changes. */
+  dumpLog?: DebugLog;
   /** Of the module ofproto_dpif. */
   switchLog?: DebugLog;
   /** Upcalls of a port that are handled at once in one turn of the event loop. */
@@ -108,7 +110,7 @@ export class Datapath {
     const numbers = { last: 0 };
     this.packetIns = new PacketIns(() => this.engine.nowMs(), numbers);
     this.recircs = new RecircIds(() => this.engine.nowMs(), numbers);
-    this.revalidator = new Revalidator(this);
+    this.revalidator = new Revalidator(this, options.dumpLog);
     this.tunnels = new TunnelPorts(
       () => this.#underlay,
       () => this.#bridges,

@@ -49,7 +49,8 @@ export function ctStateText(state: number): string {
 }
 
 function stateText(state: number, mask: number, verbose: boolean): string {
-  if (verbose) return `${hex(state)}${mask === 0xffffffff ? '' : `/${hex(mask)}`}`;
+  // Open vSwitch has no flags above these in a key, and so none of them in a mask.
+  if (verbose) return `${hex(state)}/${hex(mask & 0xff)}`;
   return CT_STATE_NAMES.map((name, bit) =>
     (mask & (1 << bit)) === 0 ? '' : `${(state & (1 << bit)) === 0 ? '-' : '+'}${name}`,
   ).join('');

@@ -46,7 +46,9 @@ function number(text: string, max: number): number {
   return value;
 }
 
-/** Splits "a(b,c(d)),e" at top-level commas. */
+const SEPARATOR = /[,\s]/;
+
+/** Splits "a(b,c(d)),e f" at top-level commas and white space, as Open vSwitch takes either. */
 function splitTop(text: string): string[] {
   const parts: string[] = [];
   let depth = 0;
@@ -55,7 +57,7 @@ function splitTop(text: string): string[] {
     const c = text[i];
     if (c === '(') depth++;
     else if (c === ')') depth--;
-    else if ((c === ',' || c === undefined) && depth === 0) {
+    else if ((c === undefined || SEPARATOR.test(c)) && depth === 0) {
       const part = text.slice(start, i).trim();
       if (part !== '') parts.push(part);
       start = i + 1;
@@ -200,8 +202,11 @@ export function parseOdpFlow(
   portByName: (name: string) => number | undefined = () => undefined,
 ): Uint8Array {
   const key = new Uint8Array(KEY_SIZE);
-  // dpif/dump-flows -m writes the megaflow's name in front.
-  parseParts(key, text.replace(/^\s*ufid:[-0-9a-f]+[\s,]*/, ''), 0, portByName);
+  // dpif/dump-flows -m writes the megaflow's name in front. White space may be anywhere between words.
+  const plain = text
+    .replace(/^\s*ufid:[-0-9a-f]+[\s,]*/, '')
+    .replace(/\s+(?=[=(),/])|(?<=[=(,/])\s+/g, '');
+  parseParts(key, plain, 0, portByName);
   if (be32(key, K_PACKET_TYPE) !== 0) putBe16(key, K_ETH_TYPE, be16(key, K_PACKET_TYPE + 2));
   if (be16(key, K_ETH_TYPE) === 0) putBe16(key, K_ETH_TYPE, ETH_TYPE_NONE);
   return key;

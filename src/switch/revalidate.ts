@@ -8,6 +8,8 @@
 
 import { KEY_SIZE } from '../../contract/key.ts';
 import type { Datapath } from './datapath.ts';
+import type { DebugLog } from './debugLog.ts';
+import { logFlow } from './flowLog.ts';
 import type { MacTable } from './macLearning.ts';
 import { creditStats, type Megaflow } from './megaflow.ts';
 import { type RuleChange, touches } from './ruleChange.ts';
@@ -40,6 +42,7 @@ function nextTurn(): Promise<void> {
 
 export class Revalidator {
   readonly #datapath: Datapath;
+  readonly #dumpLog: DebugLog | undefined;
   /** Number of the last change; a megaflow is valid if no bridge that it crosses changed after its own number. */
   change = 0;
   readonly #changes = new WeakMap<XlateBridge, number>();
@@ -68,8 +71,9 @@ export class Revalidator {
   maxFlows = 0;
   dumpDurationMs = 0;
 
-  constructor(datapath: Datapath) {
+  constructor(datapath: Datapath, dumpLog?: DebugLog) {
     this.#datapath = datapath;
+    this.#dumpLog = dumpLog;
   }
 
   /** Flows, ports or configuration of a bridge changed. */
@@ -266,6 +270,7 @@ export class Revalidator {
       engine.setFlowActions(flow.id, program);
       flow.program = program;
       flow.slow = out.slow;
+      if (this.#dumpLog?.isDbg()) logFlow(this.#dumpLog, this.#datapath, flow, 'put[modify]');
     }
     const old = flow.effects;
     megaflows.setEffects(flow, out.effects);
@@ -297,6 +302,7 @@ export class Revalidator {
       let count = 0;
       let sliceStart = start;
       for (const flow of megaflows) {
+        if (this.#dumpLog?.isDbg()) logFlow(this.#dumpLog, this.#datapath, flow, 'flow_dump');
         creditStats(flow, engine.flowStats(flow.id));
         const lastMs = Math.max(flow.usedMs, flow.createdMs);
         if (everything || engine.nowMs() - lastMs > idleMs) {

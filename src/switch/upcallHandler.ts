@@ -24,7 +24,7 @@ import type { Upcall } from '../engine/types.ts';
 import type { Datapath, DatapathLog, DatapathOptions } from './datapath.ts';
 import type { DebugLog } from './debugLog.ts';
 import { be16, be32 } from './flow.ts';
-import { logFlowAdded } from './flowLog.ts';
+import { logFlowAdded, logUpcall } from './flowLog.ts';
 import type { KeyPair } from './keyPool.ts';
 import { credit, hashKey, type Megaflow, meets } from './megaflow.ts';
 import { packetInOf } from './packetIns.ts';
@@ -60,6 +60,7 @@ export class UpcallHandler {
   }
 
   handle(upcall: Upcall): void {
+    if (this.#flowLog?.isDbg()) logUpcall(this.#flowLog, this.#datapath, upcall);
     switch (upcall.reason) {
       case UPCALL_MISS:
       case UPCALL_SLOW:

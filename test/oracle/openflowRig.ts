@@ -3,7 +3,7 @@
 import type { Engine, Injection, Upcall, WorkerStats } from '../../src/engine/types.ts';
 import type { Netdev, NetdevStatus } from '../../src/port/types.ts';
 import { type BundleConfig, SwitchBridge } from '../../src/switch/bridge.ts';
-import { Datapath } from '../../src/switch/datapath.ts';
+import { Datapath, type DatapathOptions } from '../../src/switch/datapath.ts';
 import type { BridgePort, Rule } from '../../src/switch/types.ts';
 import type { Action, Match } from '../../src/wire/openflow/types.ts';
 import { Rig, type RigOptions } from './rig.ts';
@@ -82,13 +82,18 @@ export class SwitchRig {
   readonly datapath: Datapath;
   #patchCount = 0;
 
-  static async create(options: RigOptions = {}): Promise<SwitchRig> {
-    return new SwitchRig(await Rig.create(options));
+  /** `logs`: of the datapath. */
+  static async create(
+    options: RigOptions = {},
+    logs: Omit<DatapathOptions, 'engine'> = {},
+  ): Promise<SwitchRig> {
+    return new SwitchRig(await Rig.create(options), logs);
   }
 
-  private constructor(rig: Rig) {
+  private constructor(rig: Rig, logs: Omit<DatapathOptions, 'engine'>) {
     this.rig = rig;
     this.datapath = new Datapath({
+      ...logs,
       engine: rigEngine(rig, this.clock),
       upcallBudget: Number.POSITIVE_INFINITY,
     });

@@ -1,8 +1,10 @@
-// Single megaflows by ovs-appctl: dpctl/get-flow and dpctl/del-flow.
+// Single megaflows by ovs-appctl: dpctl/get-flow, dpctl/del-flow; and what the log says of them at level dbg.
 
 import assert from 'node:assert/strict';
 import { test } from 'node:test';
 import { switchCommandTable } from '../../src/switch/commands.ts';
+import { macText } from '../../src/switch/odpFields.ts';
+import { parseOdpFlow } from '../../src/switch/odpParse.ts';
 import { parseActions } from '../../src/wire/openflow/actionParse.ts';
 import { parseMatch } from '../../src/wire/openflow/matchParse.ts';
 import { ethernet, MAC_A, MAC_B } from '../oracle/frames.ts';
@@ -52,4 +54,52 @@ test('a megaflow is shown and removed, by its name or by a packet that meets it'
   assert.equal(await run('dpctl/del-flow', `in_port(p1),eth_type(0x1234)`), '');
   assert.equal(rig.datapath.megaflows.size, 0);
   rig.close();
+});
+
+test('at level dbg the log has packets that come up, and megaflows as they are made, dumped and changed', async () => {
+  const lines: string[] = [];
+  const [source, destination] = [MAC_A, MAC_B].map((mac) => macText(Uint8Array.from(mac)));
+  const log = { isDbg: () => true, dbg: (text: string) => void lines.push(text) };
+  const rig = await SwitchRig.create({ debug: true }, { flowLog: log, dumpLog: log });
+  const bridge = rig.addBridge('br0');
+  const from = rig.addPort(bridge, 'p1', {}, 1);
+  rig.addPort(bridge, 'p2', {}, 2);
+  const setFlow = (actions: string, priority = 1): void => {
+    bridge.tables[0]!.insert(makeRule(0, priority, parseMatch('in_port=1'), parseActions(actions)));
+    bridge.flowsChanged();
+  };
+  setFlow('output:2');
+  await rig.settled();
+  rig.send(from, ethernet(0x1234, new Uint8Array(50), { src: MAC_A, dst: MAC_B }));
+  const meta =
+    'skb_priority(0),skb_mark(0),ct_state(0),ct_zone(0),ct_mark(0),ct_label(0),recirc_id(0),dp_hash(0)';
+  const inPort = `in_port(${from.dpPort}),packet_type(ns=0,id=0)`;
+  const [title, key, frame] = lines[0]!.split('\n');
+  assert.equal(title, 'ovs-netdev: miss upcall:');
+  assert.equal(key, `${meta},${inPort},eth(src=${source},dst=${destination}),eth_type(0x1234)`);
+  assert.match(frame!, /^([0-9a-f]{12}){2}1234/);
+  assert.match(lines[1]!, /^flow_add: ufid:/);
+
+  await Promise.all([rig.datapath.revalidator.wait(), rig.settled()]);
+  const wild = meta.replaceAll('(0)', '(0/0)').replace('recirc_id(0/0)', 'recirc_id(0)');
+  const eth = `eth(src=${source}/00:00:00:00:00:00,dst=${destination}/00:00:00:00:00:00)`;
+  const dumped = lines.find((line) => line.includes('flow_dump'))!;
+  assert.match(dumped, /^netdev@ovs-netdev: flow_dump ufid:[-0-9a-f]{36} skb_priority/);
+  assert.ok(dumped.includes(`${wild},${inPort},${eth},eth_type(0x1234), packets:`), dumped);
+
+  setFlow('drop', 2);
+  await rig.settled();
+  const changed = lines.find((line) => line.includes('put[modify]'))!;
+  assert.ok(changed.endsWith(`${wild},${inPort},${eth},eth_type(0x1234), actions:drop`), changed);
+  rig.close();
+});
+
+test('white space may stand anywhere between the words of a datapath flow', () => {
+  const plain = parseOdpFlow(
+    'in_port(1),eth(src=00:00:00:00:00:01),eth_type(0x0800),ipv4(proto=1,ttl=64)',
+  );
+  const wide =
+    ' in_port( 1 ) eth(src = 00:00:00:00:00:01)\teth_type(0x0800) , ipv4(proto=\n1 ttl=64) ';
+  assert.deepEqual(parseOdpFlow(wide), plain);
+  assert.throws(() => parseOdpFlow('in_port(1),ip v4(proto=1)'), SyntaxError);
 });

@@ -3,16 +3,23 @@
 //
 // The classifier uses the answer to leave address bits wildcarded in megaflows: with only 10.0.0.0/8 installed, a packet
 // to 192.168.1.1 is known not to match after its first bit. A node holds up to 32 bits of path.
+//
+// Nodes are five numbers each in one typed array, and links are places in it: a table of a hundred thousand flows has two
+// hundred thousand nodes, which the garbage collector would copy and mark as objects, again and again.
+//
+//   | prefix | bits | rules | zero | one |      node 0 is no node: its `zero` is the link to the root
 
-interface TrieNode {
-  /** Bits of this node, left-aligned in 32. */
-  prefix: number;
-  bits: number;
-  /** Prefixes stored that end here. */
-  rules: number;
-  zero: TrieNode | undefined;
-  one: TrieNode | undefined;
-}
+const PREFIX = 0;
+/** Bits of path in this node; they are left-aligned in `prefix`. */
+const BITS = 1;
+/** Prefixes stored that end here. */
+const RULES = 2;
+/** Links: the node that goes on with this bit, 0 = none. A free node is linked by ZERO. */
+const ZERO = 3;
+const ONE = 4;
+const NODE_WORDS = 5;
+const FIRST_WORDS = 4 * NODE_WORDS;
+const ROOT = ZERO;
 
 /** Up to `count` (at most 32) bits of `value` from bit `offset` (0 = most significant), left-aligned. */
 function bitsAt(value: ArrayLike<number>, offset: number, count: number): number {
@@ -23,40 +30,13 @@ function bitsAt(value: ArrayLike<number>, offset: number, count: number): number
   return count >= 32 ? bits : bits & ~(0xffffffff >>> count);
 }
 
-function equalBits(
-  node: TrieNode,
-  value: ArrayLike<number>,
-  offset: number,
-  limit: number,
-): number {
-  const count = Math.min(node.bits, limit - offset);
-  if (count <= 0) return 0;
-  const difference = (bitsAt(value, offset, count) ^ node.prefix) >>> 0;
-  return Math.min(Math.clz32(difference), count);
-}
-
-function branch(value: ArrayLike<number>, offset: number, length: number): TrieNode {
-  const bits = Math.min(length - offset, 32);
-  const node: TrieNode = {
-    prefix: bitsAt(value, offset, bits),
-    bits,
-    rules: 0,
-    zero: undefined,
-    one: undefined,
-  };
-  if (offset + bits === length) {
-    node.rules = 1;
-  } else {
-    const rest = branch(value, offset + bits, length);
-    if (rest.prefix < 0) node.one = rest;
-    else node.zero = rest;
-  }
-  return node;
-}
-
 export class PrefixTrie {
   readonly width: number;
-  #root: TrieNode | undefined;
+  #nodes = new Int32Array(FIRST_WORDS);
+  /** Words of #nodes that were ever used. */
+  #used = NODE_WORDS;
+  /** Head of the list of free nodes, 0 = none. */
+  #free = 0;
   /** Result of the last lookup: 1 at [n] if a stored prefix of n bits matches. */
   readonly lengths: Uint8Array;
 
@@ -67,101 +47,151 @@ export class PrefixTrie {
   }
 
   get empty(): boolean {
-    return this.#root === undefined;
+    return this.#nodes[ROOT] === 0;
+  }
+
+  #newNode(prefix: number, bits: number, rules: number): number {
+    let node = this.#free;
+    if (node !== 0) {
+      this.#free = this.#nodes[node + ZERO]!;
+    } else {
+      node = this.#used;
+      this.#used += NODE_WORDS;
+      if (this.#used > this.#nodes.length) {
+        const bigger = new Int32Array(2 * this.#nodes.length);
+        bigger.set(this.#nodes);
+        this.#nodes = bigger;
+      }
+    }
+    const nodes = this.#nodes;
+    nodes[node + PREFIX] = prefix;
+    nodes[node + BITS] = bits;
+    nodes[node + RULES] = rules;
+    nodes[node + ZERO] = 0;
+    nodes[node + ONE] = 0;
+    return node;
+  }
+
+  #freeNode(node: number): void {
+    this.#nodes[node + ZERO] = this.#free;
+    this.#free = node;
+  }
+
+  #equalBits(node: number, value: ArrayLike<number>, offset: number, limit: number): number {
+    const count = Math.min(this.#nodes[node + BITS]!, limit - offset);
+    if (count <= 0) return 0;
+    const difference = (bitsAt(value, offset, count) ^ this.#nodes[node + PREFIX]!) >>> 0;
+    return Math.min(Math.clz32(difference), count);
+  }
+
+  /** A chain of nodes for the bits from `offset` on. */
+  #branch(value: ArrayLike<number>, offset: number, length: number): number {
+    const bits = Math.min(length - offset, 32);
+    const node = this.#newNode(bitsAt(value, offset, bits), bits, offset + bits === length ? 1 : 0);
+    if (offset + bits < length) this.#link(node, this.#branch(value, offset + bits, length));
+    return node;
+  }
+
+  /** Puts `child` under `node`, where its first bit belongs. */
+  #link(node: number, child: number): void {
+    this.#nodes[node + (this.#nodes[child + PREFIX]! < 0 ? ONE : ZERO)] = child;
   }
 
   /** Adds one reference to the prefix of `length` bits (at least 1). */
   insert(value: ArrayLike<number>, length: number): void {
-    this.#root = this.#insert(this.#root, value, 0, length);
+    let link = ROOT;
+    let offset = 0;
+    for (;;) {
+      const node = this.#nodes[link]!;
+      if (node === 0) {
+        const fresh = this.#branch(value, offset, length);
+        this.#nodes[link] = fresh;
+        return;
+      }
+      const equal = this.#equalBits(node, value, offset, length);
+      offset += equal;
+      if (equal < this.#nodes[node + BITS]!) {
+        this.#split(link, equal, value, offset, length);
+        return;
+      }
+      if (offset === length) {
+        this.#nodes[node + RULES]!++;
+        return;
+      }
+      link = node + (bitsAt(value, offset, 1) < 0 ? ONE : ZERO);
+    }
   }
 
-  #insert(
-    node: TrieNode | undefined,
+  /** The common part becomes the parent of the old node and, if the prefix goes on, of a new branch. */
+  #split(
+    link: number,
+    equal: number,
     value: ArrayLike<number>,
     offset: number,
     length: number,
-  ): TrieNode {
-    if (node === undefined) return branch(value, offset, length);
-    const equal = equalBits(node, value, offset, length);
-    offset += equal;
-    if (equal < node.bits) {
-      // Split: the common part becomes the parent of the old node and, if the prefix goes on, of a new branch.
-      const parent: TrieNode = {
-        prefix: equal === 0 ? 0 : node.prefix & ~(0xffffffff >>> equal),
-        bits: equal,
-        rules: 0,
-        zero: undefined,
-        one: undefined,
-      };
-      node.prefix <<= equal;
-      node.bits -= equal;
-      if (node.prefix < 0) parent.one = node;
-      else parent.zero = node;
-      if (offset === length) {
-        parent.rules = 1;
-      } else {
-        const fresh = branch(value, offset, length);
-        if (fresh.prefix < 0) parent.one = fresh;
-        else parent.zero = fresh;
-      }
-      return parent;
-    }
-    if (offset === length) {
-      node.rules++;
-    } else if (bitsAt(value, offset, 1) < 0) {
-      node.one = this.#insert(node.one, value, offset, length);
-    } else {
-      node.zero = this.#insert(node.zero, value, offset, length);
-    }
-    return node;
+  ): void {
+    const node = this.#nodes[link]!;
+    const common = equal === 0 ? 0 : this.#nodes[node + PREFIX]! & ~(0xffffffff >>> equal);
+    const parent = this.#newNode(common, equal, offset === length ? 1 : 0);
+    this.#nodes[node + PREFIX]! <<= equal;
+    this.#nodes[node + BITS]! -= equal;
+    this.#link(parent, node);
+    if (offset < length) this.#link(parent, this.#branch(value, offset, length));
+    this.#nodes[link] = parent;
   }
 
   /** Drops one reference. The prefix must have been inserted. */
   remove(value: ArrayLike<number>, length: number): void {
-    this.#root = this.#remove(this.#root, value, 0, length);
+    this.#remove(ROOT, value, 0, length);
+    if (this.#nodes[ROOT] !== 0) return;
+    // Nothing is left: neither is the room that it took.
+    this.#nodes = new Int32Array(FIRST_WORDS);
+    this.#used = NODE_WORDS;
+    this.#free = 0;
   }
 
-  #remove(
-    node: TrieNode | undefined,
-    value: ArrayLike<number>,
-    offset: number,
-    length: number,
-  ): TrieNode | undefined {
-    if (node === undefined) return undefined;
-    offset += node.bits;
-    if (offset === length) {
-      node.rules--;
-    } else if (bitsAt(value, offset, 1) < 0) {
-      node.one = this.#remove(node.one, value, offset, length);
-    } else {
-      node.zero = this.#remove(node.zero, value, offset, length);
+  #remove(link: number, value: ArrayLike<number>, offset: number, length: number): void {
+    const nodes = this.#nodes;
+    const node = nodes[link]!;
+    if (node === 0) return;
+    offset += nodes[node + BITS]!;
+    if (offset === length) nodes[node + RULES]!--;
+    else this.#remove(node + (bitsAt(value, offset, 1) < 0 ? ONE : ZERO), value, offset, length);
+    if (nodes[node + RULES]! > 0) return;
+    const [zero, one] = [nodes[node + ZERO]!, nodes[node + ONE]!];
+    if (zero === 0 && one === 0) {
+      nodes[link] = 0;
+      this.#freeNode(node);
+      return;
     }
-    if (node.rules > 0) return node;
-    if (node.zero === undefined && node.one === undefined) return undefined;
-    const only =
-      node.zero === undefined ? node.one : node.one === undefined ? node.zero : undefined;
-    if (only !== undefined && node.bits + only.bits <= 32) {
-      only.prefix = node.bits === 0 ? only.prefix : node.prefix | (only.prefix >>> node.bits);
-      only.bits += node.bits;
-      return only;
+    if (zero !== 0 && one !== 0) return;
+    // Only one way goes on from here: it takes in this node's bits if it has room for them.
+    const only = zero === 0 ? one : zero;
+    const bits = nodes[node + BITS]!;
+    if (bits + nodes[only + BITS]! > 32) return;
+    if (bits > 0) {
+      nodes[only + PREFIX] = nodes[node + PREFIX]! | (nodes[only + PREFIX]! >>> bits);
+      nodes[only + BITS]! += bits;
     }
-    return node;
+    nodes[link] = only;
+    this.#freeNode(node);
   }
 
   /** Bits of `value` that must be known to tell the answer, which is left in `lengths`. */
   lookup(value: ArrayLike<number>): number {
     this.lengths.fill(0);
-    let node = this.#root;
+    const nodes = this.#nodes;
+    let node = nodes[ROOT]!;
     let leaf = true;
     let matched = 0;
-    while (node !== undefined) {
-      const equal = equalBits(node, value, matched, this.width);
+    while (node !== 0) {
+      const equal = this.#equalBits(node, value, matched, this.width);
       matched += equal;
-      if (equal < node.bits) return matched + 1; // the first bit that differs was looked at
-      if (node.rules > 0) this.lengths[matched] = 1;
+      if (equal < nodes[node + BITS]!) return matched + 1; // the first bit that differs was looked at
+      if (nodes[node + RULES]! > 0) this.lengths[matched] = 1;
       if (matched >= this.width) return this.width;
-      leaf = node.zero === undefined && node.one === undefined;
-      node = bitsAt(value, matched, 1) < 0 ? node.one : node.zero;
+      leaf = nodes[node + ZERO] === 0 && nodes[node + ONE] === 0;
+      node = nodes[node + (bitsAt(value, matched, 1) < 0 ? ONE : ZERO)]!;
     }
     // The branch that the value would take does not exist; its sibling, if any, had to be excluded.
     return leaf ? matched : matched + 1;

@@ -21,7 +21,7 @@ import { conjunctionsOf, resolveConjunctions, type SoftMatch } from './conjuncti
 import { be16, be32, ETH_TYPE_IP, ETH_TYPE_IPV6, or16, wordsOf } from './flow.ts';
 
 import { PrefixTrie } from './prefixTrie.ts';
-import { type Entry, networkWord, type PrefixField, Subtable } from './subtable.ts';
+import { networkWord, type PrefixField, Subtable } from './subtable.ts';
 import type { FlowTable, Rule } from './types.ts';
 
 /** Fields that may have a trie (Flow_Table.prefixes). */
@@ -50,7 +50,11 @@ const F_CONJ_WORD = F_CONJ_ID / 4;
 /** A place in the table that is held for a rule to come. */
 export interface Place {
   readonly subtable: Subtable;
-  readonly entry: Entry;
+  readonly match: PackedMatch;
+  /** Of the match, in its subtable. */
+  readonly hash: number;
+  /** Which of the table's sets of tries know of it. */
+  readonly tries: readonly Trie[];
 }
 
 /** A flow table. Make one with `new Classifier(tableId)`. */
@@ -91,11 +95,10 @@ export class Classifier implements FlowTable {
       bits: -1,
     }));
     this.#stages = fields.map((field) => Subtable.stageOf(field.offset));
+    // Places that are held come into the new tries when their rules come.
     for (const subtable of this.#order) {
       subtable.setPrefixFields(fields);
-      for (const { match, holders } of subtable.places()) {
-        for (let i = 0; i < holders; i++) this.#insertPrefixes(subtable, match);
-      }
+      for (const { match } of subtable.rules()) this.#insertPrefixes(subtable, packMatch(match));
     }
   }
 
@@ -116,22 +119,29 @@ export class Classifier implements FlowTable {
       this.#order.push(subtable);
       this.#sorted = false;
     }
-    const entry = subtable.hold(packed);
+    const hash = subtable.hold(packed);
     this.#insertPrefixes(subtable, packed);
-    return { subtable, entry };
+    return { subtable, match: packed, hash, tries: this.#tries };
+  }
+
+  /** The rule of this priority that stands in the place already. */
+  inPlace({ subtable, match, hash }: Place, priority: number): Rule | undefined {
+    return subtable.findStrict(match, priority, hash);
   }
 
   /** Puts a rule into a place held for its match. */
-  put({ subtable, entry }: Place, rule: Rule): void {
+  put({ subtable, match, hash, tries }: Place, rule: Rule): void {
     if (rule.priority > subtable.maxPriority) this.#sorted = false;
-    subtable.put(entry, rule);
+    if (tries !== this.#tries) this.#insertPrefixes(subtable, match);
+    subtable.put(rule, match, hash);
     this.#size++;
   }
 
   /** Gives up a place without having put a rule there. */
-  release({ subtable, entry }: Place): void {
-    subtable.release(entry);
-    this.#released(subtable, entry.match);
+  release({ subtable, match, tries }: Place): void {
+    subtable.release(match);
+    if (tries === this.#tries) this.#removePrefixes(subtable, match);
+    this.#released(subtable);
   }
 
   remove(rule: Rule): void {
@@ -139,18 +149,14 @@ export class Classifier implements FlowTable {
     const subtable = this.#byShape.get(packed.shape);
     if (subtable === undefined) return;
     const { maxPriority } = subtable;
-    if (subtable.remove(rule, packed) === undefined) return;
+    if (!subtable.remove(rule, packed)) return;
     this.#size--;
     if (subtable.maxPriority !== maxPriority) this.#sorted = false;
-    this.#released(subtable, packed);
+    this.#removePrefixes(subtable, packed);
+    this.#released(subtable);
   }
 
-  #released(subtable: Subtable, match: PackedMatch): void {
-    for (let i = 0; i < this.#tries.length; i++) {
-      const length = subtable.prefixes[i]!;
-      const { trie, field } = this.#tries[i]!;
-      if (length > 0) trie.remove(prefixValue(match, field), length);
-    }
+  #released(subtable: Subtable): void {
     if (subtable.holders > 0) return;
     this.#order.splice(this.#order.indexOf(subtable), 1);
     this.#byShape.delete(subtable.shape);
@@ -158,24 +164,17 @@ export class Classifier implements FlowTable {
 
   findStrict(match: Match, priority: number): Rule | undefined {
     const packed = packMatch(match);
-    const rules = this.#byShape.get(packed.shape)?.findMatch(packed)?.rules;
-    if (rules === undefined) return undefined;
-    for (const rule of rules) if (rule.priority === priority) return rule;
-    return undefined;
+    return this.#byShape.get(packed.shape)?.findStrict(packed, priority);
   }
 
   *findLoose(match: Match): Generator<Rule> {
-    const { shape, values, at } = packMatch(match);
-    const { words, parts } = shape;
+    const wanted = packMatch(match);
+    const { words, parts } = wanted.shape;
     // Copies, so that the caller may remove what it is given.
     for (const subtable of [...this.#order]) {
       if (!words.every((w, i) => (subtable.maskWords[w]! & parts[i]!) === parts[i])) continue;
       const found: Rule[] = [];
-      for (const { match: own, rules } of subtable.places()) {
-        if (words.every((w, i) => (own.word(w) & parts[i]!) === values[at + i])) {
-          for (const rule of rules) found.push(rule);
-        }
-      }
+      for (const rule of subtable.rules()) if (isWithin(rule.match, wanted)) found.push(rule);
       yield* found;
     }
   }
@@ -186,10 +185,10 @@ export class Classifier implements FlowTable {
     for (const subtable of this.#order) {
       if (!subtable.priorities.has(priority)) continue;
       const common = parts.map((part, i) => part & subtable.maskWords[words[i]!]!);
-      for (const { match: own, rules } of subtable.places()) {
-        const rule = rules.find((other) => other.priority === priority);
-        if (rule === undefined) continue;
-        const { values, at } = packed;
+      const { values, at } = packed;
+      for (const rule of subtable.rules()) {
+        if (rule.priority !== priority) continue;
+        const own = packMatch(rule.match);
         if (words.every((w, i) => ((own.word(w) ^ values[at + i]!) & common[i]!) === 0)) {
           return rule;
         }
@@ -229,17 +228,16 @@ export class Classifier implements FlowTable {
     let soft: SoftMatch[] | undefined;
     for (const subtable of this.#order) {
       if (best !== undefined && subtable.maxPriority <= best.priority) break;
-      const entry =
+      const rule =
         wc === undefined
           ? subtable.findWords(words)
           : this.#lookupIn(subtable, flow, words, wcBytes!, wc);
-      if (entry === undefined) continue;
-      const rule = entry.rules[0]!;
+      if (rule === undefined) continue;
       if (best !== undefined && rule.priority <= best.priority) continue;
       if (conjunctionsOf(rule) === undefined) best = rule;
       else if (conjunctions) {
         soft ??= [];
-        soft.push({ entry, index: 0 });
+        soft.push({ head: rule, lower: subtable.lowerThan(rule), index: 0 });
       }
     }
     if (soft === undefined) return best;
@@ -263,7 +261,7 @@ export class Classifier implements FlowTable {
     words: Int32Array,
     wcBytes: Uint8Array,
     wc: Int32Array,
-  ): Entry | undefined {
+  ): Rule | undefined {
     const ends = subtable.stageEnds;
     const last = ends.length - 1;
     let hash = 0;
@@ -287,8 +285,8 @@ export class Classifier implements FlowTable {
       }
       hash = subtable.hashRange(words, from, ends[last]!, hash);
     }
-    const entry = subtable.find(words, hash);
-    if (entry === undefined && subtable.portsTrie !== undefined) {
+    const rule = subtable.find(words, hash);
+    if (rule === undefined && subtable.portsTrie !== undefined) {
       // Few leading bits of the ports may prove the miss; all other fields count as looked at.
       const ports =
         (((be16(flow, K_TP_SRC) << 16) | be16(flow, K_TP_DST)) & subtable.portsMask) | 0;
@@ -302,7 +300,7 @@ export class Classifier implements FlowTable {
       return undefined;
     }
     fold(subtable, subtable.words.length, wc);
-    return entry;
+    return rule;
   }
 
   /** Can a trie prove that no rule of the subtable matches? Notes the bits that it took. */
@@ -337,6 +335,14 @@ export class Classifier implements FlowTable {
     }
   }
 
+  #removePrefixes(subtable: Subtable, match: PackedMatch): void {
+    for (let i = 0; i < this.#tries.length; i++) {
+      const length = subtable.prefixes[i]!;
+      const { trie, field } = this.#tries[i]!;
+      if (length > 0) trie.remove(prefixValue(match, field), length);
+    }
+  }
+
   #sort(): void {
     this.#order.sort((a, b) => b.maxPriority - a.maxPriority);
     this.#sorted = true;
@@ -348,12 +354,23 @@ function fold(subtable: Subtable, to: number, wildcards: Int32Array): void {
   for (let i = 0; i < to; i++) wildcards[words[i]!]! |= parts[i]!;
 }
 
+/** The words of a prefix, for the moment. */
+const PREFIX_VALUE = [0, 0, 0, 0];
+
 function prefixValue(match: PackedMatch, field: PrefixField): number[] {
-  const value: number[] = [];
-  for (let i = 0; i < field.bytes; i += 4) {
-    value.push(networkWord(match.word((field.offset + i) / 4)));
+  const first = field.offset >> 2;
+  for (let i = 0; i < field.bytes >> 2; i++) PREFIX_VALUE[i] = networkWord(match.word(first + i));
+  return PREFIX_VALUE;
+}
+
+/** Has the match the values that a wider one asks for? Its mask has been looked at. */
+function isWithin(match: Match, wanted: PackedMatch): boolean {
+  const { shape, values, at } = wanted;
+  const own = packMatch(match);
+  for (let i = 0; i < shape.words.length; i++) {
+    if ((own.word(shape.words[i]!) & shape.parts[i]!) !== values[at + i]) return false;
   }
-  return value;
+  return true;
 }
 
 function askTrie(trie: Trie, flow: Uint8Array): number {

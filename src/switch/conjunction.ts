@@ -7,7 +7,6 @@
 //   highest priority with soft matches ── a conjunction complete? ── look up with its conj_id ── found: that flow
 //                                      └─ no: each of them falls back to the next flow of the same match ── again
 
-import type { Entry } from './subtable.ts';
 import type { Rule } from './types.ts';
 
 /** One conjunction action: clause `clause` (0 …) of `nClauses` of the conjunction `id`. */
@@ -42,12 +41,15 @@ export function conjunctionsOf(rule: Rule): readonly Conjunction[] | undefined {
 
 /** A place in a list of rules with the same match, by falling priority. */
 export interface SoftMatch {
-  readonly entry: Entry;
+  readonly head: Rule;
+  readonly lower: readonly Rule[] | undefined;
+  /** 0 is the head. */
   index: number;
 }
 
-function ruleOf(soft: SoftMatch): Rule {
-  return soft.entry.rules[soft.index]!;
+/** Undefined when there is none left. */
+function ruleOf({ head, lower, index }: SoftMatch): Rule | undefined {
+  return index === 0 ? head : lower?.[index - 1];
 }
 
 /** Clauses that the packet matches, two words of bits; complete when none is missing. */
@@ -109,8 +111,8 @@ export function resolveConjunctions(
     }
     soft.length = count;
     if (count === 0) return best;
-    const highest = soft.filter((one) => ruleOf(one).priority === priority);
-    for (const id of complete(highest.map(ruleOf))) {
+    const highest = soft.filter((one) => ruleOf(one)!.priority === priority);
+    for (const id of complete(highest.map((one) => ruleOf(one)!))) {
       const rule = lookupWith(id);
       if (rule !== undefined) return rule;
     }
@@ -120,7 +122,7 @@ export function resolveConjunctions(
       const rule = ruleOf(one);
       if (rule === undefined || conjunctionsOf(rule) !== undefined) continue;
       if (best === undefined || rule.priority > best.priority) best = rule;
-      one.index = one.entry.rules.length;
+      one.index = 1 + (one.lower?.length ?? 0);
     }
   }
 }

@@ -179,8 +179,8 @@ export class FlowTransaction {
     const { bridge } = this.#tables;
     if (place === undefined) throw new Error('a prepared flow comes once');
     const table = bridge.tables[rule.table];
-    for (const old of place.entry.rules) {
-      if (old.priority !== rule.priority) continue;
+    const old = table.inPlace(place, rule.priority);
+    if (old !== undefined) {
       discardFlow(bridge, prepared);
       this.#replace(old, addOf(rule), requester);
       return;

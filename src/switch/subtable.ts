@@ -1,4 +1,4 @@
-// One subtable of the classifier: all rules that share a mask, in a hash map keyed by the masked words of the flow.
+// One subtable of the classifier: all rules that share a mask, by a hash of the masked words of the flow (ruleIndex.ts).
 //
 // The mask's words are split into stages (metadata, L2, L3, L4). A lookup hashes stage by stage and stops at the first
 // stage in which no rule agrees: only the fields of the stages visited have then been looked at. An element of a stage
@@ -24,9 +24,10 @@ import {
   K_TP_DST,
   K_TP_SRC,
 } from '../../contract/key.ts';
-import type { MatchShape, PackedMatch } from '../wire/openflow/packedMatch.ts';
+import { type MatchShape, type PackedMatch, packMatch } from '../wire/openflow/packedMatch.ts';
 import { be16 } from './flow.ts';
 import { PrefixTrie } from './prefixTrie.ts';
+import { HashCounts, HashList } from './ruleIndex.ts';
 import type { Rule } from './types.ts';
 
 const STAGES = 4;
@@ -54,16 +55,6 @@ export interface PrefixField {
   ethType: number;
 }
 
-/** The rules of one match: a place in the table, which may be held for a rule that is still to come. */
-export interface Entry {
-  readonly match: PackedMatch;
-  /** Highest priority first; none while the place is only held. */
-  readonly rules: Rule[];
-  /** Rules, and places held for rules to come. */
-  holders: number;
-  next: Entry | undefined;
-}
-
 export function mix(hash: number, word: number): number {
   const h = Math.imul(hash ^ word, 0x9e3779b1);
   return h ^ (h >>> 15);
@@ -72,11 +63,6 @@ export function mix(hash: number, word: number): number {
 /** A host word of the record (which is in network byte order) as a number, and back. */
 export function networkWord(word: number): number {
   return (word << 24) | ((word & 0xff00) << 8) | ((word >>> 8) & 0xff00) | (word >>> 24);
-}
-
-/** Small integers only: a Map hashes them without boxing. */
-function bucketOf(hash: number): number {
-  return (hash ^ (hash >>> 13)) & 0x3fffffff;
 }
 
 /** Bits of the prefix if the mask of the field is one, else 0. */
@@ -116,9 +102,13 @@ export class Subtable {
   readonly portsBits: number;
   readonly portsMask: number;
   readonly portsTrie: PrefixTrie | undefined;
-  readonly entries = new Map<number, Entry>();
-  /** How many rules reach each intermediate stage with this hash. */
-  readonly #reached: Map<number, number>[] = [];
+  /** Of each match in use the rule of the highest priority. */
+  readonly #heads = new HashList<Rule>();
+  /** The other rules of the same match, by falling priority. */
+  readonly #lower = new Map<Rule, Rule[]>();
+  /** How many rules, and places held, reach each intermediate stage with this hash. */
+  readonly #reached: HashCounts[] = [];
+  readonly #portsValue = [0];
   /** Number of rules of each priority, to know the maximum cheaply. */
   readonly priorities = new Map<number, number>();
   maxPriority = -1;
@@ -150,7 +140,7 @@ export class Subtable {
         this.stageNumbers.push(stage);
       }
     }
-    for (let i = 1; i < this.stageEnds.length; i++) this.#reached.push(new Map());
+    for (let i = 1; i < this.stageEnds.length; i++) this.#reached.push(new HashCounts());
     this.words = Int32Array.from(words);
     this.parts = Int32Array.from(parts);
     this.#places = this.words.map((word) => shape.places[word]!);
@@ -177,43 +167,58 @@ export class Subtable {
   }
 
   stageReached(index: number, hash: number): boolean {
-    return this.#reached[index]!.has(bucketOf(hash));
+    return this.#reached[index]!.has(hash);
   }
 
-  /** Entry that has rules and whose values agree with the flow; `hash` is that of all elements. */
-  find(flow: Int32Array, hash: number): Entry | undefined {
+  /** The first rule whose values agree with the flow; `hash` is that of all elements. */
+  find(flow: Int32Array, hash: number): Rule | undefined {
     const { words, parts } = this.shape;
     const count = words.length;
-    let entry = this.entries.get(bucketOf(hash));
-    for (; entry !== undefined; entry = entry.next) {
-      const { values, at } = entry.match;
+    const heads = this.#heads;
+    for (let slot = heads.first(hash); slot >= 0; slot = heads.next(slot, hash)) {
+      const rule = heads.at(slot);
+      const { values, at } = packMatch(rule.match);
       let i = 0;
       while (i < count && (flow[words[i]!]! & parts[i]!) === values[at + i]) i++;
-      if (i === count) return entry.rules.length > 0 ? entry : undefined;
+      if (i === count) return rule;
     }
     return undefined;
   }
 
-  /** The entry of a flow's words, all looked at. */
-  findWords(flow: Int32Array): Entry | undefined {
+  /** The first rule of a flow's words, all looked at. */
+  findWords(flow: Int32Array): Rule | undefined {
     return this.find(flow, this.hashRange(flow, 0, this.words.length, 0));
   }
 
-  /** The entry of a match of this shape, with or without rules. */
-  findMatch(match: PackedMatch): Entry | undefined {
-    return this.#entryOf(match, this.#hashMatch(match, 0, this.words.length, 0));
+  /** The rule of a match of this shape and a priority. */
+  findStrict(match: PackedMatch, priority: number, hash = this.hashOf(match)): Rule | undefined {
+    const slot = this.#slotOf(match, hash);
+    if (slot < 0) return undefined;
+    const head = this.#heads.at(slot);
+    if (head.priority === priority) return head;
+    return this.lowerThan(head)?.find((rule) => rule.priority === priority);
   }
 
-  #entryOf({ values, at }: PackedMatch, hash: number): Entry | undefined {
+  /** The rules of the same match that stand below a first one, by falling priority. */
+  lowerThan(head: Rule): readonly Rule[] | undefined {
+    return this.#lower.size === 0 ? undefined : this.#lower.get(head);
+  }
+
+  /** Slot of the first rule of a match of this shape; -1 = there is none. */
+  #slotOf({ values, at }: PackedMatch, hash: number): number {
     const count = this.shape.words.length;
-    let entry = this.entries.get(bucketOf(hash));
-    for (; entry !== undefined; entry = entry.next) {
-      const own = entry.match;
+    const heads = this.#heads;
+    for (let slot = heads.first(hash); slot >= 0; slot = heads.next(slot, hash)) {
+      const own = packMatch(heads.at(slot).match);
       let i = 0;
       while (i < count && own.values[own.at + i] === values[at + i]) i++;
-      if (i === count) return entry;
+      if (i === count) return slot;
     }
-    return undefined;
+    return -1;
+  }
+
+  hashOf(match: PackedMatch): number {
+    return this.#hashMatch(match, 0, this.words.length, 0);
   }
 
   /** As hashRange, of a match. */
@@ -223,82 +228,108 @@ export class Subtable {
     return hash;
   }
 
-  /** Makes room for a rule with this match. Until it is put there, no packet and no request meets it. */
-  hold(match: PackedMatch): Entry {
+  /** Makes room for a rule with this match. Until it is put there, no packet and no request meets it. Gives the hash. */
+  hold(match: PackedMatch): number {
     let hash = 0;
     let from = 0;
     for (let i = 0; i < this.stageEnds.length; i++) {
       hash = this.#hashMatch(match, from, this.stageEnds[i]!, hash);
       from = this.stageEnds[i]!;
-      const reached = this.#reached[i];
-      if (reached !== undefined) {
-        const bucket = bucketOf(hash);
-        reached.set(bucket, (reached.get(bucket) ?? 0) + 1);
-      }
+      this.#reached[i]?.add(hash);
     }
-    let entry = this.#entryOf(match, hash);
-    if (entry === undefined) {
-      const bucket = bucketOf(hash);
-      entry = { match, rules: [], holders: 0, next: this.entries.get(bucket) };
-      this.entries.set(bucket, entry);
+    this.#heads.reserve(++this.holders);
+    if (this.portsTrie !== undefined) {
+      this.#portsValue[0] = this.#ports(match);
+      this.portsTrie.insert(this.#portsValue, this.portsBits);
     }
-    entry.holders++;
-    this.holders++;
-    this.portsTrie?.insert([this.#ports(match)], this.portsBits);
-    return entry;
+    return hash;
   }
 
   /** Gives up a place in which there is no rule (any more). */
-  release(entry: Entry): void {
-    const { match } = entry;
+  release(match: PackedMatch): void {
     let hash = 0;
     let from = 0;
-    for (let i = 0; i < this.stageEnds.length; i++) {
+    for (let i = 0; i < this.#reached.length; i++) {
       hash = this.#hashMatch(match, from, this.stageEnds[i]!, hash);
       from = this.stageEnds[i]!;
-      const reached = this.#reached[i];
-      if (reached === undefined) continue;
-      const bucket = bucketOf(hash);
-      const left = reached.get(bucket)! - 1;
-      if (left === 0) reached.delete(bucket);
-      else reached.set(bucket, left);
+      this.#reached[i]!.drop(hash);
     }
     this.holders--;
-    if (--entry.holders === 0) this.#unlink(entry, bucketOf(hash));
-    this.portsTrie?.remove([this.#ports(match)], this.portsBits);
+    if (this.portsTrie !== undefined) {
+      this.#portsValue[0] = this.#ports(match);
+      this.portsTrie.remove(this.#portsValue, this.portsBits);
+    }
   }
 
-  /** Puts a rule into a place held for it. */
-  put(entry: Entry, rule: Rule): void {
-    const { rules } = entry;
-    let at = rules.length;
-    while (at > 0 && rules[at - 1]!.priority < rule.priority) at--;
-    if (at === rules.length) rules.push(rule);
-    else rules.splice(at, 0, rule);
-    this.priorities.set(rule.priority, (this.priorities.get(rule.priority) ?? 0) + 1);
-    if (rule.priority > this.maxPriority) this.maxPriority = rule.priority;
+  /** Puts a rule into a place held for its match, which has this hash. */
+  put(rule: Rule, match: PackedMatch, hash: number): void {
+    const { priority } = rule;
+    const slot = this.#slotOf(match, hash);
+    if (slot < 0) this.#heads.add(hash, rule);
+    else this.#stack(slot, rule);
+    this.priorities.set(priority, (this.priorities.get(priority) ?? 0) + 1);
+    if (priority > this.maxPriority) this.maxPriority = priority;
     this.size++;
   }
 
-  /** Removes a rule and gives up its place; undefined if it is not here. */
-  remove(rule: Rule, match: PackedMatch): Entry | undefined {
-    const entry = this.findMatch(match);
-    const at = entry?.rules.indexOf(rule) ?? -1;
-    if (entry === undefined || at < 0) return undefined;
-    entry.rules.splice(at, 1);
-    const same = this.priorities.get(rule.priority)! - 1;
+  /** A rule beside others of the same match. */
+  #stack(slot: number, rule: Rule): void {
+    const head = this.#heads.at(slot);
+    const lower = this.#lower.get(head) ?? [];
+    if (rule.priority > head.priority) {
+      this.#lower.delete(head);
+      lower.unshift(head);
+      this.#heads.replace(slot, rule);
+      this.#lower.set(rule, lower);
+      return;
+    }
+    let at = lower.length;
+    while (at > 0 && lower[at - 1]!.priority < rule.priority) at--;
+    if (at === lower.length) lower.push(rule);
+    else lower.splice(at, 0, rule);
+    this.#lower.set(head, lower);
+  }
+
+  /** Removes a rule and gives up its place; false if it is not here. */
+  remove(rule: Rule, match: PackedMatch): boolean {
+    if (!this.#takeOut(rule, match)) return false;
+    const { priorities } = this;
+    const same = priorities.get(rule.priority)! - 1;
     if (same > 0) {
-      this.priorities.set(rule.priority, same);
+      priorities.set(rule.priority, same);
     } else {
-      this.priorities.delete(rule.priority);
+      priorities.delete(rule.priority);
       if (rule.priority === this.maxPriority) {
         this.maxPriority = -1;
-        for (const p of this.priorities.keys()) if (p > this.maxPriority) this.maxPriority = p;
+        for (const p of priorities.keys()) if (p > this.maxPriority) this.maxPriority = p;
       }
     }
     this.size--;
-    this.release(entry);
-    return entry;
+    this.release(match);
+    return true;
+  }
+
+  #takeOut(rule: Rule, match: PackedMatch): boolean {
+    const slot = this.#slotOf(match, this.hashOf(match));
+    if (slot < 0) return false;
+    const head = this.#heads.at(slot);
+    const lower = this.#lower.get(head);
+    if (head !== rule) {
+      const at = lower?.indexOf(rule) ?? -1;
+      if (at < 0) return false;
+      lower!.splice(at, 1);
+      if (lower!.length === 0) this.#lower.delete(head);
+      return true;
+    }
+    if (lower === undefined) {
+      this.#heads.removeAt(slot);
+      return true;
+    }
+    this.#lower.delete(head);
+    const next = lower.shift()!;
+    this.#heads.replace(slot, next);
+    if (lower.length > 0) this.#lower.set(next, lower);
+    return true;
   }
 
   #ports(match: PackedMatch): number {
@@ -308,31 +339,12 @@ export class Subtable {
     return ((source << 16) | (destination >>> 16)) & this.portsMask;
   }
 
-  #unlink(entry: Entry, bucket: number): void {
-    const head = this.entries.get(bucket);
-    if (head === entry) {
-      if (entry.next === undefined) this.entries.delete(bucket);
-      else this.entries.set(bucket, entry.next);
-      return;
-    }
-    for (let previous = head; previous !== undefined; previous = previous.next) {
-      if (previous.next === entry) {
-        previous.next = entry.next;
-        return;
-      }
-    }
-  }
-
-  /** All places, also those that are only held. */
-  *places(): Generator<Entry> {
-    for (const head of this.entries.values()) {
-      for (let entry: Entry | undefined = head; entry !== undefined; entry = entry.next) {
-        yield entry;
-      }
-    }
-  }
-
+  /** All rules, those of the same match together and by falling priority. Only as long as none is removed. */
   *rules(): Generator<Rule> {
-    for (const entry of this.places()) yield* entry.rules;
+    for (const head of this.#heads) {
+      yield head;
+      const lower = this.lowerThan(head);
+      if (lower !== undefined) yield* lower;
+    }
   }
 }

@@ -62,6 +62,8 @@ export interface FlowTable {
   remove(rule: Rule): void;
   /** insert() in two steps: room for a match, where nothing is to be seen yet, and a rule put there (or not). */
   hold(match: Match): Place;
+  /** The rule of this priority that is there already. */
+  inPlace(place: Place, priority: number): Rule | undefined;
   put(place: Place, rule: Rule): void;
   release(place: Place): void;
   /** Same match and priority. */

@@ -214,3 +214,36 @@ test('tries keep addresses wildcarded', () => {
   assert.equal(classifier.lookup(flow, wildcards), undefined);
   assert.deepEqual([...wildcards.subarray(K_NW_DST, K_NW_DST + 4)], [0x80, 0, 0, 0]);
 });
+
+test('places held while the prefix fields change are those of any other rule afterwards', () => {
+  const held = fc.constantFrom('before', 'over', 'dropped');
+  fc.assert(
+    fc.property(rulesArbitrary, fc.array(held, { minLength: 40, maxLength: 40 }), (rules, when) => {
+      const classifier = new Classifier(0, ['ip_dst']);
+      const plain = new Classifier(0, ['ip_src', 'ip_dst']);
+      const places = rules.map((rule, i) =>
+        when[i] === 'before' ? undefined : classifier.hold(rule.match),
+      );
+      for (const [i, rule] of rules.entries()) if (!places[i]) classifier.insert(rule);
+      classifier.setPrefixes(['ip_src', 'ip_dst']);
+      for (const [i, rule] of rules.entries()) {
+        const place = places[i];
+        if (when[i] === 'dropped') classifier.release(place!);
+        else plain.insert(rule);
+        if (when[i] === 'over') {
+          assert.equal(classifier.inPlace(place!, rule.priority), undefined);
+          classifier.put(place!, rule);
+        }
+      }
+      for (const { match } of rules) {
+        const [mask, expected] = [new Uint8Array(FLOW_SIZE), new Uint8Array(FLOW_SIZE)];
+        assert.equal(classifier.lookup(match.key, mask), plain.lookup(match.key, expected));
+        assert.deepEqual(mask, expected);
+      }
+      for (const rule of [...classifier]) classifier.remove(rule);
+      assert.equal(classifier.size, 0);
+      assert.equal(classifier.subtableCount, 0);
+    }),
+    { numRuns: 100 },
+  );
+});

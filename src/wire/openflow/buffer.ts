@@ -162,6 +162,12 @@ export class Writer {
     return this;
   }
 
+  /** Writes over what is at `at`: bytes of `from` from `offset` on. */
+  copyTo(at: number, from: Uint8Array, offset: number, count: number): void {
+    const bytes = this.#bytes;
+    for (let i = 0; i < count; i++) bytes[at + i] = from[offset + i]!;
+  }
+
   zeros(n: number): this {
     const at = this.#grow(n);
     this.#bytes.fill(0, at, at + n);

@@ -1,7 +1,7 @@
 // Statistics of single flows and of many: OpenFlow 1.0.1 §5.3.5, 1.1 §A.3.5, 1.5.1 §7.3.5.2 (flow descriptions with OXS);
 // NXST_FLOW, NXST_AGGREGATE.
 
-import type { Reader, Writer } from './buffer.ts';
+import { type Reader, Writer } from './buffer.ts';
 import type { BodyContext, Codecs, MessageOf } from './codec.ts';
 import { putDuration, readDuration, readList } from './codec.ts';
 import { port10To11, port11To10 } from './fieldAccess.ts';
@@ -11,7 +11,7 @@ import { normalizeMatch, pullOfp10Match, putOfp10Match } from './legacyMatch.ts'
 import { pullMatch, pullNxMatch, putMatch, putNxMatch } from './match.ts';
 import { putOxs, readOxs } from './oxs.ts';
 import { checkPort } from './port.ts';
-import type { FlowStatsEntry, FlowStatsRequest } from './types.ts';
+import type { Action, FlowStatsEntry, FlowStatsRequest } from './types.ts';
 import { OfError } from './types.ts';
 
 function decodeRequest(r: Reader, ctx: BodyContext, aggregate: boolean): FlowStatsRequest {
@@ -182,8 +182,25 @@ function putEntry(w: Writer, e: FlowStatsEntry, ctx: BodyContext): void {
     if (nx) w.patch16(matchLenAt, putNxMatch(w, e.match, ctx));
     else if (v > 1) putMatch(w, e.match, ctx);
   }
-  encodeInstructions(w, e.actions, ctx);
+  putActions(w, e.actions, ctx);
   w.patchLength(start, start);
+}
+
+/** The actions written last: flows that come one after the other often share a list (actionLists.ts). */
+let recent: { actions: readonly Action[]; version: number; bytes: Uint8Array } | undefined;
+
+function putActions(w: Writer, actions: readonly Action[], ctx: BodyContext): void {
+  // What options of tunnels are called may change.
+  if ((ctx.tlvs?.length ?? 0) > 0) {
+    encodeInstructions(w, actions, ctx);
+    return;
+  }
+  if (recent?.actions !== actions || recent.version !== ctx.version) {
+    const own = new Writer();
+    encodeInstructions(own, actions, ctx);
+    recent = { actions, version: ctx.version, bytes: own.finish() };
+  }
+  w.put(recent.bytes);
 }
 
 /** Encodes an entry. One that does not fit into a message of this version, though it came in one of another, is left out. */

@@ -25,8 +25,10 @@ import {
 import type { Field, Prereq } from './fields.ts';
 import { FIELDS, fieldByName, fieldByOxm, oxmIdFor } from './fields.ts';
 import { pullOfp11Match, putOfp11Match } from './legacyMatch.ts';
+import { type MatchEntry, putByPlan, wireValue } from './matchPlan.ts';
 import type { CodecContext } from './oxm.ts';
 import { COOKIE_CLASS, COOKIE_NUMBER, readOxmEntry, writeOxmEntry } from './oxm.ts';
+import { PackedMatch } from './packedMatch.ts';
 import { dlType, get16, isArp, isIcmp6, isIp, prereqOk } from './prereq.ts';
 import type { Match } from './types.ts';
 import { OfError } from './types.ts';
@@ -252,11 +254,25 @@ const SHOWN_ANYWAY = new Set<Prereq>(['tcp', 'udp', 'sctp', 'ct']);
 
 /** Writes the match as a list of entries. Version 0 or 1: NXM, without a header. */
 export function putOxmList(w: Writer, match: Match, ctx: CodecContext, version: number): void {
-  const oxm = version >= 3;
+  const entriesOf = (one: Match) => matchEntries(one, ctx.tlvs, version);
+  if (match instanceof PackedMatch && putByPlan(w, match, version, entriesOf)) return;
+  for (const { field, value, mask } of entriesOf(match)) {
+    // Options of tunnels have no standard number.
+    const id = field.tlvIndex === undefined ? version : 0;
+    writeOxmEntry(w, field, id, value, mask);
+  }
+}
+
+/** What is shown of a match, in this order. */
+function* matchEntries(
+  match: Match,
+  tlvs: CodecContext['tlvs'],
+  version: number,
+): Generator<MatchEntry> {
   const { key } = match;
-  for (const name of orderedFields(key, oxm, version)) {
+  for (const name of orderedFields(key, version >= 3, version)) {
     if (name === 'tun_metadata') {
-      putTunMetadata(w, match, ctx);
+      yield* tunMetadataEntries(match, tlvs);
       continue;
     }
     const f = fieldByName(name);
@@ -268,24 +284,23 @@ export function putOxmList(w: Writer, match: Match, ctx: CodecContext, version: 
     if (oxmIdFor(f, version) === undefined) continue;
     // Ports of later fragments are a contradiction, but what was asked for is shown.
     if (!SHOWN_ANYWAY.has(f.prereq) && !prereqOk(f.prereq, key, match.mask)) continue;
-    const value = f.name === 'nw_tos' ? getField(key, f) & 0xfcn : getField(key, f);
     const exact = !f.maskable || mask === (1n << BigInt(f.valueBits)) - 1n;
-    writeOxmEntry(
-      w,
-      f,
-      version,
-      toBytes(value, f.bytes),
-      exact ? undefined : toBytes(mask, f.bytes),
-    );
+    yield {
+      field: f,
+      value: toBytes(wireValue(key, f), f.bytes),
+      mask: exact ? undefined : toBytes(mask, f.bytes),
+    };
   }
 }
 
-function putTunMetadata(w: Writer, match: Match, ctx: CodecContext): void {
-  for (const t of ctx.tlvs ?? []) {
-    const f = resolveField(TUN_METADATA[t.index]!, ctx.tlvs);
-    const mask = matchMask(match, f);
+function* tunMetadataEntries(match: Match, tlvs: CodecContext['tlvs']): Generator<MatchEntry> {
+  const { key } = match;
+  for (const t of tlvs ?? []) {
+    const field = resolveField(TUN_METADATA[t.index]!, tlvs);
+    const mask = matchMask(match, field);
     if (mask === 0n) continue;
-    writeOxmEntry(w, f, 0, toBytes(getField(match.key, f), f.bytes), toBytes(mask, f.bytes));
+    const value = toBytes(getField(key, field), field.bytes);
+    yield { field, value, mask: toBytes(mask, field.bytes) };
   }
 }
 

@@ -39,12 +39,14 @@ export class Vm implements AsyncDisposable {
   readonly name: string;
   readonly #process: ChildProcess;
   readonly #console: Socket;
+  readonly #errors: () => string;
   #text = '';
   #sequence = 0;
   #exited = false;
 
-  private constructor(name: string, child: ChildProcess, console: Socket) {
+  private constructor(name: string, child: ChildProcess, console: Socket, errors: () => string) {
     this.name = name;
+    this.#errors = errors;
     this.#process = child;
     this.#console = console;
     child.once('exit', () => {
@@ -106,13 +108,23 @@ export class Vm implements AsyncDisposable {
       'qemu-system-x86_64',
       ...args,
     ];
-    const child = spawn(command[0]!, command.slice(1), { stdio: ['ignore', 'ignore', 'inherit'] });
+    const child = spawn(command[0]!, command.slice(1), { stdio: ['ignore', 'ignore', 'pipe'] });
+    let errors = '';
+    child.stderr!.on('data', (chunk: Buffer) => {
+      errors += chunk.toString('latin1');
+      process.stderr.write(chunk);
+    });
     for (let i = 0; !existsSync(consolePath); i++) {
       if (child.exitCode !== null || i > 200) throw new Error(`QEMU ${o.name} did not start`);
       await sleep(50);
     }
     const console = connect(consolePath);
-    return new Vm(o.name, child, console);
+    return new Vm(o.name, child, console, () => errors);
+  }
+
+  /** What QEMU has said on stderr. */
+  get errors(): string {
+    return this.#errors();
   }
 
   get running(): boolean {

@@ -36,6 +36,7 @@ export const PEERS: Readonly<Record<string, string>> = {
   'ovn-common': '/usr/bin/ovn-nbctl',
   'ovn-host': '/usr/bin/ovn-controller',
   'iputils-arping': '/usr/bin/arping',
+  frr: '/usr/lib/frr/bfdd',
   'isc-dhcp-client': '/usr/sbin/dhclient',
   systemd: '/usr/bin/systemd-analyze',
 };

@@ -7,13 +7,20 @@ import { MAX_PORTS } from '../../contract/port.ts';
 import type { Engine } from '../engine/types.ts';
 import type { PatchCounters } from './patch.ts';
 import { parseTunnelConfig, type TunnelConfig, tunnelDevice } from './tunnelConfig.ts';
-import type { Netdev, NetdevConfig, NetdevContext, NetdevOpener, NetdevStatus } from './types.ts';
+import {
+  type Netdev,
+  type NetdevConfig,
+  type NetdevContext,
+  NetdevError,
+  type NetdevOpener,
+  type NetdevStatus,
+} from './types.ts';
 
 /** A datapath port that tunnels share. */
 export interface SharedPort {
   readonly name: string;
   readonly port: number;
-  users: number;
+  readonly tunnels: Set<TunnelPort>;
 }
 
 const shared = new WeakMap<Engine, Map<string, SharedPort>>();
@@ -40,15 +47,24 @@ function acquire({ engine, numberedTunnels }: NetdevContext, name: string): Shar
   let entry = ports.get(name);
   if (entry === undefined) {
     const high = numberedTunnels === true && /\d$/.test(name);
-    entry = { name, port: engine.addPort(high ? highPort(engine) : undefined), users: 0 };
+    entry = { name, port: engine.addPort(high ? highPort(engine) : undefined), tunnels: new Set() };
     ports.set(name, entry);
   }
-  entry.users++;
   return entry;
 }
 
-function release(engine: Engine, entry: SharedPort): Promise<void> {
-  if (--entry.users > 0) return Promise.resolve();
+/** Whether a VXLAN header has a policy is a matter of the UDP port: all tunnels that share it have to agree. */
+function checkPolicy(engine: Engine, name: string, tunnel: TunnelConfig, own?: TunnelPort): void {
+  for (const other of portsOf(engine).get(tunnelDevice(tunnel))?.tunnels ?? []) {
+    if (other === own || other.tunnel.gbp === tunnel.gbp) continue;
+    const text = "VXLAN-GBP, and non-VXLAN-GBP tunnels can't be configured on the same dst_port";
+    throw new NetdevError(`${name}: ${text}`);
+  }
+}
+
+function release(engine: Engine, entry: SharedPort, tunnel: TunnelPort): Promise<void> {
+  entry.tunnels.delete(tunnel);
+  if (entry.tunnels.size > 0) return Promise.resolve();
   portsOf(engine).delete(entry.name);
   return engine.removePort(entry.port);
 }
@@ -75,7 +91,9 @@ export class TunnelPort implements Netdev {
     this.tunnel = tunnel;
     this.device = tunnelDevice(tunnel);
     this.#context = context;
+    checkPolicy(context.engine, this.name, tunnel);
     this.#shared = acquire(context, this.device);
+    this.#shared.tunnels.add(this);
     this.port = this.#shared.port;
     const mac = randomBytes(6);
     mac[0] = (mac[0]! & 0xfc) | 0x02; // local, unicast
@@ -107,6 +125,7 @@ export class TunnelPort implements Netdev {
   reconfigure(config: NetdevConfig): boolean {
     const tunnel = parse(config, this.#context);
     if (tunnelDevice(tunnel) !== this.device) return false;
+    checkPolicy(this.#context.engine, this.name, tunnel, this);
     const same = JSON.stringify(plain(this.tunnel)) === JSON.stringify(plain(tunnel));
     this.tunnel = tunnel;
     if (config.mac !== undefined) this.#mac = config.mac;
@@ -120,7 +139,7 @@ export class TunnelPort implements Netdev {
   }
 
   close(): Promise<void> {
-    return release(this.#context.engine, this.#shared);
+    return release(this.#context.engine, this.#shared, this);
   }
 }
 

@@ -1,6 +1,6 @@
 // unixctl commands about the switch (ovs-vswitchd(8)): one table, registered by the composition root.
 
-import { tunnelArguments } from '../port/tunnelConfig.ts';
+import { TUNNEL_KINDS, tunnelArguments } from '../port/tunnelConfig.ts';
 import type { SwitchBridge } from './bridge.ts';
 import { CommandFailure, type SwitchCommand } from './commandTypes.ts';
 import { ctCommandTable } from './ctCommands.ts';
@@ -182,11 +182,13 @@ function dpctlShow(datapath: Datapath, statistics: boolean): string {
     const kind = type === '' || type === 'system' ? '' : ` ${deviceText(port)}`;
     return { number, name: port.name, kind, statistics: statisticsText(port) };
   });
-  for (const { device, port, type } of datapath.tunnels.listeners) {
+  for (const { device, port, type, udpPort } of datapath.tunnels.listeners) {
+    // The datapath's device is an interface like any other: what is not the default of its type is told.
+    const dstPort = udpPort === (TUNNEL_KINDS[type]!.udpPort ?? 0) ? '' : `dst_port=${udpPort}, `;
     ports.push({
       number: datapath.tunnels.shown(port),
       name: device,
-      kind: ` (${type}: packet_type=ptap)`,
+      kind: ` (${type}: ${dstPort}packet_type=ptap)`,
       statistics: '',
     });
   }

@@ -260,9 +260,11 @@ export class Rconn {
     try {
       socket = connectStream(this.#target, this.#streamContext);
     } catch (error) {
-      this.#options.log.warn(`${this.name}: connection failed (${(error as Error).message})`);
+      const text = errorText(error as NodeJS.ErrnoException);
+      if (text !== (error as Error).message) this.#options.log.err((error as Error).message);
+      this.#options.log.warn(`${this.name}: connection failed (${text})`);
       this.#backoffDeadlineMs = Number.POSITIVE_INFINITY;
-      this.#disconnect((error as Error).message);
+      this.#disconnect(text);
       return;
     }
     this.#socket = socket;
@@ -294,6 +296,10 @@ export class Rconn {
       const text = errorText(error);
       if (this.#state === 'CONNECTING') {
         if (this.#logsAttempts()) {
+          if (error.syscall === 'getaddrinfo') {
+            const { hostname } = error as NodeJS.ErrnoException & { hostname?: string };
+            this.#options.log.warn(`${hostname}: failed to resolve`);
+          }
           this.#options.log.info(`${this.name}: connection failed (${text})`);
         }
       } else {
@@ -521,6 +527,10 @@ const ERRNO_TEXT: Readonly<Record<string, string>> = {
   EADDRINUSE: 'Address already in use',
   EADDRNOTAVAIL: 'Cannot assign requested address',
   EPROTO: 'Protocol error',
+  ENOPROTOOPT: 'Protocol not available',
+  // A name that cannot be resolved: Open vSwitch then tries to connect to no address of no family.
+  ENOTFOUND: 'Address family not supported by protocol',
+  EAI_AGAIN: 'Address family not supported by protocol',
 };
 
 /** Text of a socket error as strerror(3) gives it. */

@@ -223,7 +223,8 @@ function bracket(address: string): string {
 /** Reads the files anew for each connection: certificates are renewed under a running switch. */
 function keys(ssl: SslConfig | undefined): { key: Buffer; cert: Buffer; ca: Buffer | undefined } {
   if (ssl === undefined || ssl.privateKey === '' || ssl.certificate === '') {
-    throw new Error('Private key and certificate must be configured to use SSL');
+    const text = 'Private key and certificate must be configured to use SSL';
+    throw Object.assign(new Error(text), { code: 'ENOPROTOOPT' });
   }
   return {
     key: readFileSync(ssl.privateKey),

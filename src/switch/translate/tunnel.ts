@@ -189,7 +189,8 @@ export function outputToTunnel(x: Xlate, netdev: TunnelPort): void {
   const { flow } = x;
   const saved = flow.slice();
   applyConfig(x, netdev.tunnel);
-  if (hasTunnel(x.received) && sameBytes(tunnelDestination(flow), tunnelDestination(x.received))) {
+  // Of a packet that came by no tunnel the address is unset: a tunnel whose remote end no flow has set is refused here, too.
+  if (sameBytes(tunnelDestination(flow), tunnelDestination(x.received))) {
     report(x, 'warn', 'Not tunneling to our own address');
     x.dropReason = DROP_NO_PORT;
   } else {

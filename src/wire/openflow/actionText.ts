@@ -154,7 +154,7 @@ function present(pairs: readonly (readonly [string, number])[]): string {
     .join(',');
 }
 
-const REASONS = ['no_match', 'action', 'invalid_ttl', 'action_set', 'group', 'packet_out'];
+const REASONS = ['no_match', 'action', 'invalid_ttl', 'action_set', 'group', 'packet_out', '', ''];
 
 function formatController(a: Action & { type: 'controller' }): string {
   const parts: string[] = [];

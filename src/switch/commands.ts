@@ -5,8 +5,9 @@ import type { SwitchBridge } from './bridge.ts';
 import { CommandFailure, type SwitchCommand } from './commandTypes.ts';
 import { ctCommandTable } from './ctCommands.ts';
 import type { Datapath, DatapathBridge } from './datapath.ts';
-import { checkDatapath, dpctlOptions } from './dpctl.ts';
+import { checkDatapath, dpctlOptions, isOurDatapath } from './dpctl.ts';
 import { dpctlDelFlow, dpctlDumpFlows, dpctlGetFlow, dumpFlows } from './dpctlFlows.ts';
+import { dpctlAddFlow, dpctlFlowFile, dpctlModFlow, dpctlParseActions } from './dpctlPut.ts';
 import { setFeatures, showFeatures } from './dpFeatures.ts';
 import { ufidText } from './flowLog.ts';
 import { STATIC_AGE } from './macLearning.ts';
@@ -345,10 +346,19 @@ export function switchCommandTable(datapath: Datapath): SwitchCommand[] {
       6,
       (args) => dpctlDumpFlows(datapath, args),
     ),
+    command('dpctl/add-flow', '[dp] flow actions', 2, 6, (args) => dpctlAddFlow(datapath, args)),
+    command('dpctl/mod-flow', '[dp] flow actions', 2, 6, (args) => dpctlModFlow(datapath, args)),
+    command('dpctl/add-flows', '[dp] file', 1, 6, (args) => dpctlFlowFile(datapath, args, 'add')),
+    command('dpctl/mod-flows', '[dp] file', 1, 6, (args) =>
+      dpctlFlowFile(datapath, args, 'modify'),
+    ),
+    command('dpctl/parse-actions', 'actions', 1, MANY, dpctlParseActions),
     command('dpctl/get-flow', '[dp] ufid', 1, 6, (args) => dpctlGetFlow(datapath, args)),
     command('dpctl/del-flow', '[dp] flow', 1, 6, (args) => dpctlDelFlow(datapath, args)),
-    command('dpctl/del-flows', '[dp]', 0, 1, async ([name]) => {
-      checkDatapath(name);
+    command('dpctl/del-flows', '[dp] [file]', 0, 2, async (args) => {
+      if (args.length > 1 || !isOurDatapath(args[0])) {
+        return dpctlFlowFile(datapath, args, 'delete');
+      }
       await datapath.purge();
       return '';
     }),

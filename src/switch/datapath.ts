@@ -50,6 +50,10 @@ export interface DatapathLog {
   dbg(text: string): void;
 }
 
+export interface FlowLog extends DebugLog {
+  err(text: string): void;
+}
+
 export interface DatapathOptions {
   engine: Engine;
   /** As dpctl/dump-dps shows it. */
@@ -57,8 +61,8 @@ export interface DatapathOptions {
   log?: DatapathLog;
   /** Of connection tracking. */
   ctLog?: DebugLog;
-  /** Hears of each upcall and each megaflow that is installed. */
-  flowLog?: DebugLog;
+  /** Of the module dpif_netdev: hears of each upcall and each megaflow that is installed. */
+  flowLog?: FlowLog;
   /** Hears of each megaflow that the revalidator comes by or changes. */
   dumpLog?: DebugLog;
   /** Of the module ofproto_dpif. */
@@ -71,6 +75,7 @@ export class Datapath {
   readonly name: string;
   readonly engine: Engine;
   readonly switchLog: DebugLog | undefined;
+  readonly flowLog: FlowLog | undefined;
   /** Events of all MAC tables, for coverage/show. */
   readonly macEvents = newMacEvents();
   readonly megaflows = new MegaflowTable();
@@ -103,6 +108,7 @@ export class Datapath {
   constructor(options: DatapathOptions) {
     this.engine = options.engine;
     this.switchLog = options.switchLog;
+    this.flowLog = options.flowLog;
     this.meters = new MeterRecords(options.engine.memory);
     this.name = options.name ?? 'netdev@ovs-netdev';
     this.#ctLog = options.ctLog;

@@ -1,6 +1,4 @@
-// Megaflows in text: dpctl/dump-flows, dpctl/get-flow, dpctl/del-flow of ovs-appctl (ovs-dpctl(8)).
-//
-// There is no dpctl/add-flow: what a megaflow does follows from the flow tables, and the revalidator would see to it.
+// Megaflows in text: dpctl/dump-flows, get-flow, del-flow of ovs-appctl (ovs-dpctl(8)); dpctlPut.ts makes some.
 
 import { CommandFailure } from './commandTypes.ts';
 import type { Datapath, DatapathBridge } from './datapath.ts';
@@ -47,7 +45,7 @@ function flowText(datapath: Datapath, flow: Megaflow, verbose: boolean, names: O
 }
 
 /** The megaflow with the name at the start of `text` ("ufid:…"); undefined if there is no such name. */
-function flowNamed(
+export function flowNamed(
   datapath: Datapath,
   text: string,
   doing: string,
@@ -79,26 +77,40 @@ export async function dpctlDelFlow(datapath: Datapath, args: readonly string[]):
   const text = rest.at(-1) ?? '';
   let flow = flowNamed(datapath, text, 'deleting')?.flow;
   if (flow === undefined) {
-    const ports = new Map([...datapath.ports].map(([number, { port }]) => [port.name, number]));
     let key: Uint8Array;
     try {
-      key = parseOdpFlow(text, (name) => ports.get(name));
+      key = parseOdpFlow(text, portsByName(datapath));
     } catch (error) {
       if (!(error instanceof SyntaxError)) throw error;
       throw new CommandFailure(`ovs-vswitchd: ${error.message} (Invalid argument)`);
     }
     const words = new Int32Array(key.buffer, key.byteOffset, key.length / 4);
-    flow = [...datapath.megaflows].find((one) => meets(one, words));
+    flow = flowMetBy(datapath, words);
   }
   if (flow === undefined) {
     throw new CommandFailure(
-      'Perhaps you need to specify a UFID?\n' +
-        'ovs-vswitchd: deleting flow (No such file or directory)',
+      'ovs-vswitchd: deleting flow (No such file or directory)\n' +
+        'Perhaps you need to specify a UFID?',
     );
   }
+  const { tcpFlags } = datapath.engine.flowStats(flow.id);
   await datapath.deleteMegaflow(flow);
   await datapath.engine.quiesce();
-  return statistics ? `packets:${flow.packets}, bytes:${flow.bytes}\n` : '';
+  const { packets, bytes, usedMs } = flow;
+  const last = { packets, bytes, usedMs, tcpFlags };
+  return statistics ? `${formatOdpStats(last, datapath.engine.nowMs())}\n` : '';
+}
+
+/** Numbers of datapath ports. */
+export function portsByName(datapath: Datapath): (name: string) => number | undefined {
+  const ports = new Map([...datapath.ports].map(([number, { port }]) => [port.name, number]));
+  return (name) => ports.get(name);
+}
+
+/** A megaflow that a packet with this key (host words) meets. */
+export function flowMetBy(datapath: Datapath, keyWords: Int32Array): Megaflow | undefined {
+  for (const flow of datapath.megaflows) if (meets(flow, keyWords)) return flow;
+  return undefined;
 }
 
 export function dpctlDumpFlows(datapath: Datapath, args: readonly string[]): string {

@@ -15,6 +15,9 @@ import type { BridgePort } from './types.ts';
 /** Word of the transport ports, before those of the addresses. */
 const FIRST_WORD = K_TP_SRC >> 2;
 
+/** Nobody has translated it: the revalidator has to. */
+export const UNVALIDATED = -1;
+
 export interface Megaflow {
   readonly id: FlowId;
   /** Key of the first packet, unmasked: translating it again tells what has changed. KEY_SIZE bytes. */
@@ -31,7 +34,7 @@ export interface Megaflow {
   packets: number;
   bytes: number;
   usedMs: number;
-  /** Change number of the state that the program was made from. */
+  /** Change number of the state that the program was made from, or UNVALIDATED. */
   validated: number;
   deleted: boolean;
   /** Next with the same hash. */

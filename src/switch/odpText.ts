@@ -198,7 +198,7 @@ function groupText(
 }
 
 /** Group of the transport header, by protocol. */
-function transportGroup(key: Uint8Array): OdpGroup | undefined {
+export function transportGroup(key: Uint8Array): OdpGroup | undefined {
   const type = be16(key, K_ETH_TYPE);
   switch (key[K_NW_PROTO]) {
     case IPPROTO_TCP:
@@ -355,8 +355,8 @@ function recordOf(words: Uint32Array, places: readonly Place[]) {
 }
 
 /** [offset in the key, bytes, offset in the action's value] of each set action (contract/action.ts). */
-type Place = readonly [offset: number, bytes: number, at: number];
-const PLACES: ReadonlyMap<number, readonly Place[]> = new Map<number, readonly Place[]>([
+export type Place = readonly [offset: number, bytes: number, at: number];
+export const SET_PLACES: ReadonlyMap<number, readonly Place[]> = new Map<number, readonly Place[]>([
   [ACT_SET_ETH, ODP_ETH.fields.map((f, i) => [f.offset, 6, i === 0 ? 6 : 0] as const)],
   [ACT_SET_IPV4, [0, 4, -1, 8, 9].flatMap((at, i) => place(ODP_IPV4, i, at))],
   [ACT_SET_IPV6, [0, 16, 32, -1, 36, 37].flatMap((at, i) => place(ODP_IPV6, i, at))],
@@ -380,7 +380,7 @@ const SET_GROUPS: ReadonlyMap<number, OdpGroup> = new Map([
 
 function setText(op: number, operands: Uint32Array, key: Uint8Array): string {
   const half = operands.length / 2;
-  const places = PLACES.get(op)!;
+  const places = SET_PLACES.get(op)!;
   const value = recordOf(operands.subarray(0, half), places);
   const mask = recordOf(operands.subarray(half), places);
   const group = SET_GROUPS.get(op) ?? transportGroup(key) ?? ODP_TCP;

@@ -11,7 +11,7 @@ import type { Datapath } from './datapath.ts';
 import type { DebugLog } from './debugLog.ts';
 import { logFlow } from './flowLog.ts';
 import type { MacTable } from './macLearning.ts';
-import { creditStats, type Megaflow } from './megaflow.ts';
+import { creditStats, type Megaflow, UNVALIDATED } from './megaflow.ts';
 import { type RuleChange, touches } from './ruleChange.ts';
 import { slowPathProgram } from './slowPath.ts';
 import { translate } from './translate/translate.ts';
@@ -220,6 +220,7 @@ export class Revalidator {
   }
 
   #isOutdated(flow: Megaflow): boolean {
+    if (flow.validated === UNVALIDATED) return true;
     for (const bridge of flow.effects.bridges) {
       if ((this.#changes.get(bridge) ?? 0) > flow.validated) return true;
     }
@@ -307,7 +308,7 @@ export class Revalidator {
         const lastMs = Math.max(flow.usedMs, flow.createdMs);
         if (everything || engine.nowMs() - lastMs > idleMs) {
           void this.#datapath.deleteMegaflow(flow);
-        }
+        } else if (flow.validated === UNVALIDATED) this.#revalidate(flow);
         if ((++count & 63) === 0 && performance.now() > end) {
           busyMs += performance.now() - sliceStart;
           await nextTurn();

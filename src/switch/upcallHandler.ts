@@ -26,10 +26,11 @@ import type { DebugLog } from './debugLog.ts';
 import { be16, be32 } from './flow.ts';
 import { logFlowAdded, logUpcall } from './flowLog.ts';
 import type { KeyPair } from './keyPool.ts';
-import { credit, hashKey, type Megaflow, meets } from './megaflow.ts';
+import { credit, hashKey, type Megaflow, meets, UNVALIDATED } from './megaflow.ts';
 import { packetInOf } from './packetIns.ts';
 import { continuationOf } from './resume.ts';
 import { slowPathProgram, splitProgram } from './slowPath.ts';
+import { emptyEffects } from './translate/keptResults.ts';
 import { translate } from './translate/translate.ts';
 import type { XlateOut } from './translate/types.ts';
 import { datapathMask } from './translate/wildcards.ts';
@@ -193,38 +194,59 @@ export class UpcallHandler {
       return false;
     }
     this.#limitWarned = false;
-    const recirc = be32(key, K_RECIRC_ID);
-    if (recirc !== 0 && !this.#datapath.recircs.retain(recirc)) return false;
     const program = out.slow ? slowPathProgram(out.slowReasons) : out.program;
-    const id = this.#datapath.engine.putFlow(key, mask, program);
+    const { effects, slow } = out;
+    const flow = this.#put(pair, hash, { program, effects, slow, validated });
+    if (flow === undefined) return false;
+    if (this.#recent.unshift(flow) > RECENT_FLOWS) this.#recent.pop();
+    return true;
+  }
+
+  /**
+   * Puts a megaflow that somebody has made up (dpctl/add-flow): nothing is credited to anybody, and the revalidator looks at it
+   * as soon as it comes by. False: there is no room, and the pair is not kept.
+   */
+  putForeign(pair: KeyPair, program: Uint32Array): boolean {
+    const effects = emptyEffects(this.#datapath.ownerOf(pair.key));
+    const made = { program, effects, slow: false, validated: UNVALIDATED };
+    return this.#put(pair, hashKey(pair), made) !== undefined;
+  }
+
+  #put(
+    pair: KeyPair,
+    hash: number,
+    made: Pick<Megaflow, 'program' | 'effects' | 'slow' | 'validated'>,
+  ): Megaflow | undefined {
+    const { key, mask } = pair;
+    const recirc = be32(key, K_RECIRC_ID);
+    if (recirc !== 0 && !this.#datapath.recircs.retain(recirc)) return undefined;
+    const id = this.#datapath.engine.putFlow(key, mask, made.program);
     if (id < 0) {
       if (recirc !== 0) this.#datapath.recircs.release([recirc]);
       this.notInstalled++;
-      return false;
+      return undefined;
     }
-    const now = this.#datapath.engine.nowMs();
     const flow: Megaflow = {
       id,
       key,
       mask,
       pair,
       hash,
-      createdMs: now,
-      program,
-      effects: out.effects,
-      slow: out.slow,
+      createdMs: this.#datapath.engine.nowMs(),
+      program: made.program,
+      effects: made.effects,
+      slow: made.slow,
       packets: 0,
       bytes: 0,
       usedMs: 0,
-      validated,
+      validated: made.validated,
       deleted: false,
       next: undefined,
     };
     this.#datapath.megaflows.add(flow);
     if (this.#flowLog?.isDbg()) logFlowAdded(this.#flowLog, this.#datapath, flow);
-    if (this.#recent.unshift(flow) > RECENT_FLOWS) this.#recent.pop();
     this.#datapath.revalidator.wake();
-    return true;
+    return flow;
   }
 
   #toController(upcall: Upcall): void {

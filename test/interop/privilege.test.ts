@@ -128,6 +128,73 @@ describe('--user', () => {
   });
 });
 
+describe('--user and --take-over', () => {
+  it('the successor has the same few rights, and everything that the first one had', async () => {
+    const nobody = lookupUser('nobody:nogroup');
+    await using box = await Sandbox.start({
+      args: ['--user=nobody:nogroup'],
+      configure: (it) => {
+        chmodSync(it.dir, 0o755);
+        for (const file of ['', 'db.sock']) chownSync(it.path(file), nobody.uid, nobody.gid);
+      },
+    });
+    box.must('ip', 'link', 'add', 'veth0', 'type', 'veth', 'peer', 'name', 'veth1');
+    for (const name of ['veth0', 'veth1']) box.must('ip', 'link', 'set', name, 'up');
+    box.vsctl(
+      ...['add-br', 'br0', '--', 'set', 'Bridge', 'br0', 'datapath_type=netdev'],
+      ...['--', 'add-port', 'br0', 'tap0', '--', 'set', 'Interface', 'tap0', 'type=tap'],
+      ...['--', 'add-port', 'br0', 'veth0'],
+      ...['--', 'add-port', 'br0', 'vm0', '--', 'set', 'Interface', 'vm0', 'type=dpdkvhostuser'],
+    );
+    const peer = box.addNamespace('p');
+    box.must('ip', 'link', 'set', 'veth1', 'netns', peer);
+    const inPeer = (...words: string[]) => execFileSync('ip', ['-n', peer, ...words]);
+    inPeer('addr', 'add', '10.1.0.2/24', 'dev', 'veth1');
+    inPeer('link', 'set', 'veth1', 'up');
+    box.must('ip', 'addr', 'add', '10.1.0.1/24', 'dev', 'br0');
+    box.must('ip', 'link', 'set', 'br0', 'up');
+    const ping = () => {
+      const result = spawnSync('ip', ['netns', 'exec', peer, 'ping', '-c2', '-W5', '10.1.0.1']);
+      assert.equal(result.status, 0, `${result.stdout}${result.stderr}`);
+    };
+    ping();
+    const guest = new Guest({ path: box.path('vm0'), mode: 'client' });
+    guest.open();
+    try {
+      await guest.connected();
+      const first = box.daemonPid;
+      for (let round = 0; round < 2; round++) {
+        await box.takeOver();
+        const pid = box.daemonPid;
+        assert.notEqual(pid, first);
+        assert.equal(field(pid, 'Uid').split('\t')[1], String(nobody.uid));
+        for (const set of ['CapEff', 'CapPrm', 'CapBnd']) {
+          assert.equal(BigInt(`0x${field(pid, set)}`), KEPT, set);
+        }
+        for (const name of ['tap0', 'veth0', 'vm0']) {
+          assert.equal(box.vsctl('get', 'Interface', name, 'error').trim(), '[]', name);
+        }
+        ping();
+        assert.equal(guest.connections, 1, 'the front-end noticed');
+      }
+    } finally {
+      guest.close();
+    }
+    // The socket that was handed over still listens, and what comes later can be made.
+    const next = new Guest({ path: box.path('vm0'), mode: 'client' });
+    next.open();
+    await next.connected();
+    next.close();
+    box.vsctl('add-port', 'br0', 'vm1', '--', 'set', 'Interface', 'vm1', 'type=dpdkvhostuser');
+    assert.equal(statSync(box.path('vm1')).uid, nobody.uid);
+    await box.stopDaemon();
+    assert.deepEqual(
+      readdirSync(box.dir).filter((name) => /vswitchd.*(pid|ctl)$|vm[01]/.test(name)),
+      [],
+    );
+  });
+});
+
 describe('sockets', () => {
   it('get the owner, group and mode that other_config asks for; nonsense is named and changes nothing', async () => {
     await using box = await Sandbox.start();

@@ -8,8 +8,8 @@ export interface VswitchdOptions {
   /** undefined = no pid file; '' = default place. */
   pidfile: string | undefined;
   overwritePidfile: boolean;
-  /** --take-over: from the daemon that runs. */
-  takeOver: boolean;
+  /** --take-over: from the daemon that runs; seconds to wait for a configuration in the database. undefined: not asked for. */
+  takeOver: number | undefined;
   detach: boolean;
   chdir: boolean;
   monitor: boolean;
@@ -42,6 +42,16 @@ export interface VswitchdOptions {
 type Arity = 'none' | 'required' | 'optional';
 type Setter = (o: VswitchdOptions, value: string | undefined) => void;
 
+/** An operator looks at the command meanwhile; a database that is there answers in milliseconds. */
+const TAKE_OVER_SECONDS = 30;
+
+function secondsOf(value: string | undefined): number {
+  if (value === undefined) return TAKE_OVER_SECONDS;
+  const seconds = Number(value);
+  if (/^\d+$/.test(value) && seconds > 0 && seconds <= 86_400) return seconds;
+  throw new UsageError(`--take-over: ${value}: not a number of seconds between 1 and 86400`);
+}
+
 const LONG: Record<string, [Arity, Setter]> = {
   help: ['none', (o) => (o.help = true)],
   version: ['none', (o) => (o.version = true)],
@@ -49,7 +59,7 @@ const LONG: Record<string, [Arity, Setter]> = {
   unixctl: ['required', (o, v) => (o.unixctl = v)],
   pidfile: ['optional', (o, v) => (o.pidfile = v ?? '')],
   'overwrite-pidfile': ['none', (o) => (o.overwritePidfile = true)],
-  'take-over': ['none', (o) => (o.takeOver = true)],
+  'take-over': ['optional', (o, v) => (o.takeOver = secondsOf(v))],
   detach: ['none', (o) => (o.detach = true)],
   'no-chdir': ['none', (o) => (o.chdir = false)],
   monitor: ['none', (o) => (o.monitor = true)],
@@ -106,7 +116,7 @@ export function parseOptions(program: string, args: readonly string[]): Vswitchd
     database: undefined,
     pidfile: undefined,
     overwritePidfile: false,
-    takeOver: false,
+    takeOver: undefined,
     detach: false,
     chdir: true,
     monitor: false,

@@ -100,7 +100,7 @@ async function runDaemon(options: VswitchdOptions, vlog: Vlog, standby: boolean)
     }
   };
   // Taking over, the files belong to the other daemon until it is gone.
-  const takeOver = options.takeOver && !standby;
+  const takeOver = options.takeOver !== undefined && !standby;
   if (!takeOver && !standby) claimPidfile();
   if (options.mlockall) {
     try {
@@ -183,8 +183,8 @@ async function runDaemon(options: VswitchdOptions, vlog: Vlog, standby: boolean)
   // Most of a start is compiling the program: the next one, after a crash perhaps, finds it compiled.
   enableCompileCache(join(import.meta.dirname, '../../build/compile-cache'));
   // Loaded only now: -V and --help, which scripts call often, need none of it.
-  const { startVswitchd } = await import('../main/vswitchd.ts');
-  vswitchd = await startVswitchd({
+  const { NotTakenOver, startVswitchd } = await import('../main/vswitchd.ts');
+  const starting = startVswitchd({
     database: options.database ?? `unix:${paths.rundir}/db.sock`,
     paths,
     vlog,
@@ -201,7 +201,7 @@ async function runDaemon(options: VswitchdOptions, vlog: Vlog, standby: boolean)
       protocols: options.sslProtocols,
       ciphers: options.sslCiphers,
     },
-    takeOver,
+    ...(takeOver ? { takeOverPatienceMs: options.takeOver! * 1000 } : {}),
     ...(standby
       ? {
           untilNeeded: async () => {
@@ -228,6 +228,14 @@ async function runDaemon(options: VswitchdOptions, vlog: Vlog, standby: boolean)
       setTimeout(flushCompileCache, CACHE_DELAY_MS).unref();
     },
   });
+  try {
+    vswitchd = await starting;
+  } catch (error) {
+    // Nothing that another try of a monitor would mend.
+    if (!(error instanceof NotTakenOver)) throw error;
+    log.emer((error as Error).message);
+    fatal(error);
+  }
   if (takeOver) {
     claimPidfile();
     await listen();

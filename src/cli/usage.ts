@@ -28,8 +28,10 @@ Daemon options:
   --no-chdir              do not chdir to '/'
   --pidfile[=FILE]        create pidfile (default: ${paths.rundir}/${program}.pid)
   --overwrite-pidfile     with --pidfile, start even if already running
-  --take-over             take ports, flows and connections over from the daemon
-                          that runs, which then ends (restart without a gap)
+  --take-over[=SECS]      take ports, flows and connections over from the daemon
+                          that runs, which then ends (restart without a gap);
+                          give up and leave it running if the database gives
+                          no configuration within SECS (default: 30)
 
 Logging options:
   -vSPEC, --verbose=SPEC   set logging levels

@@ -252,6 +252,17 @@ function isUsableName(name: string): boolean {
 }
 
 /** What the database asks for; undefined while it has not been initialized (no Open_vSwitch row). */
+/** Of a database without a configuration. */
+export const NOTHING: SwitchIntent = {
+  nextCfg: 0,
+  otherConfig: {},
+  restoring: false,
+  ssl: undefined,
+  bridges: [],
+  ignoredBridges: [],
+  unsupported: [],
+};
+
 export function intentFrom(snapshot: Snapshot): SwitchIntent | undefined {
   const root = snapshot.root;
   if (!root) return undefined;

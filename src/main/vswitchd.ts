@@ -33,12 +33,13 @@ import {
   donorHooks,
   type Household,
   journalOf,
+  NotTakenOver,
   revisionOf,
   salvage,
   succeed,
 } from './handover/succession.ts';
 import type { SwitchIntent } from './intent.ts';
-import { intentFrom } from './intentFrom.ts';
+import { intentFrom, NOTHING } from './intentFrom.ts';
 import { Reconciler } from './reconcile.ts';
 import { openUnderlay } from './underlay.ts';
 
@@ -58,8 +59,8 @@ export interface VswitchdOptions {
   dummies?: DummyLevel | undefined;
   /** After the first configuration is in force and in the database. */
   onConfigured?: () => void;
-  /** Takes over from the daemon that runs (--take-over). */
-  takeOver?: boolean;
+  /** Takes over from the daemon that runs (--take-over), if the database has a configuration within this time. */
+  takeOverPatienceMs?: number;
   /** Of a standby: resolves when the daemon that it stands by for has crashed. */
   untilNeeded?: () => Promise<void>;
   /** A successor has taken over: the process has to end. */
@@ -69,6 +70,8 @@ export interface VswitchdOptions {
   /** What the predecessor, which has crashed, asked to be kept. */
   kept?: readonly number[];
 }
+
+export { NotTakenOver };
 
 export interface Vswitchd {
   readonly engine: DataPlaneEngine;
@@ -110,6 +113,7 @@ class Daemon implements Vswitchd {
   #held = false;
   #awaitsLock = false;
   #donor: Donor | undefined;
+  #emptyWillDo = false;
   #intentWanted: ((intent: SwitchIntent) => void)[] = [];
   #conntrackFd = memfdCreate('xvio-conntrack', CT_SIZE);
   readonly #journalFd: number;
@@ -279,8 +283,9 @@ class Daemon implements Vswitchd {
   /** Takes over from a daemon that runs; resolves when that one has ended. */
   succeed(heir: Heir): Promise<void> {
     this.#held = true;
+    this.#emptyWillDo = heir.state.bridges.length === 0;
     this.start();
-    return succeed(this.#household(), heir);
+    return succeed(this.#household(), heir, this.#options.takeOverPatienceMs!);
   }
 
   #household(): Household {
@@ -325,7 +330,10 @@ class Daemon implements Vswitchd {
 
   #tellIntent(): void {
     const { snapshot } = this.#client;
-    const intent = this.#client.connected ? intentFrom(snapshot) : undefined;
+    if (!this.#client.connected) return;
+    // An empty database will do where there is nothing to lose: taking over from a daemon without bridges.
+    const empty = this.#emptyWillDo ? NOTHING : undefined;
+    const intent = intentFrom(snapshot) ?? empty;
     if (intent === undefined) return;
     this.#ctZones.apply(ctZonesFrom(snapshot));
     for (const resolve of this.#intentWanted.splice(0)) resolve(intent);
@@ -344,7 +352,7 @@ class Daemon implements Vswitchd {
 
   /** A successor may take over from now on. */
   #awaitSuccessor(): void {
-    if (this.#options.onHandedOver === undefined) return;
+    if (this.#options.onHandedOver === undefined || this.#donor) return;
     const { paths, vlog } = this.#options;
     try {
       this.#donor = new Donor(handOverPath(paths.rundir), donorHooks(this.#household()));
@@ -418,6 +426,7 @@ class Daemon implements Vswitchd {
     const intent = intentFrom(snapshot);
     // An empty database has nothing to configure; whoever waits for the daemon need not wait for its first row.
     if (!intent || !snapshot.root) {
+      this.#awaitSuccessor();
       this.#tellStarted();
       return;
     }
@@ -537,7 +546,7 @@ class Daemon implements Vswitchd {
  * resolves when the daemon that ran before has ended; if there is none, it starts as usual.
  */
 export async function startVswitchd(options: VswitchdOptions): Promise<Vswitchd> {
-  const heir = options.takeOver ? await askForState(options) : undefined;
+  const heir = options.takeOverPatienceMs ? await askForState(options) : undefined;
   const daemon = new Daemon(options, heir);
   if (heir === undefined) {
     await options.untilNeeded?.();

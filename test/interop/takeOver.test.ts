@@ -2,6 +2,7 @@
 // of some milliseconds; flows, groups, meters, counters, connections and learned addresses are as before.
 
 import assert from 'node:assert/strict';
+import { join } from 'node:path';
 import { after, before, describe, it } from 'node:test';
 import { setTimeout as sleep } from 'node:timers/promises';
 import * as L from '../../src/guest/driver/layout.ts';
@@ -13,7 +14,7 @@ import { HELLO, handOverPath, pack } from '../../src/main/handover/messages.ts';
 import { closeFd } from '../../src/sys/fd.ts';
 import { unixConnect } from '../../src/sys/unix.ts';
 import { BlockedTimes, missing } from './blocked.ts';
-import { Sandbox } from './sandbox.ts';
+import { ROOT, Sandbox } from './sandbox.ts';
 import { hasBuffers, trafficOf, until } from './vhostHarness.ts';
 
 const PER_MS = 5;
@@ -253,5 +254,43 @@ describe('taking over', () => {
       20000,
       'link',
     );
+  });
+});
+
+describe('taking over with an empty database', () => {
+  const emptied = (it: Sandbox): void => {
+    const remove = JSON.stringify([
+      'Open_vSwitch',
+      { op: 'delete', table: 'Open_vSwitch', where: [] },
+    ]);
+    it.must('ovsdb-client', 'transact', `unix:${it.path('db.sock')}`, remove);
+  };
+
+  it('is done where nothing is configured; the configuration comes later', async () => {
+    await using sandbox = await Sandbox.start({ configure: emptied });
+    await sandbox.takeOver();
+    sandbox.must('ovs-vsctl', '--no-wait', 'init');
+    sandbox.vsctl('add-br', 'br0', '--', 'set', 'bridge', 'br0', 'datapath_type=netdev');
+    assert.match(sandbox.appctl('dpif/show'), /br0/);
+    await sandbox.takeOver();
+    assert.match(sandbox.appctl('dpif/show'), /br0/);
+  });
+
+  it('is given up when the daemon that runs has bridges, which go on', async () => {
+    await using sandbox = await Sandbox.start();
+    sandbox.vsctl('add-br', 'br0', '--', 'set', 'bridge', 'br0', 'datapath_type=netdev');
+    emptied(sandbox);
+    const pid = sandbox.daemonPid;
+    for (const detach of [[], ['--detach', '--monitor']]) {
+      const words = [`unix:${sandbox.path('db.sock')}`, '--pidfile', '--take-over=1', ...detach];
+      const result = sandbox.run(join(ROOT, 'bin', 'ovs-vswitchd'), ...words);
+      assert.equal(result.status, 1, result.stderr);
+      assert.match(
+        result.stderr,
+        /ovs-vswitchd: not taking over: the database has given no configuration for 1 s; the running/,
+      );
+      assert.equal(sandbox.daemonPid, pid);
+      assert.match(sandbox.appctl('dpif/show'), /br0/);
+    }
   });
 });

@@ -36,6 +36,15 @@ test('optional arguments, abbreviations, short options', () => {
   assert.equal(o.caCert, 'ca');
 });
 
+test('how long to wait for a configuration when taking over', () => {
+  assert.equal(parse().takeOver, undefined);
+  assert.equal(parse('--take-over').takeOver, 30);
+  assert.equal(parse('--take-over=5').takeOver, 5);
+  for (const value of ['0', '-1', '1.5', 'soon', '', '86401']) {
+    assert.throws(() => parse(`--take-over=${value}`), UsageError, value);
+  }
+});
+
 test('errors', () => {
   const fails = (text: RegExp, ...args: string[]): void => {
     assert.throws(

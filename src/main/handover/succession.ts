@@ -177,11 +177,33 @@ function takeRest(megaflows: Generator<number>): void {
   if (take(megaflows, performance.now() + WARM_SLICE_MS)) setImmediate(takeRest, megaflows);
 }
 
-/** Takes over. Resolves when the other daemon is gone; rejects if it was before anything was handed over. */
-export async function succeed(household: Household, heir: Heir): Promise<void> {
+/** Nothing was given or taken: whoever served before serves. */
+export class NotTakenOver extends Error {}
+
+/** What the database asks for. Rejects when it says nothing for so long: the ports of the other daemon would be lost. */
+async function intentWithin({ intent }: Household, patienceMs: number): Promise<SwitchIntent> {
+  let timer: NodeJS.Timeout | undefined;
+  const late = new Promise<never>((_resolve, reject) => {
+    timer = setTimeout(() => {
+      const text = `the database has given no configuration for ${patienceMs / 1000} s`;
+      reject(new NotTakenOver(`not taking over: ${text}; the running daemon goes on`));
+    }, patienceMs);
+  });
+  try {
+    return await Promise.race([intent(), late]);
+  } finally {
+    clearTimeout(timer);
+  }
+}
+
+/**
+ * Takes over. Resolves when the other daemon is gone; rejects if it was before anything was handed over, or if there is no
+ * configuration to follow for `patienceMs`.
+ */
+export async function succeed(household: Household, heir: Heir, patienceMs: number): Promise<void> {
   const { engine, reconciler, log } = household;
   await household.hold();
-  const wanted = await household.intent();
+  const wanted = await intentWithin(household, patienceMs);
   for (;;) {
     const prepared = await reconciler.prepare(wanted, heir.state.bridges);
     const { megaflows } = heir.state;

@@ -8,13 +8,17 @@ import { DROP_UPCALL_FULL } from '../../contract/drop.ts';
 import type { Upcall } from '../engine/types.ts';
 
 const BUDGET = 256;
-const QUEUE_MAX = 512;
+/** With what comes at once, a full ring of a guest: after a restart every packet there misses. */
+const QUEUE_MAX = 1024;
+/** Of frames that wait. */
+const QUEUE_MAX_BYTES = 16 << 20;
 const SLICE_MS = 5;
 
 export class UpcallQueue {
   readonly #handle: (upcall: Upcall) => void;
   readonly #budget: number;
   readonly #waiting = new Map<number, Upcall[]>();
+  readonly #bytes = new Map<number, number>();
   readonly #spent = new Map<number, number>();
   /** Upcalls thrown away, by input port (DROP_UPCALL_FULL). */
   readonly dropped = new Map<number, number>();
@@ -44,7 +48,8 @@ export class UpcallQueue {
       this.#handle(upcall);
       return;
     }
-    if (queue !== undefined && queue.length >= QUEUE_MAX) {
+    const bytes = (this.#bytes.get(port) ?? 0) + upcall.data.length;
+    if (queue !== undefined && (queue.length >= QUEUE_MAX || bytes > QUEUE_MAX_BYTES)) {
       this.dropped.set(port, (this.dropped.get(port) ?? 0) + 1);
       return;
     }
@@ -54,6 +59,7 @@ export class UpcallQueue {
       data: upcall.data.slice(),
       vnet: upcall.vnet.slice(),
     };
+    this.#bytes.set(port, bytes);
     if (queue === undefined) this.#waiting.set(port, [kept]);
     else queue.push(kept);
   }
@@ -66,6 +72,7 @@ export class UpcallQueue {
   close(): void {
     this.#closed = true;
     this.#waiting.clear();
+    this.#bytes.clear();
   }
 
   #schedule(): void {
@@ -84,11 +91,14 @@ export class UpcallQueue {
     while (this.#waiting.size > 0 && performance.now() < end) {
       for (const [port, queue] of this.#waiting) {
         const at = positions.get(port) ?? 0;
-        this.#handle(queue[at]!);
+        const upcall = queue[at]!;
+        this.#bytes.set(port, this.#bytes.get(port)! - upcall.data.length);
+        this.#handle(upcall);
         if (at + 1 < queue.length) {
           positions.set(port, at + 1);
         } else {
           this.#waiting.delete(port);
+          this.#bytes.delete(port);
           positions.delete(port);
         }
       }

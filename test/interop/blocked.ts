@@ -6,10 +6,10 @@ import { readdirSync, readFileSync } from 'node:fs';
 
 /** Clock ticks of /proc are hundredths of a second (USER_HZ, everywhere where this runs). */
 const TICK_MS = 10;
-/** Others may have so much of all processors in a round that counts. */
-const OTHERS_MAX = 0.1;
+/** Others may have so much of all processors in a time that counts. */
+export const OTHERS_MAX = 0.1;
 
-interface Spent {
+export interface Spent {
   /** Processor time of all processors, whoever had it, idle or not. */
   allMs: number;
   /** Idle, or waiting for a disk. */
@@ -31,7 +31,8 @@ function statOf(pid: number): { parent: number; ms: number } | undefined {
   }
 }
 
-function spent(): Spent {
+/** Processor time since the machine has started. */
+export function spent(): Spent {
   const [cpu] = readFileSync('/proc/stat', 'utf8').split('\n', 1);
   // user nice system idle iowait irq softirq steal; guest time is in user already.
   const ticks = cpu!.split(/ +/).slice(1, 9).map(Number);
@@ -51,6 +52,14 @@ function spent(): Spent {
   };
 }
 
+/** Share of the processors that went to others since `begin`. */
+export function othersSince(begin: Spent): number {
+  const now = spent();
+  const allMs = now.allMs - begin.allMs;
+  const usedMs = allMs - (now.idleMs - begin.idleMs);
+  return Math.max(0, (usedMs - (now.oursMs - begin.oursMs)) / Math.max(1, allMs));
+}
+
 /** Measures rounds and judges them. */
 export class BlockedTimes {
   readonly #rounds: { ms: number; others: number }[] = [];
@@ -63,11 +72,7 @@ export class BlockedTimes {
 
   /** It has ended, and this was its blocked time. Returns what to print. */
   end(ms: number): string {
-    const now = spent();
-    const allMs = now.allMs - this.#begin.allMs;
-    const usedMs = allMs - (now.idleMs - this.#begin.idleMs);
-    const oursMs = now.oursMs - this.#begin.oursMs;
-    const others = Math.max(0, (usedMs - oursMs) / Math.max(1, allMs));
+    const others = othersSince(this.#begin);
     this.#rounds.push({ ms, others });
     return `blocked ${ms.toFixed(1)} ms, others had ${(100 * others).toFixed(0)} % of the processors`;
   }

@@ -118,8 +118,9 @@ async function settle({ threads }: Scene, report: (text: string) => void): Promi
 }
 
 /**
- * Frames on their way at a time: what any ring holds, and what the control plane takes of a port at once after a start, when
- * all of them miss and another port's do, too (upcallQueue.ts: 256 and a queue of 512; beyond that they are dropped, by name).
+ * Frames on their way at a time: what any ring holds, and well below what the control plane takes of a port at once after a
+ * start, when all of them miss and another port's do, too: 910 small ones wait in the upcall ring (UPCALL_PORT_MAX), 1 024
+ * behind it (upcallQueue.ts); beyond that they are dropped, by name.
  */
 const WINDOW = 500;
 

@@ -10,6 +10,7 @@ import { createInterface } from 'node:readline';
 import type { FuzzReport } from '../../src/guest/fuzz/main.ts';
 import { Guest } from '../../src/guest/guest.ts';
 import { GuestThread } from '../../src/guest/thread.ts';
+import { othersSince, spent } from './blocked.ts';
 import { Innocents } from './innocents.ts';
 import { ROOT, Sandbox } from './sandbox.ts';
 
@@ -25,6 +26,11 @@ export interface FuzzResult extends FuzzReport {
   server: FuzzReport;
   innocentFrames: number;
   slowestMs: number;
+  /** Bursts of the innocents, and those that took longer than SLOW_MS. */
+  bursts: number;
+  slowBursts: number;
+  /** Share of the processors that other processes of the machine had meanwhile. */
+  others: number;
   /** Drops of the port of the fuzzing guest that connects, by name. */
   drops: Record<string, number>;
   rssMiB: { before: number; after: number };
@@ -158,9 +164,11 @@ export async function fuzz(options: FuzzOptions): Promise<FuzzResult> {
     const { secret } = innocents;
     await runBoth(box, { ...options, seed: ~options.seed >>> 0, seconds: 4, secret });
     const before = { rss: rssMiB(pid), fds: fdCount(pid) };
+    const begin = spent();
     const finished = runBoth(box, { ...options, secret });
     await Promise.race([finished, innocents.failed]);
     const report = await finished;
+    const others = othersSince(begin);
     const drops = Object.fromEntries(
       Object.entries(statistics(box, 'x')).filter(
         ([name, n]) => /_dropped|_errors|^[rt]x_/.test(name) && n > 0,
@@ -180,6 +188,9 @@ export async function fuzz(options: FuzzOptions): Promise<FuzzResult> {
       ...report,
       innocentFrames: innocents.frames,
       slowestMs: Math.round(innocents.slowestMs),
+      bursts: innocents.bursts,
+      slowBursts: innocents.slowBursts,
+      others,
       drops,
       rssMiB: { before: Math.round(before.rss), after: Math.round(after.rss) },
       fds: { before: before.fds, after: after.fds },

@@ -107,14 +107,14 @@ test('packet-in numbers are shared, and outlive their users for a while', () => 
 test('upcalls: a port that floods loses its own', async () => {
   const handled: number[] = [];
   const queue = new UpcallQueue((upcall) => handled.push(upcall.inPort), 4);
-  const upcall = (inPort: number): Upcall => ({
+  const upcall = (inPort: number, bytes = 60): Upcall => ({
     worker: 0,
     reason: 0,
     cookie: 0,
     inPort,
     key: new Uint8Array(KEY_SIZE),
-    data: new Uint8Array(60),
-    packetLen: 60,
+    data: new Uint8Array(bytes),
+    packetLen: bytes,
     vnet: new Uint8Array(8),
     hash: 0,
   });
@@ -123,14 +123,25 @@ test('upcalls: a port that floods loses its own', async () => {
   handled.length = 0;
   await turn();
   queue.push(upcall(2));
-  for (let i = 0; i < 1000; i++) queue.push(upcall(1));
+  for (let i = 0; i < 2000; i++) queue.push(upcall(1));
   queue.push(upcall(2));
   assert.deepEqual(handled, [2, 1, 1, 1, 1, 2], 'the quiet port is served at once');
-  assert.equal(queue.dropped.get(1), 1000 - 4 - 512);
-  for (let i = 0; i < 50 && handled.length < 4 + 512 + 2; i++) await turn();
-  assert.equal(handled.length, 4 + 512 + 2);
+  assert.equal(queue.dropped.get(1), 2000 - 4 - 1024);
+  for (let i = 0; i < 50 && handled.length < 4 + 1024 + 2; i++) await turn();
+  assert.equal(handled.length, 4 + 1024 + 2);
   queue.push(upcall(1));
-  assert.equal(handled.length, 4 + 512 + 3, 'and the flood is forgotten');
+  assert.equal(handled.length, 4 + 1024 + 3, 'and the flood is forgotten');
+  // Big frames: no more than 16 MiB of them wait, and when those are handled there is room again.
+  for (let round = 1; round <= 2; round++) {
+    await turn();
+    handled.length = 0;
+    const droppedBefore = queue.dropped.get(1)!;
+    queue.push(upcall(2));
+    for (let i = 0; i < 1000; i++) queue.push(upcall(1, 65536));
+    assert.equal(queue.dropped.get(1)! - droppedBefore, 1000 - 4 - 256);
+    for (let i = 0; i < 50 && queue.busy; i++) await turn();
+    assert.equal(handled.length, 1 + 4 + 256);
+  }
   queue.close();
 });
 

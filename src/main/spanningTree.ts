@@ -4,7 +4,7 @@
 import type { WantedRow } from '../control/ovsdb/columns.ts';
 import { bridgeIdOf, rstpIdText, stpIdText } from '../protocol/spanningTree/bpdu.ts';
 import type { RstpPortSettings, RstpSettings } from '../protocol/spanningTree/rstpPort.ts';
-import type { StpPortSettings, StpSettings } from '../protocol/spanningTree/stp.ts';
+import type { StpPortSettings, StpSettings } from '../protocol/spanningTree/stpPort.ts';
 import type { TreeConfig, TreeHost } from '../switch/spanningTree/treeHost.ts';
 import type { BridgePort } from '../switch/types.ts';
 import { parseMac } from '../wire/rtnetlink.ts';

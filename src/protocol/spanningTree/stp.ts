@@ -4,81 +4,34 @@
 // As in Open vSwitch a disabled port is one that takes no part, and forwards; learned addresses are forgotten at once on
 // a topology change instead of ageing faster.
 
-import { type Bpdu, decodeBpdu, encodeBpdu, idMacText, type TreeMessage } from './bpdu.ts';
+import { type Bpdu, decodeBpdu, encodeBpdu, type TreeMessage } from './bpdu.ts';
+import {
+  bridgeTimes,
+  clamp,
+  isBetterRoot,
+  StpPort,
+  type StpPortSettings,
+  type StpRole,
+  type StpSettings,
+  type StpState,
+  type StpTimes,
+  supersedes,
+} from './stpPort.ts';
+import { stpText } from './stpText.ts';
 import type { TreeEvents, TreePortStatus } from './types.ts';
 
 const HOLD_MS = 1000;
 /** §8.10.2, Table 8-3: what a message ages on its way through a bridge. */
 const MESSAGE_AGE_INCREMENT_MS = 1000;
 
-export type StpState = 'disabled' | 'blocking' | 'listening' | 'learning' | 'forwarding';
-export type StpRole = 'root' | 'designated' | 'alternate' | 'disabled';
-
-export interface StpSettings {
-  bridgeId: bigint;
-  helloTimeMs: number;
-  maxAgeMs: number;
-  forwardDelayMs: number;
-}
-
-export interface StpPortSettings {
-  name: string;
-  /** 1 … 255. */
-  number: number;
-  priority: number;
-  pathCost: number;
-}
-
-interface Times {
-  maxAgeMs: number;
-  helloTimeMs: number;
-  forwardDelayMs: number;
-}
-
-class StpPort {
-  settings: StpPortSettings;
-  state: StpState = 'disabled';
-  designatedRoot = 0n;
-  designatedCost = 0;
-  designatedBridge = 0n;
-  designatedPort = 0;
-  topologyChangeAck = false;
-  configPending = false;
-  /** Timers: when they were started; undefined: not running. */
-  messageAgeFromMs: number | undefined;
-  forwardDelayFromMs: number | undefined;
-  holdFromMs: number | undefined;
-  txCount = 0;
-  rxCount = 0;
-  errorCount = 0;
-
-  constructor(settings: StpPortSettings) {
-    this.settings = settings;
-  }
-
-  get id(): number {
-    return ((this.settings.priority & 0xff) << 8) | this.settings.number;
-  }
-}
-
-const clamp = (x: number, min: number, max: number): number => Math.min(Math.max(x, min), max);
-
-/** §8.10.2: what the wishes of management become. */
-function bridgeTimes(settings: StpSettings): Times {
-  const helloTimeMs = clamp(settings.helloTimeMs, 1000, 10_000);
-  const maxAgeMs = clamp(settings.maxAgeMs, Math.max(2 * (helloTimeMs + 1000), 6000), 40_000);
-  const forwardDelayMs = clamp(settings.forwardDelayMs, maxAgeMs / 2 + 1000, 30_000);
-  return { helloTimeMs, maxAgeMs, forwardDelayMs };
-}
-
 export class Stp<P> {
   readonly #events: TreeEvents<P>;
   readonly #ports = new Map<P, StpPort>();
   readonly #name: string;
   #bridgeId: bigint;
-  #bridgeTimes: Times;
+  #bridgeTimes: StpTimes;
   /** Those of the root. */
-  #times: Times;
+  #times: StpTimes;
   #designatedRoot: bigint;
   #rootPathCost = 0;
   #rootPort: StpPort | undefined;
@@ -198,28 +151,16 @@ export class Stp<P> {
 
   /** stp/show. */
   show(): string {
-    const seconds = (ms: number): string => `${Math.floor(ms / 1000)}s`;
-    const details = (id: bigint, times: Times): string =>
-      `  stp-priority  ${id >> 48n}\n` +
-      `  stp-system-id   ${idMacText(id)}\n` +
-      `  stp-hello-time  ${seconds(times.helloTimeMs)}\n` +
-      `  stp-max-age     ${seconds(times.maxAgeMs)}\n` +
-      `  stp-fwd-delay   ${seconds(times.forwardDelayMs)}\n`;
-    let text = `---- ${this.#name} ----\nRoot ID:\n${details(this.#designatedRoot, this.#bridgeTimes)}`;
-    text += this.isRoot
-      ? '  This bridge is the root\n'
-      : `  root-port       ${this.#rootPort!.settings.name}\n  root-path-cost  ${this.#rootPathCost}\n`;
-    text += `\nBridge ID:\n${details(this.#bridgeId, this.#times)}\n`;
-    text += '  Interface  Role       State      Cost  Pri.Nbr \n';
-    text += '  ---------- ---------- ---------- ----- -------\n';
-    const cell = (value: string): string => value.slice(0, 10).padEnd(11);
-    const ports = [...this.#enabled()].sort((a, b) => a.settings.number - b.settings.number);
-    for (const port of ports) {
-      const { name, pathCost, priority, number } = port.settings;
-      text += `  ${cell(name)}${cell(this.#role(port))}${cell(port.state)}`;
-      text += `${String(pathCost).padEnd(6)}${priority & 0xff}.${number}\n`;
-    }
-    return `${text}\n`;
+    return stpText({
+      name: this.#name,
+      bridgeId: this.#bridgeId,
+      designatedRoot: this.#designatedRoot,
+      rootPathCost: this.#rootPathCost,
+      rootPort: this.isRoot ? undefined : this.#rootPort,
+      bridgeTimes: this.#bridgeTimes,
+      times: this.#times,
+      ports: [...this.#enabled()].map((port) => ({ port, role: this.#role(port) })),
+    });
   }
 
   #role(port: StpPort): StpRole {
@@ -437,20 +378,11 @@ export class Stp<P> {
     this.#events.info(`${this.#name}: detected topology change.`);
   }
 
-  #supersedes(message: TreeMessage, port: StpPort): boolean {
-    if (message.rootId !== port.designatedRoot) return message.rootId < port.designatedRoot;
-    if (message.rootPathCost !== port.designatedCost) {
-      return message.rootPathCost < port.designatedCost;
-    }
-    if (message.bridgeId !== port.designatedBridge) return message.bridgeId < port.designatedBridge;
-    return message.bridgeId !== this.#bridgeId || message.portId <= port.designatedPort;
-  }
-
   // ---- operation (§8.7)
 
   #receivedConfig(port: StpPort, message: TreeMessage): void {
     const wasRoot = this.isRoot;
-    if (!this.#supersedes(message, port)) {
+    if (!supersedes(message, port, this.#bridgeId)) {
       if (this.#isDesignated(port)) this.#transmitConfig(port);
       return;
     }
@@ -552,15 +484,4 @@ export class Stp<P> {
     if (wasUsed) this.#topologyChangeDetection();
     if (this.isRoot && !wasRoot) this.#becomeRoot();
   }
-}
-
-/** §8.6.8: is `a` the better way to the root? */
-function isBetterRoot(a: StpPort, b: StpPort): boolean {
-  if (a.designatedRoot !== b.designatedRoot) return a.designatedRoot < b.designatedRoot;
-  const costA = a.designatedCost + a.settings.pathCost;
-  const costB = b.designatedCost + b.settings.pathCost;
-  if (costA !== costB) return costA < costB;
-  if (a.designatedBridge !== b.designatedBridge) return a.designatedBridge < b.designatedBridge;
-  if (a.designatedPort !== b.designatedPort) return a.designatedPort < b.designatedPort;
-  return a.id < b.id;
 }

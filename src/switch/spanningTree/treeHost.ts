@@ -4,7 +4,8 @@
 import { bpduFrame, bpduOf } from '../../protocol/spanningTree/bpdu.ts';
 import { Rstp } from '../../protocol/spanningTree/rstp.ts';
 import type { RstpPortSettings, RstpSettings } from '../../protocol/spanningTree/rstpPort.ts';
-import { Stp, type StpPortSettings, type StpSettings } from '../../protocol/spanningTree/stp.ts';
+import { Stp } from '../../protocol/spanningTree/stp.ts';
+import type { StpPortSettings, StpSettings } from '../../protocol/spanningTree/stpPort.ts';
 import type { TreePortStatus } from '../../protocol/spanningTree/types.ts';
 import { OFPP_NONE } from '../../wire/openflow/types.ts';
 import { parseMac } from '../../wire/rtnetlink.ts';

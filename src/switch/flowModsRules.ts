@@ -116,8 +116,8 @@ export function newRule(
   match: Match,
   priority: number,
   actions: readonly Action[],
+  now = bridge.nowMs(),
 ): Rule {
-  const now = bridge.nowMs();
   return {
     table,
     priority,

@@ -40,10 +40,17 @@ export class FlowTransaction {
   readonly #undo: (Rule | (() => void))[] = [];
   readonly #events: FlowEvent[] = [];
   #groupsChanged = false;
+  #nowMs: number | undefined;
 
   constructor(tables: FlowTables, checkActions: CheckActions | undefined) {
     this.#tables = tables;
     this.#checkActions = checkActions;
+  }
+
+  /** One moment for all changes: asking the clock for each of a hundred thousand takes its time. */
+  #now(): number {
+    this.#nowMs ??= this.#tables.bridge.nowMs();
+    return this.#nowMs;
   }
 
   /** Throws OfError; the caller then rolls the transaction back. */
@@ -93,10 +100,14 @@ export class FlowTransaction {
     const { bridge } = this.#tables;
     for (let seen = 0; seen < this.#events.length; ) {
       const doomed = new Map<string, LearnedCookie>();
+      let last: Rule['actions'] | undefined;
       for (; seen < this.#events.length; seen++) {
         const event = this.#events[seen]!;
         const actions = event.event === 'removed' ? event.rule.actions : event.oldActions;
-        for (const one of learnedCookies(actions ?? [])) doomed.set(cookieKey(one), one);
+        // Many flows share a list.
+        if (actions === undefined || actions === last) continue;
+        last = actions;
+        for (const one of learnedCookies(actions)) doomed.set(cookieKey(one), one);
       }
       if (doomed.size === 0) return;
       for (const table of bridge.tables) {
@@ -143,7 +154,7 @@ export class FlowTransaction {
     const table = this.#tables.bridge.tables[rule.table];
     table.remove(rule);
     rule.removed = true;
-    this.#tables.expirable.delete(rule);
+    this.#forgetTimeouts(rule);
     this.#undo.push(rule);
     this.#events.push({ event: 'removed', rule, reason, requester });
   }
@@ -155,7 +166,7 @@ export class FlowTransaction {
   }
 
   #inserted(rule: Rule, requester: Requester | undefined): void {
-    this.#trackTimeouts(rule);
+    if (expires(rule)) this.#tables.expirable.add(rule);
     this.#undo.push(rule);
     this.#events.push({ event: 'added', rule, oldActions: undefined, requester });
   }
@@ -170,7 +181,7 @@ export class FlowTransaction {
     }
     table.remove(rule);
     rule.removed = true;
-    this.#tables.expirable.delete(rule);
+    this.#forgetTimeouts(rule);
   }
 
   /** An add that was prepared (preparedFlow.ts). Throws OfError; then the flow still has its place. */
@@ -186,9 +197,10 @@ export class FlowTransaction {
       return;
     }
     this.#admit(table, rule.match, rule.priority, rule.flags, requester);
-    rule.createdMs = bridge.nowMs();
-    rule.modifiedMs = rule.createdMs;
-    rule.usedMs = rule.createdMs;
+    const now = this.#now();
+    rule.createdMs = now;
+    rule.modifiedMs = now;
+    rule.usedMs = now;
     prepared.place = undefined;
     table.put(place, rule);
     this.#inserted(rule, requester);
@@ -205,7 +217,7 @@ export class FlowTransaction {
     }
     const { match, priority, actions } = flowMod;
     this.#admit(table, match, priority, flowMod.flags, requester);
-    const rule = newRule(bridge, table.id, match, priority, actions);
+    const rule = newRule(bridge, table.id, match, priority, actions, this.#now());
     setFromFlowMod(rule, flowMod);
     this.insert(rule, requester);
   }
@@ -239,7 +251,7 @@ export class FlowTransaction {
     rule.hardTimeout = flowMod.hardTimeout;
     rule.importance = flowMod.importance;
     rule.flags = stateFlags(flowMod.flags);
-    rule.createdMs = bridge.nowMs();
+    rule.createdMs = this.#now();
     rule.modifiedMs = rule.createdMs;
     this.#resetCounts(rule, flowMod);
     this.#trackTimeouts(rule);
@@ -267,7 +279,7 @@ export class FlowTransaction {
     for (const rule of rules)
       this.#checkActions?.(flowMod.actions, rule.match, rule.table, requester?.version);
     if (flowMod.flags.resetCounts) bridge.syncStats();
-    const now = bridge.nowMs();
+    const now = this.#now();
     for (const rule of rules) {
       const before = this.#remember(rule);
       rule.actions = flowMod.actions;
@@ -325,8 +337,17 @@ export class FlowTransaction {
     rule.bytes = 0;
   }
 
-  #trackTimeouts(rule: Rule): void {
-    if (rule.idleTimeout !== 0 || rule.hardTimeout !== 0) this.#tables.expirable.add(rule);
-    else this.#tables.expirable.delete(rule);
+  #forgetTimeouts(rule: Rule): void {
+    const { expirable } = this.#tables;
+    if (expirable.size > 0) expirable.delete(rule);
   }
+
+  #trackTimeouts(rule: Rule): void {
+    if (expires(rule)) this.#tables.expirable.add(rule);
+    else this.#forgetTimeouts(rule);
+  }
+}
+
+function expires({ idleTimeout, hardTimeout }: Rule): boolean {
+  return idleTimeout !== 0 || hardTimeout !== 0;
 }

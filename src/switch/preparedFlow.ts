@@ -33,7 +33,8 @@ export function prepareFlow(bridge: Bridge, flowMod: FlowMod): PreparedFlow | un
   const table = bridge.tables[tableForCheck(flowMod.table)];
   if (table === undefined || table.id === HIDDEN_TABLE) return undefined;
   if (groupsOf(actions).length > 0 || metersOf(actions).length > 0) return undefined;
-  const rule = newRule(bridge, table.id, match, priority, actions);
+  // Its time begins with the commit.
+  const rule = newRule(bridge, table.id, match, priority, actions, 0);
   setFromFlowMod(rule, flowMod);
   return { rule, place: table.hold(rule.match) };
 }

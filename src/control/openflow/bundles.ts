@@ -34,6 +34,9 @@ interface Entry {
 interface Bundle {
   flags: number;
   closed: boolean;
+  /** Since it was last looked whether it is in use. */
+  used: boolean;
+  /** When that was seen. */
   usedMs: number;
   /** Start of the message that made it. */
   head: Uint8Array;
@@ -72,7 +75,7 @@ export class BundleSet {
       case 'close_request': {
         const bundle = this.#writable(bundleId, flags);
         bundle.closed = true;
-        bundle.usedMs = performance.now();
+        bundle.used = true;
         reply = 'close_reply';
         break;
       }
@@ -122,7 +125,7 @@ export class BundleSet {
       this.#drop(message.bundleId);
       throw new OfError('OFPBFC_MSG_TOO_MANY');
     }
-    bundle.usedMs = performance.now();
+    bundle.used = true;
     const prepared =
       mayPrepare && inner.type === 'flow_mod'
         ? prepareFlow(this.#switch.bridge, inner.flowMod)
@@ -135,6 +138,7 @@ export class BundleSet {
     this.#bundles.set(bundleId, {
       flags,
       closed: false,
+      used: false,
       usedMs: performance.now(),
       head: head(request),
       entries: [],
@@ -253,9 +257,13 @@ export class BundleSet {
   }
 
   #expire(): void {
-    const limitMs = performance.now() - this.#switch.bundleIdleTimeoutMs;
+    const nowMs = performance.now();
     for (const [id, bundle] of this.#bundles) {
-      if (bundle.usedMs > limitMs) continue;
+      if (bundle.used) {
+        bundle.used = false;
+        bundle.usedMs = nowMs;
+      }
+      if (bundle.usedMs > nowMs - this.#switch.bundleIdleTimeoutMs) continue;
       this.#drop(id);
       this.#conn.sendError('OFPBFC_TIMEOUT', bundle.head);
     }

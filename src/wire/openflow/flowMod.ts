@@ -16,11 +16,11 @@ import {
 } from '../../../contract/key.ts';
 import type { Reader, Writer } from './buffer.ts';
 import type { BodyContext, Codecs } from './codec.ts';
-import { emptyMatch, port10To11, port11To10 } from './fieldAccess.ts';
+import { port10To11, port11To10 } from './fieldAccess.ts';
 import { decodeInstructions, encodeInstructions } from './instruction.ts';
 import { normalizeMatch, pullOfp10Match, putOfp10Match } from './legacyMatch.ts';
-import { pullMatch, pullNxMatch, putMatch, putNxMatch } from './match.ts';
-import { packMatch } from './packedMatch.ts';
+import { type PullOptions, pullMatch, pullNxMatch, putMatch, putNxMatch } from './match.ts';
+import { packMatch, packWords } from './packedMatch.ts';
 import { checkPort } from './port.ts';
 import { ETH_TYPE_IP, ETH_TYPE_IPV6, get16, get32 } from './prereq.ts';
 import type { Action, FlowMod, FlowModCommand, Match } from './types.ts';
@@ -57,13 +57,26 @@ interface Head {
 }
 
 /** Records in which matches are read that are packed as soon as the message is understood. */
-const lent: Match = emptyMatch(FLOW_SIZE);
+const lentKey = new Int32Array(FLOW_SIZE / 4);
+const lentMask = new Int32Array(FLOW_SIZE / 4);
+const lent: Match = {
+  key: new Uint8Array(lentKey.buffer),
+  mask: new Uint8Array(lentMask.buffer),
+};
+const LENT: PullOptions = { into: lent };
+const LENT_WITH_COOKIE: PullOptions = { into: lent, allowCookie: true };
+const OWN: PullOptions = {};
+const OWN_WITH_COOKIE: PullOptions = { allowCookie: true };
 
-function lend(ctx: BodyContext): { into?: Match } {
-  if (ctx.packed !== true) return {};
-  lent.key.fill(0);
-  lent.mask.fill(0);
-  return { into: lent };
+function lend(ctx: BodyContext, allowCookie: boolean): PullOptions {
+  if (ctx.packed !== true) return allowCookie ? OWN_WITH_COOKIE : OWN;
+  lentKey.fill(0);
+  lentMask.fill(0);
+  return allowCookie ? LENT_WITH_COOKIE : LENT;
+}
+
+function packed(match: Match): Match {
+  return match === lent ? packWords(lentKey, lentMask) : packMatch(match);
 }
 
 function decode10(r: Reader, ctx: BodyContext): Head {
@@ -110,10 +123,7 @@ function decodeNx(r: Reader, ctx: BodyContext): Head {
   const flags = r.u16();
   const matchLen = r.u16();
   r.skip(6);
-  const { match, cookie, cookieMask } = pullNxMatch(r, matchLen, ctx, {
-    allowCookie: true,
-    ...lend(ctx),
-  });
+  const { match, cookie, cookieMask } = pullNxMatch(r, matchLen, ctx, lend(ctx, true));
   // Something new has no cookie to match.
   if (command === 0 && cookieMask !== 0n) throw new OfError('NXBRC_NXM_INVALID');
   return {
@@ -147,7 +157,7 @@ function decode11(r: Reader, ctx: BodyContext): Head {
   const outGroup = r.u32();
   const flags = r.u16();
   const importance = r.u16();
-  const match = pullMatch(r, ctx, lend(ctx));
+  const match = pullMatch(r, ctx, lend(ctx, false));
   const isDelete = command === 3 || command === 4;
   if (table === 0xff && (ctx.version === 2 || !isDelete)) throw new OfError('OFPFMFC_BAD_TABLE_ID');
   const outPort = checkPort(rawPort);
@@ -189,7 +199,7 @@ function decodeFlowMod(r: Reader, ctx: BodyContext): FlowMod {
   return {
     command,
     table: h.table,
-    match: ctx.packed === true ? packMatch(h.match) : h.match,
+    match: ctx.packed === true ? packed(h.match) : h.match,
     priority: h.priority,
     cookie: h.cookie,
     cookieMask: h.cookieMask,
@@ -224,14 +234,15 @@ function decodeFlowActions(r: Reader, ctx: BodyContext, match: Match): Action[] 
 /** Original addresses of a connection are of one IP version, the flow's. */
 function checkCtTuple({ key, mask }: Match): void {
   const type = get16(key, K_ETH_TYPE);
-  const any = (offset: number): boolean => {
-    for (let i = offset; i < offset + 16; i++) if (mask[i] !== 0) return true;
-    return false;
-  };
   const v4 = get32(mask, K_CT_NW_SRC) !== 0 || get32(mask, K_CT_NW_DST) !== 0;
-  const v6 = any(K_CT_IPV6_SRC) || any(K_CT_IPV6_DST);
+  const v6 = isAddressMatched(mask, K_CT_IPV6_SRC) || isAddressMatched(mask, K_CT_IPV6_DST);
   if ((v4 && type !== ETH_TYPE_IP) || (v6 && type !== ETH_TYPE_IPV6))
     throw new OfError('OFPBAC_MATCH_INCONSISTENT');
+}
+
+function isAddressMatched(mask: Uint8Array, offset: number): boolean {
+  for (let i = offset; i < offset + 16; i++) if (mask[i] !== 0) return true;
+  return false;
 }
 
 const SEND_FLOW_REM = 1;

@@ -47,7 +47,7 @@ export interface PullOptions {
   /** Packet-outs of OpenFlow 1.5: only metadata, registers, tunnel and input port. */
   pipelineOnly?: boolean;
   /** A match on nothing, to be filled: records that the caller lends. Default: new ones. */
-  into?: Match;
+  into?: Match | undefined;
 }
 
 const ALL_ONES = (1n << 64n) - 1n;

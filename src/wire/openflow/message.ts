@@ -74,7 +74,7 @@ function codecOf(type: MessageType): BodyCodec<MessageType> {
 export function decode(bytes: Uint8Array, options: DecodeOptions = {}): Decoded {
   const r = new Reader(bytes);
   if (bytes.length < HEADER_LEN) throw new OfError('OFPBRC_BAD_LEN');
-  if (r.view.getUint16(2) !== bytes.length) throw new OfError('OFPBRC_BAD_LEN');
+  if (((bytes[2]! << 8) | bytes[3]!) !== bytes.length) throw new OfError('OFPBRC_BAD_LEN');
   return decodeFrom(r, options);
 }
 

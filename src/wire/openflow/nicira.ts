@@ -6,6 +6,7 @@ import type { BodyContext, Codecs, MessageOf } from './codec.ts';
 import { empty, readList } from './codec.ts';
 import { decodeCtFlush, encodeCtFlush } from './ctFlush.ts';
 import type { BundleControlType, Message, PacketInFormat, TlvMapping } from './messages.ts';
+import { get16, get32 } from './prereq.ts';
 import { readProps } from './prop.ts';
 import { OfError } from './types.ts';
 
@@ -30,10 +31,10 @@ function decodeBundleAdd(r: Reader, ctx: BodyContext): MessageOf<'bundle_add'> {
   const { bytes } = r;
   const at = r.offset;
   if (r.left < 8) throw new OfError('OFPBFC_MSG_BAD_LEN');
-  const length = r.view.getUint16(at + 2);
+  const length = get16(bytes, at + 2);
   if (bytes[at] !== ctx.version) throw new OfError('OFPBFC_BAD_VERSION');
   if (length < 8 || length > r.left) throw new OfError('OFPBFC_MSG_BAD_LEN');
-  const xid = r.view.getUint32(at + 4);
+  const xid = get32(bytes, at + 4);
   if (xid !== ctx.xid) throw new OfError('OFPBFC_MSG_BAD_XID');
   const message = ctx.nested(r.sub(length));
   if (!BUNDLABLE.has(message.type)) throw new OfError('OFPBFC_MSG_UNSUP');

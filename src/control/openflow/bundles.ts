@@ -5,6 +5,7 @@
 import { checkFlowMod } from '../../switch/flowModsRules.ts';
 import { discardFlow, type PreparedFlow, prepareFlow } from '../../switch/preparedFlow.ts';
 import type { BundleControlType, Message } from '../../wire/openflow/messages.ts';
+import { get32 } from '../../wire/openflow/prereq.ts';
 import { OfError } from '../../wire/openflow/types.ts';
 import type { OfSwitch } from './context.ts';
 import { checkBuckets, plainChange } from './groupHandlers.ts';
@@ -18,18 +19,15 @@ const EXPIRY_INTERVAL_MS = 1000;
 /** A bundle holds the memory of its messages until it is committed: about a million flows. */
 const MAX_BYTES = 256 << 20;
 const QUOTE_BYTES = 512;
+/** In the header of a message. */
+const XID_OFFSET = 4;
 const DISCARD_SLICE_MS = 5;
 const LATE_ERRORS: ReadonlySet<string> = new Set(['OFPBAC_BAD_OUT_GROUP', 'OFPMMFC_INVALID_METER']);
 
 type Bundlable = Extract<Message, { type: 'flow_mod' | 'port_mod' | 'packet_out' | 'group_mod' }>;
 
-interface Entry {
-  /** A flow whose place is held until the commit, or the message to be carried out then. */
-  what: PreparedFlow | Bundlable;
-  xid: number;
-  /** Start of the bundle-add message, for errors: bytes of `heads`. */
-  headAt: number;
-}
+/** A flow whose place is held until the commit, or the message to be carried out then. */
+type Entry = PreparedFlow | Bundlable;
 
 interface Bundle {
   flags: number;
@@ -41,6 +39,8 @@ interface Bundle {
   /** Start of the message that made it. */
   head: Uint8Array;
   entries: Entry[];
+  /** Of each entry: where the start of its bundle-add message is among `heads`. It has the xid, and errors quote it. */
+  headsAt: number[];
   heads: ByteStore;
   /** Of all messages, as received. */
   bytes: number;
@@ -130,8 +130,8 @@ export class BundleSet {
       mayPrepare && inner.type === 'flow_mod'
         ? prepareFlow(this.#switch.bridge, inner.flowMod)
         : undefined;
-    const headAt = bundle.heads.add(request.bytes, QUOTE_BYTES);
-    bundle.entries.push({ what: prepared ?? (inner as Bundlable), xid: request.xid, headAt });
+    bundle.headsAt.push(bundle.heads.add(request.bytes, QUOTE_BYTES));
+    bundle.entries.push(prepared ?? (inner as Bundlable));
   }
 
   #open(bundleId: number, flags: number, request: Request): void {
@@ -142,6 +142,7 @@ export class BundleSet {
       usedMs: performance.now(),
       head: head(request),
       entries: [],
+      headsAt: [],
       heads: new ByteStore(),
       bytes: 0,
     });
@@ -180,7 +181,10 @@ export class BundleSet {
     /** What cannot be undone runs after everything has been found good. */
     const later: (() => void)[] = [];
     const undo: (() => void)[] = [];
-    for (const { what, xid, headAt } of bundle.entries) {
+    for (let i = 0; i < bundle.entries.length; i++) {
+      const what = bundle.entries[i]!;
+      const headAt = bundle.headsAt[i]!;
+      const xid = bundle.heads.u32(headAt, XID_OFFSET);
       try {
         if ('rule' in what) {
           transaction.addPrepared(what, { connection: this.#conn, xid, version });
@@ -228,7 +232,7 @@ export class BundleSet {
       }
     }
     transaction.commit();
-    for (const { what } of bundle.entries) {
+    for (const what of bundle.entries) {
       if ('rule' in what) this.#conn.flowMods.note('add');
       else countFlowMod(this.#conn, what);
     }
@@ -247,7 +251,7 @@ export class BundleSet {
   /** Gives up the places of its flows, in slices: nobody sees them. */
   async #discard({ entries }: Bundle): Promise<void> {
     let sliceEndMs = performance.now() + DISCARD_SLICE_MS;
-    for (const { what } of entries) {
+    for (const what of entries) {
       if (!('rule' in what)) continue;
       discardFlow(this.#switch.bridge, what);
       if (performance.now() < sliceEndMs) continue;
@@ -300,6 +304,12 @@ class ByteStore {
     chunk.set(length === bytes.length ? bytes : bytes.subarray(0, length), at + 2);
     this.#used += 2 + length;
     return (this.#chunks.length - 1) * STORE_CHUNK + at;
+  }
+
+  /** A number in network byte order, `offset` bytes from the start of a piece. */
+  u32(place: number, offset: number): number {
+    const chunk = this.#chunks[Math.floor(place / STORE_CHUNK)]!;
+    return get32(chunk, (place % STORE_CHUNK) + 2 + offset);
   }
 
   get(place: number): Uint8Array {

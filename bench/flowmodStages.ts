@@ -1,0 +1,208 @@
+// Where the microseconds of a flow-mod go: a profile of xvio's main thread by V8's own sampler, sorted by the stages on the way of
+// an OpenFlow message, beside the CPU time of ovs-ofctl, which is often the limit, and of the real ovs-vswitchd.
+//
+//   node bench/flowmodStages.ts [--rounds N] [--flows N] [--docs]       the docs: between their marks in docs/benchmarks.md
+//
+// CPU time, not rates: that means something on a busy machine, too. No guests, so nothing else runs beside the control plane.
+
+import { spawn } from 'node:child_process';
+import { once } from 'node:events';
+import { chmodSync, mkdtempSync, readdirSync, readFileSync, rmSync, writeFileSync } from 'node:fs';
+import { tmpdir } from 'node:os';
+import path from 'node:path';
+import { setTimeout as sleep } from 'node:timers/promises';
+import { parseArgs } from 'node:util';
+import { ROOT, Sandbox } from '../test/interop/sandbox.ts';
+import { between } from './documents.ts';
+import { type CpuProfile, STAGE_NAMES, stageTimes, type Window } from './flowmodProfile.ts';
+import { describeMachine } from './machine.ts';
+import { median } from './rounds.ts';
+import { markdownTable } from './tables.ts';
+
+const SAMPLE_US = 200;
+/** The last messages' work, and garbage that is collected soon after. */
+const SETTLE_MS = 150;
+const OF = ['-O', 'OpenFlow14'];
+
+/** In this order the table is full and empty by turns. */
+const OPERATIONS: readonly (readonly [name: string, args: readonly string[]])[] = [
+  ['bundle', [...OF, '--bundle', 'add-flows', 'br0', 'FILE']],
+  ['dump-flows', [...OF, 'dump-flows', 'br0']],
+  ['mod-flows', [...OF, 'mod-flows', 'br0', 'udp,actions=output:3']],
+  ['del-flows', [...OF, 'del-flows', 'br0', 'udp']],
+  ['add-flows', [...OF, 'add-flows', 'br0', 'FILE']],
+  ['del-flows', [...OF, 'del-flows', 'br0', 'udp']],
+];
+
+interface CpuTimes {
+  mainMs: number;
+  othersMs: number;
+}
+
+function cpuTimes(pid: number): CpuTimes {
+  const times = { mainMs: 0, othersMs: 0 };
+  for (const tid of readdirSync(`/proc/${pid}/task`)) {
+    const [ns] = readFileSync(`/proc/${pid}/task/${tid}/schedstat`, 'utf8').split(' ');
+    times[Number(tid) === pid ? 'mainMs' : 'othersMs'] += Number(ns) / 1e6;
+  }
+  return times;
+}
+
+interface Sample extends CpuTimes {
+  operation: string;
+  ofctlMs: number;
+  window: Window;
+}
+
+/** Runs ovs-ofctl; its CPU time in milliseconds. */
+async function ofctl(box: Sandbox, args: readonly string[]): Promise<number> {
+  const words = args.map((word) => (word === 'FILE' ? box.path('flows.txt') : word));
+  const script = 'TIMEFORMAT="%U %S"; time ovs-ofctl "$@" >/dev/null';
+  const child = spawn('bash', ['-c', script, 'ofctl', ...words], {
+    env: { ...box.env, LC_ALL: 'C' },
+    stdio: ['ignore', 'ignore', 'pipe'],
+  });
+  let text = '';
+  child.stderr.on('data', (chunk) => {
+    text += chunk;
+  });
+  const [status] = await once(child, 'close');
+  if (status !== 0) throw new Error(`ovs-ofctl ${words.join(' ')}: ${text}`);
+  const [user, system] = text.trim().split('\n').at(-1)!.split(' ').map(Number);
+  return 1000 * (user! + system!);
+}
+
+const nowUs = (): number => Number(process.hrtime.bigint() / 1000n);
+
+async function measure(
+  box: Sandbox,
+  [operation, args]: (typeof OPERATIONS)[number],
+): Promise<Sample> {
+  const before = cpuTimes(box.daemonPid);
+  const fromUs = nowUs();
+  const ofctlMs = await ofctl(box, args);
+  await sleep(SETTLE_MS);
+  const after = cpuTimes(box.daemonPid);
+  return {
+    operation,
+    ofctlMs,
+    mainMs: after.mainMs - before.mainMs,
+    othersMs: after.othersMs - before.othersMs,
+    window: { fromUs, toUs: nowUs() },
+  };
+}
+
+function flowLines(count: number): string {
+  const lines: string[] = [];
+  for (let i = 0; i < count; i++) {
+    const address = `172.${16 + (i >> 16)}.${(i >> 8) & 255}.${i & 255}`;
+    const match = `in_port=2,udp,nw_src=${address},tp_dst=${1 + (i % 1000)}`;
+    lines.push(`priority=100,${match},actions=output:1`);
+  }
+  return `${lines.join('\n')}\n`;
+}
+
+async function addBridge(box: Sandbox, flows: number): Promise<void> {
+  const bridge = ['set', 'bridge', 'br0', 'datapath_type=netdev', 'fail_mode=secure'];
+  box.vsctl('add-br', 'br0', '--', ...bridge);
+  writeFileSync(box.path('flows.txt'), flowLines(flows));
+}
+
+/** The daemon's launcher, with V8's profiler on; it writes a file when the daemon ends. */
+function profilingLauncher(directory: string): string {
+  const launcher = path.join(directory, 'ovs-vswitchd');
+  const node = path.join(ROOT, 'node_modules', '.bin', 'node');
+  const options = `--cpu-prof --cpu-prof-interval=${SAMPLE_US} --cpu-prof-dir='${directory}'`;
+  const main = path.join(ROOT, 'src', 'cli', 'ovs-vswitchd.ts');
+  writeFileSync(
+    launcher,
+    `#!/bin/sh\nexec '${node}' --disable-warning=ExperimentalWarning ${options} '${main}' "$@"\n`,
+  );
+  chmodSync(launcher, 0o755);
+  return launcher;
+}
+
+/** The profile of the main thread: the one that has loaded the command line. */
+function readProfile(directory: string): CpuProfile {
+  for (const name of readdirSync(directory)) {
+    if (!name.endsWith('.cpuprofile')) continue;
+    const profile = JSON.parse(readFileSync(path.join(directory, name), 'utf8')) as CpuProfile;
+    const isMain = profile.nodes.some(({ callFrame }) =>
+      callFrame.url.endsWith('/cli/ovs-vswitchd.ts'),
+    );
+    if (isMain) return profile;
+  }
+  throw new Error('the daemon has left no profile');
+}
+
+async function run(rounds: number, flows: number): Promise<string> {
+  const directory = mkdtempSync(path.join(tmpdir(), 'xvf-'));
+  const series: Sample[][] = [[], [], []];
+  try {
+    const profiled = await Sandbox.start({ binary: profilingLauncher(directory) });
+    try {
+      await using xvio = await Sandbox.start();
+      await using real = await Sandbox.start({ daemon: 'real' });
+      for (const box of [profiled, xvio, real]) await addBridge(box, flows);
+      // The first round is for the compilers.
+      for (let round = -1; round < rounds; round++) {
+        for (const operation of OPERATIONS) {
+          const samples: Sample[] = [];
+          for (const box of [profiled, xvio, real]) samples.push(await measure(box, operation));
+          if (round >= 0) for (const [i, sample] of samples.entries()) series[i]!.push(sample);
+        }
+      }
+    } finally {
+      await profiled.stop();
+    }
+    return table(readProfile(directory), series, flows);
+  } finally {
+    rmSync(directory, { recursive: true, force: true });
+  }
+}
+
+/** `series`: of xvio with the profiler, which says what the shares are, of xvio without, and of the real daemon. */
+function table(profile: CpuProfile, series: readonly (readonly Sample[])[], flows: number): string {
+  const us = (ms: number): string => ((1000 * ms) / flows).toFixed(2);
+  const names = [...new Set(OPERATIONS.map(([name]) => name))];
+  const rows = names.map((name) => {
+    const [profiled, mine, other] = series.map((samples) =>
+      samples.filter(({ operation }) => operation === name),
+    ) as [Sample[], Sample[], Sample[]];
+    const middle = (samples: readonly Sample[], key: 'mainMs' | 'othersMs' | 'ofctlMs') =>
+      median(samples.map((sample) => sample[key]));
+    const times = stageTimes(
+      profile,
+      profiled.map(({ window }) => window),
+    );
+    const sampled = [...times.values()].reduce((sum, time) => sum + time, 0);
+    const mainMs = middle(mine, 'mainMs');
+    const stages = STAGE_NAMES.map((stage) =>
+      us(((times.get(stage) ?? 0) / Math.max(sampled, 1)) * mainMs),
+    );
+    const ofctlMs = median([...mine, ...other].map((sample) => sample.ofctlMs));
+    const realMs = middle(other, 'mainMs') + middle(other, 'othersMs');
+    const others = us(middle(mine, 'othersMs'));
+    return [name, us(ofctlMs), us(realMs), us(mainMs), ...stages, others];
+  });
+  const head = ['µs a flow', 'ovs-ofctl', 'real ovs-vswitchd', 'xvio, main thread'];
+  return markdownTable([...head, ...STAGE_NAMES, 'other threads'], rows);
+}
+
+const { values } = parseArgs({
+  options: {
+    rounds: { type: 'string', default: '5' },
+    flows: { type: 'string', default: '100000' },
+    docs: { type: 'boolean', default: false },
+  },
+});
+const [rounds, flows] = [Number(values.rounds), Number(values.flows)];
+const result = await run(rounds, flows);
+console.log(result);
+if (values.docs) {
+  const file = path.join(ROOT, 'docs', 'benchmarks.md');
+  const { commit, cpu } = describeMachine();
+  const what = `xvio ${commit}, ${cpu.split(',')[0]}, ${flows} flows, medians of ${rounds} rounds, CPU time:`;
+  const content = `${what}\n\n${result}`;
+  writeFileSync(file, between(readFileSync(file, 'utf8'), 'flowmod-stages', content));
+}

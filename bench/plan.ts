@@ -30,7 +30,7 @@ const COSTS: Readonly<Record<string, Cost>> = {
   pauses: { setupS: 9, roundS: 2.4 },
   idle: { setupS: 20, roundS: 6.4, most: 5 },
   upcall: { setupS: 12, roundS: 2.3 },
-  flowmod: { setupS: 8, roundS: 12, most: 5 },
+  flowmod: { setupS: 11, roundS: 13, most: 5 },
   explosion: { setupS: 12, roundS: 1 },
   ports: { setupS: 40, roundS: 3.6 },
   workers: { setupS: 8, roundS: 1.8 },

@@ -9,7 +9,7 @@ import { ovsDpdk } from '../peers/ovsDpdk.ts';
 import { ovsUserspace } from '../peers/ovsUserspace.ts';
 import { xvio, xvioOf } from '../peers/xvio.ts';
 import { acquaint, type Contestant, play, type Sample } from '../rounds.ts';
-import type { Options, Scenario } from '../types.ts';
+import type { Measurement, Options, Peer, Scenario } from '../types.ts';
 
 const STREAM = { from: 0, to: 1, perSecond: 20_000 };
 const ECHO_INTERVAL_MS = 20;
@@ -90,7 +90,7 @@ async function addBundle(
   const { box } = testbed as OvsTestbed;
   box.ofctl('del-flows', 'br0', 'udp');
   const echoes = new Echoes(box.path('br0.mgmt'));
-  // The userspace datapath without DPDK has no guests: who waits there is the client alone.
+  // Without guests who waits is the client alone.
   const guests = testbed.sockets.length > 0;
   if (guests) generator.setStreams([STREAM]);
   const from = performance.now();
@@ -141,16 +141,32 @@ async function measure(contestant: Contestant, count: number, realtime: boolean)
   };
 }
 
-async function run(options: Options) {
+/**
+ * Beside guests, whose packets and generator want the cores, too; and with the cores for ovs-ofctl and the control plane alone, as
+ * the real userspace datapath has them, which has no ports for guests.
+ */
+interface Variant {
+  label: string;
+  ports: number;
+  baseline: string;
+  peers: readonly Peer[];
+}
+
+const VARIANTS: readonly Variant[] = [
+  { label: '', ports: 2, baseline: 'ovs-dpdk', peers: [xvio, ovsDpdk] },
+  { label: ', no guests', ports: 0, baseline: 'ovs-userspace', peers: [xvio, ovsUserspace] },
+];
+
+function ofVariant({ label, ports, baseline, peers }: Variant, options: Options) {
   const count = options.durationMs < 100 ? 2000 : 100_000;
-  const result = await play(
+  return play(
     {
       scenario: 'flowmod',
-      variant: `a bundle of ${count} flows`,
+      variant: `a bundle of ${count} flows${label}`,
       unit: 'flow-mods/s',
-      notes: ['ovs-userspace has no guests: nothing runs beside its control plane'],
-      peers: [xvio, ovsDpdk, ovsUserspace, ...options.compare.map(xvioOf)],
-      setup: () => ({ wiring: 'port', ports: 2 }),
+      baseline,
+      peers: [...peers, ...options.compare.map(xvioOf)],
+      setup: () => ({ wiring: ports === 0 ? 'none' : 'port', ports }),
       prepare: async (contestant) => {
         const { box } = contestant.testbed as OvsTestbed;
         writeFileSync(box.path('many.txt'), flowLines(count));
@@ -160,7 +176,12 @@ async function run(options: Options) {
     },
     { ...options, rounds: Math.min(options.rounds, 5) },
   );
-  return [result];
+}
+
+async function run(options: Options): Promise<Measurement[]> {
+  const results: Measurement[] = [];
+  for (const variant of VARIANTS) results.push(await ofVariant(variant, options));
+  return results;
 }
 
 export const flowmod: Scenario = {

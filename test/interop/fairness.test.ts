@@ -78,7 +78,7 @@ describe('guests that take more than their share', () => {
         assert.ok(taken > 10_000, `the flood was of ${taken} frames only`);
         assert.ok(beside > alone / 20, `${beside} frames beside the flood, ${alone} without it`);
         await box.until(
-          () => (statistics(box, 'sink').tx_dropped ?? 0) > 1000,
+          () => (statistics(box, 'sink').xvio_drop_tx_ring_full ?? 0) > 1000,
           20_000,
           'drops of the guest that takes nothing',
         );

@@ -47,6 +47,18 @@ it('every test that is named exists', () => {
   }
 });
 
+it('every counter and every text that is named is looked at in one of those tests', () => {
+  for (const { id, seen, tests } of [...GUEST_CASES, ...FRONTEND_CASES]) {
+    const text = tests.map(([file]) => readFileSync(join(TEST, file), 'utf8')).join('\n');
+    for (const [, counter] of seen.matchAll(/`([a-z]+(?:_[a-z]+)+)`/g)) {
+      assert.ok(text.includes(counter!), `${id}: no test looks at ${counter}`);
+    }
+    for (const [, message] of seen.matchAll(/`([a-z]+(?: [a-z]+)+)`/g)) {
+      assert.ok(text.includes(message!), `${id}: no test looks for "${message}"`);
+    }
+  }
+});
+
 it('the document has these tables', () => {
   let text = readFileSync(DOCUMENT, 'utf8');
   for (const [name, rows] of Object.entries(TABLES)) {

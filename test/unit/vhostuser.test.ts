@@ -353,7 +353,7 @@ describe('rings', () => {
 
   it('wants eventfds as doorbells, and the flag to agree with them (F3, F16)', () => {
     const state = negotiated();
-    refused(state, M.SET_VRING_KICK, u64(0), [file(1n)], /no eventfd/);
+    refused(state, M.SET_VRING_KICK, u64(0), [file(1n)], /the descriptor is no eventfd/);
     refused(state, M.SET_VRING_CALL, u64(0), [], /descriptor missing/);
     refused(state, M.SET_VRING_CALL, u64(0x100), [event()], /announces none/);
     assert.equal(ok(state, M.SET_VRING_KICK, u64(0x101)).rings[1]!.started, true);
@@ -366,7 +366,8 @@ describe('rings', () => {
     assert.equal(after.rings[0]!.addresses, undefined);
     assert.ok(!heldFds(after).has(before.rings[0]!.kick));
     ok(ok(after, M.GET_VRING_BASE, ring(0, 0)), M.GET_VRING_BASE, ring(63, 0));
-    ok(after, M.SET_VRING_ENABLE, ring(62, 1));
+    const other = ok(after, M.SET_VRING_ENABLE, ring(62, 1));
+    assert.deepEqual([plan(after, other).start, plan(after, other).stop], [[], []]);
     refused(after, M.SET_VRING_ENABLE, ring(0, 2), [], /enable 2/);
   });
 

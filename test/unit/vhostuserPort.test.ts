@@ -244,12 +244,13 @@ describe('ports of both modes', () => {
   });
 
   it('refuses a second front-end and a name with a slash', async () => {
-    await withServerPort('vhost3', async (port, path) => {
+    await withServerPort('vhost3', async (port, path, _fake, lines) => {
       const guest = new Guest({ path, mode: 'client' });
       guest.open();
       await guest.connected();
       const second = new Frontend(unixConnect(path));
       await assert.rejects(second.askU64(M.GET_FEATURES), /closed/);
+      assert.ok(lines.some((line) => /second front-end on '.*vhost3' refused/.test(line)));
       assert.ok(port.status().linkUp);
       guest.close();
     });

@@ -16,6 +16,8 @@ export interface UnderlayModules {
   systemRoutes: boolean;
   dummies: Dummies | undefined;
   log: Pick<NetdevContext['log'], 'warn'>;
+  /** Tunnels may leave by other interfaces than before: what the database says of them is to be looked at again. */
+  onEgress: () => void;
 }
 
 export interface OpenUnderlay extends Disposable {
@@ -42,7 +44,7 @@ function dummyWith(dummies: Dummies, address: Uint8Array): string | undefined {
 
 /** Makes the underlay of a datapath and keeps it current until disposed. */
 export function openUnderlay(modules: UnderlayModules): OpenUnderlay {
-  const { datapath, systemRoutes, dummies, log } = modules;
+  const { datapath, systemRoutes, dummies, log, onEgress } = modules;
   // The monitor hears of changes before the tables are read, so none is missed.
   let heard: (() => void) | undefined;
   const monitor = systemRoutes ? new RouteMonitor(() => heard?.()) : undefined;
@@ -55,6 +57,11 @@ export function openUnderlay(modules: UnderlayModules): OpenUnderlay {
   });
   heard = () => underlay.kernelChanged();
   datapath.underlay = underlay;
+  const revalidate = underlay.onChange;
+  underlay.onChange = () => {
+    revalidate?.();
+    if (datapath.tunnels.size > 0) onEgress();
+  };
   return {
     commands: underlayCommands(underlay),
     [Symbol.dispose]: () => {

@@ -170,6 +170,7 @@ class Daemon implements Vswitchd {
       systemRoutes: options.systemRoutes !== false,
       dummies: this.#dummies,
       log: vlog.module('ovs_router'),
+      onEgress: () => this.#publisher.statusChanged(),
     });
     this.#underlay = underlay;
     options.commands.add(...underlay.commands);

@@ -181,13 +181,24 @@ export class HostUnderlay implements Underlay, Disposable {
     const carrier = this.#options.datapath.portNamed(device);
     const mac = parseMac(carrier?.port.netdev.status().mac ?? '');
     if (carrier === undefined || mac === undefined) return;
-    const frame = composeSolicitation(mac, source, nextHop);
+    const frame = composeSolicitation(mac, this.#askingAddress(device, source, nextHop), nextHop);
     carrier.bridge.packetOut(
       carrier.port.ofport,
       undefined,
       [{ type: 'output', port: OFPP_TABLE, maxLen: 0 }],
       frame,
     );
+  }
+
+  /**
+   * Who asks. A tunnel's own address may be another device's (an address of the host, reached by several links): the answer to
+   * it would be for nobody on this bridge, and taught to nobody. Open vSwitch asks so, and never hears of the neighbour.
+   */
+  #askingAddress(device: string, source: Uint8Array, nextHop: Uint8Array): Uint8Array {
+    const key = addressKey(source);
+    if (this.addressesOf(device).some(({ address }) => addressKey(address) === key)) return source;
+    const onLink = this.router.lookup(nextHop, 0);
+    return onLink?.device === device ? onLink.source : source;
   }
 
   /** While there are neighbours, the old ones go. */

@@ -67,7 +67,8 @@ export function isHidden(rule: Rule): boolean {
 export function meets(rule: Rule, criteria: RuleCriteria): boolean {
   return (
     !isHidden(rule) &&
-    ((rule.cookie ^ criteria.cookie) & criteria.cookieMask) === 0n &&
+    (criteria.cookieMask === 0n ||
+      ((rule.cookie ^ criteria.cookie) & criteria.cookieMask) === 0n) &&
     (criteria.outPort === OFPP_NONE || outputsToPort(rule.actions, criteria.outPort)) &&
     (criteria.outGroup === OFPG_ANY || outputsToGroup(rule.actions, criteria.outGroup))
   );

@@ -17,21 +17,22 @@ import { type Action, OFPP_LOCAL, type PortDesc } from '../../wire/openflow/type
 import { Announcer, Peer } from './announce.ts';
 import { BundleSet } from './bundles.ts';
 import type { OfSwitch, SwitchDesc } from './context.ts';
-import { CATCH_ALL, FailOpen, NORMAL_ACTIONS } from './failOpen.ts';
+import { type ControllerStatus, controllerStatus } from './controllerStatus.ts';
+import { CATCH_ALL, FailOpen, isAcceptance, NORMAL_ACTIONS } from './failOpen.ts';
 import { createHandler } from './handlers.ts';
 import { InBand, type InBandRemote, inBandRemote } from './inBand.ts';
 import { ChangeLog, FlowMonitors } from './monitors.ts';
 import { type Handler, Ofconn } from './ofconn.ts';
 import type { Rconn } from './rconn.ts';
+import { Roles } from './roles.ts';
 import { type ControllerConfig, Service } from './service.ts';
 import { Snoop } from './snoop.ts';
 import { tableDesc } from './tableHandlers.ts';
 import { TlvTable } from './tlvTable.ts';
 import { type Log, parseTarget, type SslConfig, type StreamContext } from './vconn.ts';
 import { ALL_VERSIONS } from './versions.ts';
+import { wantedServices } from './wantedServices.ts';
 
-/** ovs-ofctl may stay silent while its user reads. */
-const MGMT_PROBE_MS = 60_000;
 const DEFAULT_BUNDLE_IDLE_TIMEOUT_MS = 10_000;
 const LOG_FLOW_MODS_MS = 1000;
 
@@ -72,13 +73,6 @@ export interface ConnmgrConfig {
   flowTables?: ReadonlyMap<number, FlowTableRow> | undefined;
 }
 
-/** Columns of the Controller row with this target. */
-export interface ControllerStatus {
-  isConnected: boolean;
-  role: 'other' | 'master' | 'slave' | undefined;
-  status: Record<string, string>;
-}
-
 export class Connmgr implements OfSwitch {
   readonly bridge: Bridge;
   readonly tables: FlowTables;
@@ -92,6 +86,7 @@ export class Connmgr implements OfSwitch {
   readonly #services = new Map<string, Service>();
   readonly #peers = new Map<Rconn, Peer>();
   readonly #changes = new ChangeLog();
+  readonly #roles = new Roles();
   readonly #actionLists = new ActionLists();
   readonly #handler: Handler;
   readonly #announcer: Announcer;
@@ -104,7 +99,6 @@ export class Connmgr implements OfSwitch {
   #inBand: InBand | undefined;
   #failMode: 'standalone' | 'secure' | undefined;
   #ssl: SslConfig | undefined;
-  #electionId: bigint | undefined;
   #packetInsDropped = 0;
 
   constructor(options: ConnmgrOptions) {
@@ -145,7 +139,11 @@ export class Connmgr implements OfSwitch {
     const first = this.#failMode === undefined;
     const hadControllers = this.#hasControllers;
     const starting: Promise<void>[] = [];
-    const wanted = this.#wantedServices(config);
+    const wanted = wantedServices(
+      config.controllers,
+      { runDir: this.#options.runDir, bridge: this.bridge.name },
+      this.log,
+    );
     for (const [target, service] of this.#services) {
       const settings = wanted.get(target);
       const usesSsl = sslChanged && /^p?ssl:/.test(target);
@@ -212,29 +210,7 @@ export class Connmgr implements OfSwitch {
     for (const service of this.#services.values()) {
       const { rconn } = service;
       if (rconn === undefined) continue;
-      const peer = this.#peers.get(rconn);
-      const status: Record<string, string> = {};
-      if (rconn.lastError !== undefined) status.last_error = rconn.lastError;
-      status.state = rconn.state;
-      if (rconn.lastConnectedMs !== undefined) {
-        status.sec_since_connect = seconds(now - rconn.lastConnectedMs);
-      }
-      if (rconn.lastDisconnectedMs !== undefined) {
-        status.sec_since_disconnect = seconds(now - rconn.lastDisconnectedMs);
-      }
-      for (const [i, name] of ['action', 'miss'].entries()) {
-        const stats = peer?.stats[i];
-        if (stats === undefined) continue;
-        status[`packet-in-${name}-backlog`] = `${stats.queued}`;
-        status[`packet-in-${name}-bypassed`] = `${stats.normal}`;
-        status[`packet-in-${name}-queued`] = `${stats.limited}`;
-        status[`packet-in-${name}-dropped`] = `${stats.dropped}`;
-      }
-      statuses.set(service.target, {
-        isConnected: rconn.connected,
-        role: peer === undefined ? undefined : ROLE_NAMES[peer.conn.role],
-        status,
-      });
+      statuses.set(service.target, controllerStatus(rconn, this.#peers.get(rconn), now));
     }
     return statuses;
   }
@@ -272,34 +248,15 @@ export class Connmgr implements OfSwitch {
   }
 
   get electionId(): bigint {
-    return this.#electionId ?? 0xffffffffffffffffn;
+    return this.#roles.electionId;
   }
 
   setElectionId(id: bigint): boolean {
-    // Ids wrap: what counts is the sign of the 64-bit difference.
-    if (this.#electionId !== undefined && BigInt.asIntN(64, id - this.#electionId) < 0n) {
-      return false;
-    }
-    this.#electionId = id;
-    return true;
+    return this.#roles.setElectionId(id);
   }
 
   setRole(conn: Ofconn, role: Exclude<Role, 'nochange'>): void {
-    if (role === 'primary' && conn.role !== 'primary') {
-      for (const other of this.connections) {
-        if (other.role !== 'primary') continue;
-        other.role = 'secondary';
-        // OFPCRR_MASTER_REQUEST; the message exists since OpenFlow 1.4, and in 1.3 as an extension.
-        const status: Message = {
-          type: 'role_status',
-          role: 'secondary',
-          reason: 0,
-          generationId: this.electionId,
-        };
-        if (other.version >= 4) other.send(status);
-      }
-    }
-    conn.role = role;
+    this.#roles.setRole(conn, role, this.connections);
   }
 
   flowTooLong(): void {
@@ -343,21 +300,6 @@ export class Connmgr implements OfSwitch {
   get #hasControllers(): boolean {
     for (const service of this.#services.values()) if (service.type === 'primary') return true;
     return false;
-  }
-
-  /** By target. The first of several equal targets counts. */
-  #wantedServices({ controllers }: ConnmgrConfig): Map<string, ControllerConfig> {
-    const { runDir } = this.#options;
-    const { name } = this.bridge;
-    const wanted = new Map<string, ControllerConfig>();
-    const mgmt = `punix:${runDir}/${name}.mgmt`;
-    wanted.set(mgmt, { target: mgmt, type: 'service', inactivityProbeMs: MGMT_PROBE_MS });
-    for (const controller of controllers) {
-      const problem = forbidden(controller.target, runDir, name);
-      if (problem !== undefined) this.log.err(`bridge ${name}: ${problem}`);
-      else if (!wanted.has(controller.target)) wanted.set(controller.target, controller);
-    }
-    return wanted;
   }
 
   #createService(config: ControllerConfig, versions: number): Service | undefined {
@@ -420,7 +362,7 @@ export class Connmgr implements OfSwitch {
   /** A controller that does more than look around has accepted this switch. */
   #noteMessage(conn: Ofconn, type: MessageType): void {
     if (conn.type !== 'primary') return;
-    if (!LOOKING_AROUND.has(type)) conn.rconn.noteAdmitted();
+    if (isAcceptance(type)) conn.rconn.noteAdmitted();
     if (this.#failOpen?.active && conn.rconn.admitted) this.#failOpen.recover();
   }
 
@@ -496,26 +438,6 @@ export class Connmgr implements OfSwitch {
   }
 }
 
-/** Messages that a controller sends to any switch, before it has made up its mind. */
-const LOOKING_AROUND: ReadonlySet<MessageType> = new Set<MessageType>([
-  'hello',
-  'error',
-  'echo_request',
-  'echo_reply',
-  'features_request',
-  'get_config_request',
-  'set_config',
-  'queue_desc_request',
-  'get_async_request',
-  'group_stats_request',
-  'group_desc_request',
-  'group_features_request',
-  'table_features_request',
-  'table_desc_request',
-]);
-
-const ROLE_NAMES = { other: 'other', primary: 'master', secondary: 'slave' } as const;
-
 /** The values that Open vSwitch gives; tools and tests look at them. */
 function switchDesc(dp: string | undefined, serial: string | undefined): SwitchDesc {
   return {
@@ -525,35 +447,4 @@ function switchDesc(dp: string | undefined, serial: string | undefined): SwitchD
     serial: serial ?? 'None',
     dp: dp ?? 'None',
   };
-}
-
-/** Who may write the database must not thereby reach every socket and file of the host. */
-function forbidden(target: string, runDir: string, bridge: string): string | undefined {
-  const slashes = (text: string) => text.replace(/\/+/g, '/');
-  if (target.startsWith('unix:')) {
-    if (!target.includes('/') || slashes(target).startsWith(slashes(`unix:${runDir}/`))) {
-      return undefined;
-    }
-    return (
-      `Not connecting to socket controller "${target}" due to possibility for remote exploit.  ` +
-      `Instead, specify socket in permitted directory "unix:${runDir}/" or connect to ` +
-      `"unix:${runDir}/${bridge}.mgmt" (which is always available without special configuration).`
-    );
-  }
-  if (target.startsWith('punix:')) {
-    const allowed = slashes(`punix:${runDir}/${bridge}.`);
-    const path = slashes(target);
-    if (path.startsWith(allowed) && !path.slice(allowed.length).includes('/')) return undefined;
-    return (
-      `Not adding Unix domain socket controller "${target}" due to possibility of overwriting ` +
-      `local files. Instead, specify path in permitted format "punix:${runDir}/${bridge}.*" or ` +
-      `connect to "unix:${runDir}/${bridge}.mgmt" (which is always available without special ` +
-      'configuration).'
-    );
-  }
-  return undefined;
-}
-
-function seconds(durationMs: number): string {
-  return `${Math.floor(durationMs / 1000)}`;
 }

@@ -5,6 +5,7 @@
 import { FLOW_SIZE } from '../../../contract/key.ts';
 import type { FlowTables } from '../../switch/flowMods.ts';
 import type { Rule } from '../../switch/types.ts';
+import type { MessageType } from '../../wire/openflow/messages.ts';
 import { type Action, type Match, OFPP_NORMAL } from '../../wire/openflow/types.ts';
 import type { Log } from './vconn.ts';
 
@@ -94,4 +95,27 @@ export class FailOpen {
     clearInterval(this.#timer);
     this.recover();
   }
+}
+
+/** Messages that a controller sends to any switch, before it has made up its mind. */
+const LOOKING_AROUND: ReadonlySet<MessageType> = new Set<MessageType>([
+  'hello',
+  'error',
+  'echo_request',
+  'echo_reply',
+  'features_request',
+  'get_config_request',
+  'set_config',
+  'queue_desc_request',
+  'get_async_request',
+  'group_stats_request',
+  'group_desc_request',
+  'group_features_request',
+  'table_features_request',
+  'table_desc_request',
+]);
+
+/** Does a controller that sends this do more than look around: has it accepted the switch? */
+export function isAcceptance(type: MessageType): boolean {
+  return !LOOKING_AROUND.has(type);
 }

@@ -36,6 +36,11 @@ export function hashedState(bridge: XlateBridge, bundle: string, mirrors = 0): F
   return { bridge, ...nothing, metadata, actions, mirrors };
 }
 
+/** Is this such a state? The flows and the bridge have had their say before. */
+export function isHashed({ actions }: FrozenState): boolean {
+  return actions[0]?.type === 'bond_output';
+}
+
 /** The flow has the VLAN tags of the output. `port`: some enabled member. */
 export function hashAndRecirculate(x: Xlate, bundle: Bundle, port: BridgePort): void {
   // Behind the recirculation it is not known where the packet has come in.

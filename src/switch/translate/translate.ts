@@ -21,6 +21,7 @@ import { processSpecial, SLOW_ACTION } from '../protocolPort.ts';
 import { coverOptions } from '../tunnel/metadata.ts';
 import { hasTunnel } from '../tunnel/record.ts';
 import { runActions } from './actions.ts';
+import { isHashed } from './bondOutput.ts';
 import { thaw } from './conntrack.ts';
 import { newScratch, newXlate, report } from './context.ts';
 import { finish } from './freeze.ts';
@@ -102,7 +103,7 @@ export function translate(input: XlateIn): XlateOut {
         x.error = 'Forwarding disabled';
         x.dropReason = DROP_STP;
       } else {
-        const isDone = x.freezing !== undefined || frozen?.actions[0]?.type === 'bond_output';
+        const isDone = x.freezing !== undefined || (frozen !== undefined && isHashed(frozen));
         if (input.bridge.hasInBand === true && !isDone) deliverDhcp(x);
         finish(x);
       }

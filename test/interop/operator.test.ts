@@ -2,6 +2,7 @@
 // devices in a namespace of its own. They have to print the same, and leave the same.
 
 import assert from 'node:assert/strict';
+import { writeFileSync } from 'node:fs';
 import { after, before, test } from 'node:test';
 import { Sandbox } from './sandbox.ts';
 
@@ -15,7 +16,7 @@ function output(box: Sandbox, command: string): string {
   const { stdout, stderr, status } = box.run('sh', '-c', `cd ${box.dir}; ${command}`);
   return `${stdout}${stderr}status ${status}`
     .replaceAll(box.dir, 'DIR')
-    .replace(/duration=[0-9.]+s/g, 'duration=T')
+    .replace(/duration=[0-9.]+s|idle_age=\d+/g, 'T')
     .replace(/^\d{4}-\d\d-\d\dT[\d:.]+Z/gm, 'TIME')
     .replace(/n_(packets|bytes)=\d+/g, 'n_$1=N')
     .replace(/xid=0x[0-9a-f]+/g, 'xid=X')
@@ -231,4 +232,75 @@ ovs-vsctl set-fail-mode br0 secure`);
     await settles("ovs-appctl bridge/dump-flows br0 | grep -v 'priority=2,recirc_id'", /reg0=0x1/);
   }
   same('ovs-vsctl del-controller br0');
+});
+
+test('groups, meters and flows that are refused, alone and in bundles, which then leave nothing', () => {
+  const of = (command: string, words: string, version = 13): string =>
+    `ovs-ofctl -O OpenFlow${version} ${command} br0 "${words}"`;
+  const group = (words: string): string => of('add-group', `group_id=${words}`);
+  const flow = (words: string): string => of('add-flow', words);
+  const state = ['dump-flows', 'dump-groups', 'dump-meters'].map(
+    (command) => `ovs-ofctl -O OpenFlow15 ${command} br0 | sort`,
+  );
+  same(
+    [
+      group('1,type=all,bucket=output:1'),
+      group('1,type=all,bucket=output:1'),
+      group('4294967041,type=all,bucket=output:1'),
+      group('3,type=indirect,bucket=output:1,bucket=output:2'),
+      group('3,type=ff,bucket=output:1'),
+      group('3,type=all,bucket=group:3'),
+      group('3,type=all,bucket=group:99'),
+      of('mod-group', 'group_id=2,type=all,bucket=output:1'),
+      of('mod-group', 'group_id=1,type=select,bucket=watch_port:99,output:1'),
+      of('insert-buckets', 'group_id=77,command_bucket_id=last,bucket=output:2', 15),
+      of('insert-buckets', 'group_id=1,command_bucket_id=55,bucket=bucket_id=8,output:2', 15),
+      of('remove-buckets', 'group_id=1,command_bucket_id=99', 15),
+      of('add-meter', 'meter=1,kbps,band=type=drop,rate=1000'),
+      of('add-meter', 'meter=1,kbps,band=type=drop,rate=1000'),
+      of('mod-meter', 'meter=2,kbps,band=type=drop,rate=1000'),
+      of('add-meter', 'meter=0,kbps,band=type=drop,rate=1000'),
+      of('add-meter', 'meter=4294967295,kbps,band=type=drop,rate=1000'),
+      of('add-meter', 'meter=4,pktps,band=type=drop,rate=0'),
+      of('del-meter', 'meter=77'),
+      flow('priority=1,ip,actions=group:99'),
+      flow('priority=1,ip,actions=meter:9,drop'),
+      flow('table=254,actions=drop'),
+      flow('ip,actions=push_vlan:0x1234'),
+      flow('check_overlap,priority=5,actions=output:1'),
+      flow('ip,actions=set_field:1->tcp_src'),
+      flow('ip,actions=output:70000'),
+      flow('ip,actions=conjunction(1,3/2)'),
+      of('packet-out', 'in_port=1 packet=aaaaaaaaaaaaaaaaaaaaaaaaaaaaaaaa actions=group:55'),
+      ...state,
+    ].join('\n'),
+  );
+  const bundles: string[][] = [
+    ['flow add priority=9,ip,actions=output:1', 'flow add priority=9,tcp,actions=group:51'],
+    ['flow add priority=9,ip,actions=output:1', 'flow delete', 'nonsense'],
+    [
+      'group add group_id=50,type=all,bucket=output:1',
+      'flow add priority=9,ip,actions=group:50',
+      'group delete group_id=1',
+      'group insert_bucket group_id=49,command_bucket_id=last,bucket=output:1',
+    ],
+    [
+      ...Array.from({ length: 50_000 }, (_, i) => {
+        const address = `10.${i >> 16}.${(i >> 8) & 0xff}.${i & 0xff}`;
+        return `flow add table=1,priority=${(i % 100) + 1},ip,nw_dst=${address},actions=drop`;
+      }),
+      'flow add table=2,actions=group:77',
+    ],
+  ];
+  for (const [i, bundle] of bundles.entries()) {
+    for (const box of [ours, real]) writeFileSync(box.path(`bundle${i}`), `${bundle.join('\n')}\n`);
+    // Of what has failed only the error is compared; behind it the messages are dumped.
+    const command =
+      `ovs-ofctl -O OpenFlow15 bundle br0 bundle${i} >out 2>&1; echo "status $?"; ` +
+      `grep -oE 'OFP[A-Z]+_[A-Z_]+|nonsense' out | head -1`;
+    const texts = [ours, real].map((box) => output(box, command));
+    assert.match(texts[0]!, /^status 1\n(OFP|nonsense)/);
+    assert.equal(texts[0], texts[1]);
+    same(state.join('\n'));
+  }
 });

@@ -2,7 +2,6 @@
 
 import type { Duplex } from 'node:stream';
 import { CT_SIZE } from '../../contract/memory.ts';
-import { DROP_NAMES } from '../../contract/names.ts';
 import type { CommandTable } from '../control/appctl/server.ts';
 import { OvsdbClient } from '../control/ovsdb/client.ts';
 import { daemonIdentity, mergeWanted, type Wanted } from '../control/ovsdb/columns.ts';
@@ -10,16 +9,14 @@ import { Publisher } from '../control/ovsdb/publisher.ts';
 import { type TlsFiles, unknownProtocol } from '../control/ovsdb/remote.ts';
 import { createEngine, type DataPlaneEngine } from '../engine/engine.ts';
 import type { Coverage } from '../observe/coverage.ts';
-import { type Logger, rateLimit, type Vlog } from '../observe/vlog.ts';
+import { rateLimit, type Vlog } from '../observe/vlog.ts';
 import { useLinkMonitor } from '../port/kernelLink.ts';
-import { Bonds } from '../switch/bond/bonds.ts';
 import { Datapath } from '../switch/datapath.ts';
-import { Monitors } from '../switch/monitor/monitors.ts';
-import { Trees } from '../switch/spanningTree/trees.ts';
 import { closeFd } from '../sys/fd.ts';
 import { memfdCreate } from '../sys/memory.ts';
 import { datapathColumns } from './capabilities.ts';
 import { switchCommands } from './commands.ts';
+import { eventCounts, memoryUsage } from './counts.ts';
 import { CtZones, ctZonesFrom } from './ctZones.ts';
 import { ifaceTypes } from './devices.ts';
 import { Dummies, type DummyLevel } from './dummies.ts';
@@ -40,6 +37,7 @@ import {
 } from './handover/succession.ts';
 import type { SwitchIntent } from './intent.ts';
 import { intentFrom, NOTHING } from './intentFrom.ts';
+import { createProtocolModules, protocolCommands } from './protocolModules.ts';
 import { Reconciler } from './reconcile.ts';
 import { openUnderlay } from './underlay.ts';
 
@@ -174,26 +172,10 @@ class Daemon implements Vswitchd {
     });
     this.#underlay = underlay;
     options.commands.add(...underlay.commands);
-    // Whoever is at the other end of a port can provoke these messages: as many as from the real daemon.
-    const limited = (module: string, perMinute: number): Pick<Logger, 'info' | 'warn'> => {
-      const log = vlog.module(module);
-      const limit = rateLimit(perMinute);
-      return { info: (text) => log.info(text, limit), warn: (text) => log.warn(text, limit) };
-    };
-    const monitors = new Monitors({ bfd: limited('bfd', 20), cfm: limited('cfm', 20) });
-    const bondLog = vlog.module('bond');
-    const bonds = new Bonds({
-      bond: (text) => bondLog.info(text),
-      lacp: limited('lacp', 5).warn,
-    });
-    const dpifLog = vlog.module('ofproto_dpif');
-    const trees = new Trees({
-      ...limited('stp', 60),
-      state: (text) => dpifLog.dbg(text),
-    });
-    options.commands.add(...monitors.commands(), ...bonds.commands(), ...trees.commands());
+    const protocols = createProtocolModules(vlog);
+    options.commands.add(...protocolCommands(protocols));
     this.reconciler = new Reconciler({
-      protocols: { monitors, bonds, trees },
+      protocols,
       datapath: this.datapath,
       runDir: paths.rundir,
       context: {
@@ -245,7 +227,7 @@ class Daemon implements Vswitchd {
         shared[Symbol.dispose]();
       },
     };
-    coverage.addSource(() => this.#events());
+    coverage.addSource(() => eventCounts(this));
     options.commands.add(...switchCommands(this));
     if (this.#dummies && this.#clock) this.#addDummyCommands(engine, this.#dummies, this.#clock);
   }
@@ -359,24 +341,6 @@ class Daemon implements Vswitchd {
       this.#donor = new Donor(handOverPath(paths.rundir), donorHooks(this.#household()));
     } catch (thrown) {
       vlog.module('daemon').warn(`no hand-over to a successor: ${(thrown as Error).message}`);
-    }
-  }
-
-  *#events(): Iterable<[string, number]> {
-    yield ['upcall_packets', this.datapath.handler.upcallCount];
-    yield ['upcall_not_installed', this.datapath.handler.notInstalled];
-    const { learned, expired, evicted, moved, staticNoneMove } = this.datapath.macEvents;
-    yield ['mac_learning_learned', learned];
-    yield ['mac_learning_expired', expired];
-    yield ['mac_learning_evicted', evicted];
-    yield ['mac_learning_moved', moved];
-    yield ['mac_learning_static_none_move', staticNoneMove];
-    for (const [reason, count] of this.reconciler.drops().entries()) {
-      const name = DROP_NAMES[reason];
-      if (reason > 0 && name !== undefined) yield [`drop_${name}`, count];
-    }
-    for (const [name, count] of Object.entries(this.engine.conntrack.counters())) {
-      yield [`ct_${name}`, count];
     }
   }
 
@@ -507,20 +471,7 @@ class Daemon implements Vswitchd {
   }
 
   memory(): Record<string, number> {
-    let ports = 0;
-    let rules = 0;
-    for (const { bridge } of this.reconciler.bridges.values()) {
-      ports += bridge.ports.size;
-      for (const table of bridge.tables) rules += table.size;
-    }
-    const usage: Record<string, number> = {
-      ports,
-      revalidators: 1,
-      rules,
-      'udpif keys': this.datapath.megaflows.size,
-      masks: this.engine.maskCount(),
-    };
-    return Object.fromEntries(Object.entries(usage).filter(([, value]) => value > 0));
+    return memoryUsage(this);
   }
 
   async close(cleanup: boolean): Promise<void> {

@@ -5,7 +5,7 @@
 import { type ChildProcess, spawn, spawnSync } from 'node:child_process';
 import { writeFileSync } from 'node:fs';
 import { setTimeout as sleep } from 'node:timers/promises';
-import { Sandbox } from './sandbox.ts';
+import { type Result, Sandbox } from './sandbox.ts';
 
 /** echo PROTO ADDRESS PORT | ask PROTO LOCAL-PORT ADDRESS PORT: prints "ok", "refused" or "timeout". */
 const PEER = `
@@ -151,15 +151,23 @@ export class FirewallNet implements AsyncDisposable {
     return this.hosts.get(name)!;
   }
 
-  /** Runs a command on a host; its output. Throws if it cannot be run; its status does not matter. */
+  /** Runs a command on a host to its end; its output. Throws unless it succeeds. */
   run(host: string, ...command: string[]): string {
+    const { status, stdout, stderr } = this.attempt(host, ...command);
+    if (status === 0) return stdout;
+    throw new Error(`${host}: ${command.join(' ')}: status ${status}\n${stdout}${stderr}`);
+  }
+
+  /** The same for a command whose failure is a result. Throws only if it cannot be run or does not end. */
+  attempt(host: string, ...command: string[]): Result {
     const { namespace } = this.host(host);
-    const r = spawnSync('ip', ['netns', 'exec', namespace, ...command], {
-      encoding: 'utf8',
-      timeout: 30000,
-      env: this.box.env,
-    });
-    return r.stdout;
+    const { error, status, stdout, stderr } = spawnSync(
+      'ip',
+      ['netns', 'exec', namespace, ...command],
+      { encoding: 'utf8', timeout: 30000, env: this.box.env },
+    );
+    if (error) throw new Error(`${host}: ${command.join(' ')}: ${error.message}`);
+    return { status: status ?? -1, stdout, stderr };
   }
 
   /** Replaces all flows. */
@@ -192,7 +200,9 @@ export class FirewallNet implements AsyncDisposable {
   }
 
   ping(host: string, address: string): boolean {
-    return this.run(host, 'ping', '-c', '1', '-W', '2', address).includes(' 0% packet loss');
+    return this.attempt(host, 'ping', '-c', '1', '-W', '2', address).stdout.includes(
+      ' 0% packet loss',
+    );
   }
 
   /** dpctl/dump-conntrack, sorted. */

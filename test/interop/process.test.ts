@@ -167,11 +167,23 @@ test('--user gives up root but keeps what devices need', async () => {
     '-vconsole:off',
   ]);
   try {
-    await box.until(() => existsSync(box.path('ovs-vswitchd.pid')), 10000, 'pid file');
-    const status = () => readFileSync(`/proc/${box.daemonPid}/status`, 'utf8');
-    await box.until(() => /^Uid:\t65534\t65534/m.test(status()), 20_000, 'change of user');
+    const running = () => child.exitCode === null && child.signalCode === null;
+    await box.until(
+      () => !running() || existsSync(box.path('ovs-vswitchd.pid')),
+      30_000,
+      'pid file',
+    );
+    assert.ok(running(), `the daemon ended: ${child.exitCode}\n${box.logTail()}`);
+    const status = () => readFileSync(`/proc/${child.pid}/status`, 'utf8');
+    await box.until(
+      () => !running() || /^Uid:\t65534\t65534/m.test(status()),
+      30_000,
+      'change of user',
+    );
+    assert.ok(running(), `the daemon ended: ${child.exitCode}\n${box.logTail()}`);
     box.vsctl('add-br', 'br0', '--', 'set', 'bridge', 'br0', 'datapath_type=netdev');
-    assert.equal(box.vsctl('get', 'interface', 'br0', 'ofport', 'error').trim(), '65534\n[]');
+    const columns = box.vsctl('get', 'interface', 'br0', 'ofport', 'error').trim();
+    assert.equal(columns, '65534\n[]', box.logTail());
   } finally {
     child.kill('SIGTERM');
   }

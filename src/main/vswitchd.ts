@@ -162,6 +162,8 @@ class Daemon implements Vswitchd {
       flowLog: engineLog,
       dumpLog: vlog.module('dpif'),
       switchLog: vlog.module('ofproto_dpif'),
+      xlateLog: vlog.module('ofproto_dpif_xlate'),
+      traceLog: vlog.module('ofproto_dpif_upcall'),
     });
     const underlay = openUnderlay({
       datapath: this.datapath,

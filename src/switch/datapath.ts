@@ -65,6 +65,10 @@ export interface DatapathOptions {
   flowLog?: FlowLog;
   /** Hears of each megaflow that the revalidator comes by or changes. */
   dumpLog?: DebugLog;
+  /** Of the module ofproto_dpif_xlate: what is wrong with a packet's way through the tables. */
+  xlateLog?: Pick<DatapathLog, 'warn'>;
+  /** What one packet did that went in circles: a whole trace. */
+  traceLog?: Pick<DatapathLog, 'warn'>;
   /** Of the module ofproto_dpif. */
   switchLog?: DebugLog;
   /** Upcalls of a port that are handled at once in one turn of the event loop. */

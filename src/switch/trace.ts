@@ -164,7 +164,7 @@ interface FlowTextOptions {
   tlvs: readonly TlvMapping[];
 }
 
-function flowText(flow: Uint8Array, options: FlowTextOptions): string {
+export function flowText(flow: Uint8Array, options: FlowTextOptions): string {
   const mask = packetMask(flow);
   const tlvs = options.tlvs.filter(({ index }) => isPresent(flow, index));
   coverFields(mask, tlvs);
@@ -210,6 +210,7 @@ function printNodes(nodes: readonly TraceNode[], level: number, out: string[]): 
       node.type === 'detail' ||
       node.type === 'warn' ||
       node.type === 'error' ||
+      node.type === 'info' ||
       node.type === 'bucket';
     const more = i < nodes.length - 1 || terminal || node.type === 'action' ? 1 : 0;
     const indent = ' '.repeat((level + more) * 4);
@@ -221,6 +222,7 @@ function printNodes(nodes: readonly TraceNode[], level: number, out: string[]): 
         out.push(`${indent} >> ${node.text}`);
         break;
       case 'error':
+      case 'info':
         out.push(`${indent} >>>> ${node.text} <<<<`);
         break;
       case 'bridge':

@@ -27,12 +27,14 @@ import { be16, be32 } from './flow.ts';
 import { logFlowAdded, logUpcall } from './flowLog.ts';
 import type { KeyPair } from './keyPool.ts';
 import { credit, hashKey, type Megaflow, meets, UNVALIDATED } from './megaflow.ts';
+import { MessageBudget } from './messageBudget.ts';
 import { packetInOf } from './packetIns.ts';
 import { continuationOf } from './resume.ts';
 import { slowPathProgram, splitProgram } from './slowPath.ts';
+import { flowText, trace } from './trace.ts';
 import { emptyEffects } from './translate/keptResults.ts';
 import { translate } from './translate/translate.ts';
-import type { XlateOut } from './translate/types.ts';
+import type { XlateIn, XlateOut } from './translate/types.ts';
 import { datapathMask } from './translate/wildcards.ts';
 import { hasTunnel } from './tunnel/record.ts';
 
@@ -43,6 +45,10 @@ export class UpcallHandler {
   readonly #datapath: Datapath;
   readonly #log: DatapathLog | undefined;
   readonly #flowLog: DebugLog | undefined;
+  readonly #traceLog: Pick<DatapathLog, 'warn'> | undefined;
+  readonly #onError: XlateIn['onError'];
+  readonly #errorBudget: MessageBudget;
+  readonly #traceBudget: MessageBudget;
   /** Upcalls that were translated, and that could not be installed. */
   upcallCount = 0;
   notInstalled = 0;
@@ -54,10 +60,23 @@ export class UpcallHandler {
   /** The megaflows put last: packets of theirs may still wait in the upcall ring. */
   readonly #recent: Megaflow[] = [];
 
-  constructor(datapath: Datapath, { log, flowLog }: Pick<DatapathOptions, 'log' | 'flowLog'>) {
+  constructor(datapath: Datapath, options: Omit<DatapathOptions, 'engine'>) {
     this.#datapath = datapath;
-    this.#log = log;
-    this.#flowLog = flowLog;
+    this.#log = options.log;
+    this.#flowLog = options.flowLog;
+    this.#traceLog = options.traceLog;
+    // As often as the real daemon: packets of guests provoke these.
+    const nowMs = (): number => datapath.engine.nowMs();
+    this.#errorBudget = new MessageBudget(1, 5, nowMs);
+    this.#traceBudget = new MessageBudget(1, 1, nowMs);
+    const { xlateLog } = options;
+    this.#onError =
+      xlateLog &&
+      ((text, bridge, base) => {
+        if (!this.#errorBudget.take()) return;
+        const packet = flowText(base, { tlvs: bridge.tlvs ?? [] });
+        xlateLog.warn(`${text} on bridge ${bridge.name} while processing ${packet}`);
+      });
   }
 
   handle(upcall: Upcall): void {
@@ -112,12 +131,25 @@ export class UpcallHandler {
       packet: upcall.data,
       learn: true,
       scratch,
+      onError: this.#onError,
     });
+    if (out.error === 'Recursion too deep' || out.error === 'Too many resubmits') {
+      this.#logTrace(upcall);
+    }
     credit(out.effects, 1, upcall.packetLen, this.#datapath.engine.nowMs(), tcpFlags);
     for (const actions of splitProgram(out.program)) this.#inject(upcall, actions);
     if (upcall.reason !== UPCALL_SLOW && this.#install(pair, out, validated)) return true;
     this.#datapath.releaseIds(out.effects);
     return false;
+  }
+
+  /** Tables that send packets in circles: once more, telling everything. */
+  #logTrace(upcall: Upcall): void {
+    if (this.#traceLog === undefined || !this.#traceBudget.take()) return;
+    const located = this.#datapath.flowOf(upcall.key);
+    if (located === undefined) return;
+    const request = { ...located, packet: undefined, names: false, ctStates: [] };
+    this.#traceLog.warn(trace(this.#datapath, request));
   }
 
   /**

@@ -38,7 +38,10 @@ test('a megaflow is shown and removed, by its name or by a packet that meets it'
   assert.ok(shown.endsWith(`actions:${ports[1]!.dpPort}\n`), shown);
   assert.match(await run('dpctl/get-flow', '--names', 'ovs-netdev', ufid), /in_port\(p1\)/);
 
-  assert.match(await run('dpctl/del-flow', '-s', ufid), /^packets:\d+, bytes:\d+, used:(never|[\d.]+s)\n$/);
+  assert.match(
+    await run('dpctl/del-flow', '-s', ufid),
+    /^packets:\d+, bytes:\d+, used:(never|[\d.]+s)\n$/,
+  );
   assert.equal(rig.datapath.megaflows.size, 0);
   bridge.syncStats();
   assert.equal(rule.packets, 3, 'what a removed megaflow has counted is not lost');
@@ -210,4 +213,44 @@ test('datapath actions in text are read as they are written', () => {
   ]) {
     assert.throws(() => parseOdpActions(text), SyntaxError, text);
   }
+});
+
+test('what is wrong with the way of a packet is said, as often as the real daemon says it', async () => {
+  const said: string[] = [];
+  const traces: string[] = [];
+  const rig = await SwitchRig.create(
+    { debug: true },
+    {
+      xlateLog: { warn: (text) => void said.push(text) },
+      traceLog: { warn: (text) => void traces.push(text) },
+    },
+  );
+  const bridge = rig.addBridge('br0');
+  const port = rig.addPort(bridge, 'p1', {}, 1);
+  const flow = (match: string, actions: string): void =>
+    void bridge.tables[0]!.insert(makeRule(0, 1, parseMatch(match), parseActions(actions)));
+  flow('dl_type=0x1234', 'pop:NXM_NX_REG0[]');
+  flow('dl_type=0x1235', 'resubmit(,0)');
+  bridge.flowsChanged();
+  await rig.settled();
+  const send = (type: number): void =>
+    rig.send(port, ethernet(type, new Uint8Array(50), { src: MAC_A, dst: MAC_B }));
+  send(0x1234);
+  assert.match(said[0]!, /^stack underflow on bridge br0 while processing in_port=1,vlan_tci=/);
+  for (let i = 0; i < 3; i++) send(0x1235);
+  assert.match(said[1]!, /^over max translation depth 64 on bridge br0 while processing /);
+  assert.equal(traces.length, 1, 'a whole trace is long: one a minute');
+  assert.match(traces[0]!, /^Flow: .*\n\nbridge\("br0"\)\n/);
+  assert.equal(traces[0]!.match(/^ *resubmit/gm)?.length, 65);
+  assert.match(traces[0]!, /Translation failed \(Recursion too deep\), packet is dropped\.\n$/);
+  for (let i = 0; i < 5; i++) {
+    await Promise.all([rig.datapath.purge(), rig.settled()]);
+    send(0x1234);
+  }
+  assert.equal(said.length, 5);
+  rig.clock.nowMs += 60_000;
+  await Promise.all([rig.datapath.purge(), rig.settled()]);
+  send(0x1234);
+  assert.equal(said.length, 6);
+  rig.close();
 });

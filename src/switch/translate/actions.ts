@@ -235,7 +235,7 @@ function runAction(x: Xlate, action: Action): boolean {
       clone(x, action.actions);
       return false;
     case 'conjunction':
-      report(x, 'error', 'executing no-op conjunction action');
+      report(x, 'info', 'executing no-op conjunction action');
       return false;
     case 'meter':
       meter(x, action.meterId);

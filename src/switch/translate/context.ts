@@ -170,7 +170,10 @@ export function newXlate(input: XlateIn, scratch: XlateScratch): Xlate {
 
 /** Adds a line to the trace; returns where lines below it go. */
 export function report(x: Xlate, type: TraceType, text: string): TraceNode[] | undefined {
-  if (x.trace === undefined) return undefined;
+  if (x.trace === undefined) {
+    if (type === 'error') x.in.onError?.(text, x.bridge, x.base);
+    return undefined;
+  }
   const node: TraceNode = { type, text, subs: [] };
   x.trace.push(node);
   return node.subs;

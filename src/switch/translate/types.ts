@@ -186,6 +186,7 @@ export type TraceType =
   | 'detail'
   | 'warn'
   | 'error'
+  | 'info'
   | 'bridge'
   | 'table'
   | 'action'
@@ -296,6 +297,8 @@ export interface XlateIn {
   /** Teach MAC tables now (a packet is at hand). */
   readonly learn: boolean;
   readonly trace?: TraceNode[];
+  /** Hears what went wrong with the packet, where there is no trace: of which bridge, and the packet as it was then. */
+  readonly onError?: ((text: string, bridge: XlateBridge, base: Uint8Array) => void) | undefined;
   /** ofproto/trace names the bridge in which the trace began, wherever the pipeline goes on. */
   readonly traceBridge?: XlateBridge;
   /** ofproto/trace: recirculations are added. */

@@ -89,4 +89,5 @@ export const WK_CALL = 8452; // i32 x 1024 W: file descriptors
 export const MAX_CALLS: u32 = 1024;
 export const WK_FLUSH_COUNT = 12576; // u32 W: queues (frame or XDP transmit) that need a system call
 export const WK_FLUSH = 12580; // u32 x 1024 W: queue numbers
+export const WK_BUSY_POLLS = 16712; // f64 W: polls that found packets
 export const WK_UPCALLS_POSTED = 16704; // u32 W: upcalls posted since the host loop last looked; it wakes the main thread

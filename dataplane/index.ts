@@ -13,6 +13,7 @@ import {
   WK_ACK,
   WK_BATCHES,
   WK_BUSY_NS,
+  WK_BUSY_POLLS,
   WK_CALL_COUNT,
   WK_CLEAR,
   WK_CURRENT_RXQ,
@@ -214,6 +215,7 @@ function account(nowNs: f64): void {
   if (atomic.load<u32>(workerRecord + WK_CLEAR) !== 0) {
     memory.fill(workerRecord + WK_BUSY_NS, 0, WK_RECIRC + 8 - WK_BUSY_NS);
     store<f64>(workerRecord + WK_SIMPLE_HITS, 0);
+    store<f64>(workerRecord + WK_BUSY_POLLS, 0);
     atomic.store<u32>(workerRecord + WK_CLEAR, 0);
   }
   addStat(WK_POLLS, 1);
@@ -222,6 +224,7 @@ function account(nowNs: f64): void {
     return;
   }
   addStat(WK_BUSY_NS, passed);
+  addStat(WK_BUSY_POLLS, 1);
   for (let i: u32 = 0; i < busyQueues; i++) {
     const at = privateBase + S_BUSY + i * 8;
     const busy = queueAddress(load<u32>(at)) + Q_BUSY_NS;

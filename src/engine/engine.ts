@@ -20,6 +20,7 @@ import {
   CTL_WORKERS,
   WK_BATCHES,
   WK_BUSY_NS,
+  WK_BUSY_POLLS,
   WK_CACHE_HITS,
   WK_CLEAR,
   WK_FLOW_HITS,
@@ -105,6 +106,8 @@ export class DataPlaneEngine implements Engine {
   private turnScheduled = false;
   private closed = false;
   private changingCores: Promise<void> = Promise.resolve();
+  /** When a worker's figures have been zero, and what it had sent by then. */
+  private readonly statsBegin = new Map<number, { ms: number; sent: number }>();
   private readonly attachedTx = new Set<number>();
 
   constructor(options: EngineOptions) {
@@ -181,6 +184,7 @@ export class DataPlaneEngine implements Engine {
 
   private startWorker(core: number | undefined): void {
     const id = this.workers.start(core);
+    this.beginStats(id);
     this.upcallRings[id] ??= new UpcallRing(this.mem, id);
     this.injectRings[id] ??= new InjectRing(this.mem, id);
     this.ports.workersSeen = this.workers.seen;
@@ -413,9 +417,11 @@ export class DataPlaneEngine implements Engine {
         worker: id,
         core: core ?? -1,
         isolated: this.rx.isIsolated(running),
+        durationMs: this.nowMs() - (this.statsBegin.get(id)?.ms ?? 0),
         busyNs: stat(WK_BUSY_NS),
         idleNs: stat(WK_IDLE_NS),
         polls: stat(WK_POLLS),
+        busyPolls: stat(WK_BUSY_POLLS),
         packets: stat(WK_PACKETS),
         batches: stat(WK_BATCHES),
         simpleHits: stat(WK_SIMPLE_HITS),
@@ -426,6 +432,7 @@ export class DataPlaneEngine implements Engine {
         lost: stat(WK_LOST),
         sleeps: stat(WK_SLEEPS),
         recirculated: stat(WK_RECIRC),
+        sent: this.ports.sentBy(id) - (this.statsBegin.get(id)?.sent ?? 0),
         queues: this.rx.queuesOf(id).map((queue) => ({
           queue,
           port: this.ports.portOf(queue),
@@ -446,7 +453,12 @@ export class DataPlaneEngine implements Engine {
     for (const { id } of this.workers.list()) {
       this.mem.store(WORKER_BASE + id * WORKER_SIZE + WK_CLEAR, 1);
       this.workers.wake(id);
+      this.beginStats(id);
     }
+  }
+
+  private beginStats(worker: number): void {
+    this.statsBegin.set(worker, { ms: this.nowMs(), sent: this.ports.sentBy(worker) });
   }
 
   private housekeeping(): void {

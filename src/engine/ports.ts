@@ -218,6 +218,15 @@ export class Ports {
     this.injectionsLost.set(port, (this.injectionsLost.get(port) ?? 0) + 1);
   }
 
+  /** Packets that a worker has sent to ports so far. */
+  sentBy(worker: number): number {
+    let total = 0;
+    for (let port = 0; port < MAX_PORTS; port++) {
+      total += this.memory.f64[(portCountersAddress(worker, port) + PC_TX_PACKETS) / 8]!;
+    }
+    return total;
+  }
+
   counters(port: number): PortCounters {
     const sum = (offset: number): number => {
       let total = 0;

@@ -71,9 +71,13 @@ export interface WorkerStats {
   core: number;
   /** Polls only queues pinned to its core (pmd-rxq-affinity with pmd-rxq-isolate). */
   isolated: boolean;
+  /** Time since the figures have been zero. Figures of sent packets begin then, too. */
+  durationMs: number;
+  /** Time asleep is in neither. */
   busyNs: number;
   idleNs: number;
   polls: number;
+  busyPolls: number;
   packets: number;
   batches: number;
   simpleHits: number;
@@ -84,6 +88,7 @@ export interface WorkerStats {
   lost: number;
   sleeps: number;
   recirculated: number;
+  sent: number;
   queues: { queue: number; port: number; index: number; packets: number; busyNs: number }[];
 }
 

@@ -13,7 +13,7 @@ import { ufidText } from './flowLog.ts';
 import { STATIC_AGE } from './macLearning.ts';
 import { mdbCommands } from './multicast/commands.ts';
 import { macText } from './odpFields.ts';
-import { showRxqs, showWorkers } from './pmdText.ts';
+import { showPerformance, showRxqs, showWorkers } from './pmdText.ts';
 import { parseMac } from './textAddress.ts';
 import { trace } from './trace.ts';
 import { parseTraceArguments, TraceError } from './traceArguments.ts';
@@ -405,6 +405,13 @@ export function switchCommandTable(datapath: Datapath): SwitchCommand[] {
     ),
     command('dpif-netdev/pmd-stats-show', '[-pmd core] [dp]', 0, 3, (args) =>
       showWorkers(datapath, args),
+    ),
+    command(
+      'dpif-netdev/pmd-perf-show',
+      '[-nh] [-it iter-history-len] [-ms ms-history-len] [-pmd core] [dp]',
+      0,
+      8,
+      (args) => showPerformance(datapath, args, new Date()),
     ),
     command('dpif-netdev/pmd-stats-clear', '[-pmd core] [dp]', 0, 3, () => {
       datapath.engine.clearWorkerStats();

@@ -121,9 +121,12 @@ function packetMask(flow: Uint8Array): Uint8Array {
     cover(K_TUN_GTPU_FLAGS, 2);
   }
   cover(K_PACKET_TYPE, 4);
-  cover(K_ETH_DST, 14);
-  cover(K_VLAN0_TCI, 2);
-  if (be16(flow, K_VLAN0_TCI) !== 0) cover(K_VLAN1_TCI, 2);
+  // Without an Ethernet header the packet type says it all.
+  if (be32(flow, K_PACKET_TYPE) === 0) {
+    cover(K_ETH_DST, 14);
+    cover(K_VLAN0_TCI, 2);
+    if (be16(flow, K_VLAN0_TCI) !== 0) cover(K_VLAN1_TCI, 2);
+  }
   const type = be16(flow, K_ETH_TYPE);
   const protocol = flow[K_NW_PROTO]!;
   if (type === ETH_TYPE_ARP || type === ETH_TYPE_RARP) {

@@ -53,7 +53,8 @@ const TOO_MANY = {
 function tooMany(x: Xlate, verb: keyof typeof TOO_MANY): void {
   if (x.in.learn) {
     const text = `dropping packet on which ${TOO_MANY[verb]} more MPLS LSEs than the ${MAX_LABELS} supported.`;
-    report(x, 'error', text);
+    // With labels that encap has put around it the packet has no text that Open vSwitch would know: not for the log.
+    report(x, verb === 'encap' ? 'info' : 'error', text);
   }
   x.error = 'Too many MPLS labels';
   x.dropReason = DROP_BAD_ACTION;

@@ -11,7 +11,6 @@ import { c, check, cString, NativeBuffer } from './ffi.ts';
 const SIOCETHTOOL = 0x8946;
 const ETHTOOL_GSET = 1;
 const ETHTOOL_GDRVINFO = 3;
-const ETHTOOL_GCHANNELS = 0x3c;
 const AF_INET = 2;
 const SOCK_DGRAM = 2;
 const SOCK_CLOEXEC = 0x80000;
@@ -74,12 +73,4 @@ export function linkSettings(name: string): LinkSettings | undefined {
     speed: unknown ? undefined : mbits * 1e6,
     duplex: duplex === 1 ? 'full' : duplex === 0 ? 'half' : undefined,
   };
-}
-
-/** Receive queues that the driver uses now; 1 if it does not tell. */
-export function receiveChannels(name: string): number {
-  const channels = new NativeBuffer(36);
-  channels.view.setUint32(0, ETHTOOL_GCHANNELS, true);
-  if (!ethtool(name, channels)) return 1;
-  return Math.max(1, channels.view.getUint32(20, true) + channels.view.getUint32(32, true));
 }

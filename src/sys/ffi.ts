@@ -76,7 +76,6 @@ const { lib, functions } = dlopen(null, {
   // process
   getpid: { arguments: [], return: 'int32' },
   gettid: { arguments: [], return: 'int32' },
-  setsid: { arguments: [], return: 'int32' },
   kill: { arguments: ['int32', 'int32'], return: 'int32' },
   sigaction: { arguments: ['int32', 'pointer', 'pointer'], return: 'int32' },
   pthread_sigmask: { arguments: ['int32', 'pointer', 'pointer'], return: 'int32' },
@@ -93,7 +92,6 @@ const { lib, functions } = dlopen(null, {
   sched_getaffinity: { arguments: ['int32', 'uint64', 'pointer'], return: 'int32' },
   clock_gettime: { arguments: ['int32', 'pointer'], return: 'int32' },
   unshare: { arguments: ['int32'], return: 'int32' },
-  setns: { arguments: ['int32', 'int32'], return: 'int32' },
   syscall: {
     arguments: ['int64', 'int64', 'int64', 'int64', 'int64', 'int64', 'int64'],
     return: 'int64',

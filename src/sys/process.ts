@@ -82,19 +82,9 @@ export function processExists(pid: number): boolean {
   return c.kill(pid, 0) === 0 || errno() === EPERM;
 }
 
-/** Makes the process leader of a session of its own. */
-export function setSession(): void {
-  check(c.setsid(), 'setsid');
-}
-
 const CLONE_NEWNET = 0x40000000;
 
 /** Gives the calling thread, and what it starts from now on, a network namespace of its own (tests). */
 export function newNetworkNamespace(): void {
   check(c.unshare(CLONE_NEWNET), 'unshare');
-}
-
-/** Moves the calling thread into the network namespace of an open descriptor (tests). */
-export function enterNetworkNamespace(fd: number): void {
-  check(c.setns(fd, CLONE_NEWNET), 'setns');
 }

@@ -15,11 +15,7 @@ import {
   decodeVringState,
   encodeU64,
 } from '../../wire/vhostuser/codec.ts';
-import {
-  has,
-  VHOST_F_LOG_ALL,
-  VHOST_USER_F_PROTOCOL_FEATURES,
-} from '../../wire/vhostuser/features.ts';
+import { has, VHOST_USER_F_PROTOCOL_FEATURES } from '../../wire/vhostuser/features.ts';
 import * as M from '../../wire/vhostuser/messages.ts';
 import { checkInflight, inflightBytes } from './inflight.ts';
 import {
@@ -419,9 +415,4 @@ export function withBases(state: BackendState, bases: ReadonlyMap<number, number
     return base === undefined ? ring : { ...ring, base };
   });
   return { ...state, rings };
-}
-
-/** Is the dirty log to be written? */
-export function isLogging(state: BackendState): boolean {
-  return state.log !== undefined && has(state.features ?? 0n, VHOST_F_LOG_ALL);
 }

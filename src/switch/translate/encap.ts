@@ -23,9 +23,6 @@ import { commit } from './commit.ts';
 import { report, type Xlate } from './context.ts';
 import { popMpls, pushMpls } from './mpls.ts';
 
-/** PT_USE_NEXT_PROTO: the type is what the header says that follows. */
-export const PACKET_TYPE_NEXT = 0xfffe;
-
 const isEtherType = (packetType: number): boolean => packetType >>> 16 === 1;
 
 function refuse(x: Xlate, text: string): void {

@@ -241,10 +241,6 @@ export function errorNumber(name: string, version: number): ErrorNumber | undefi
   return byName.get(name)?.[version];
 }
 
-export function isErrorName(name: string): boolean {
-  return byName.has(name);
-}
-
 const NXET_VENDOR = 0xb0c2;
 const EXPERIMENTER = 0xffff;
 

@@ -2,13 +2,7 @@
 // loads and set_field actions do with a field of fields.ts. Values are numbers (up to 32 bits), bigints, or bytes as
 // in a TLV (big-endian, Field.bytes long).
 
-import {
-  F_IN_PORT,
-  F_TUN_METADATA,
-  K_VLAN0_TCI,
-  K_VLAN0_TPID,
-  VLAN_PRESENT,
-} from '../../../contract/key.ts';
+import { F_TUN_METADATA, K_VLAN0_TCI, K_VLAN0_TPID, VLAN_PRESENT } from '../../../contract/key.ts';
 import type { Field } from './fields.ts';
 import { fieldByName } from './fields.ts';
 import type { TlvMapping } from './messages.ts';
@@ -69,16 +63,6 @@ export function getField(record: Uint8Array, f: Field): bigint {
   return (slot >> BigInt(f.shift)) & ones(f.valueBits);
 }
 
-/** Like getField, for fields of at most 32 bits. */
-export function getFieldNumber(record: Uint8Array, f: Field): number {
-  if (f.size > 4) return Number(getField(record, f));
-  let slot = 0;
-  for (let i = 0; i < f.size; i++) slot = ((slot << 8) | record[f.offset + i]!) >>> 0;
-  if (f.format === 'port10') return port11To10(slot);
-  slot >>>= f.shift;
-  return f.valueBits >= 32 ? slot : slot & (2 ** f.valueBits - 1);
-}
-
 /** Value as in a TLV. */
 export function getFieldBytes(record: Uint8Array, f: Field): Uint8Array {
   if (f.shift === 0 && f.size === f.bytes && f.valueBits === 8 * f.bytes)
@@ -123,10 +107,6 @@ function fixVlanTpid(record: Uint8Array): void {
   } else if (record[K_VLAN0_TPID] === 0 && record[K_VLAN0_TPID + 1] === 0) {
     record[K_VLAN0_TPID] = 0x81;
   }
-}
-
-export function setFieldBytes(record: Uint8Array, f: Field, value: Uint8Array): void {
-  setField(record, f, fromBytes(value));
 }
 
 /** Writes only the bits of `mask` (both as in a TLV). */
@@ -293,9 +273,4 @@ export function resolveField(f: Field, tlvs: readonly TlvMapping[] = []): Field 
     bits,
     valueBits: bits,
   };
-}
-
-/** True for fields that share the input port's place. */
-export function isInPort(f: Field): boolean {
-  return f.offset === F_IN_PORT && f.size === 4;
 }

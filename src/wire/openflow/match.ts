@@ -378,11 +378,3 @@ export function putNxMatch(
   w.pad8(start);
   return length;
 }
-
-/** The fields of the match as they would be written for `version`, for metadata of packet-ins and text. */
-export function matchedFields(match: Match, version: number): Field[] {
-  return orderedFields(match.key, version >= 3, version)
-    .filter((n) => n !== 'tun_metadata')
-    .map(fieldByName)
-    .filter((f) => fieldIsMatched(match, f));
-}

@@ -3,7 +3,6 @@
 // for ct_state.
 
 import {
-  ETH_TYPE_NONE,
   FRAG_LATER,
   K_CT_STATE,
   K_ETH_TYPE,
@@ -72,9 +71,6 @@ export function isMpls(type: number): boolean {
 export function isVlanType(type: number): boolean {
   return type === ETH_TYPE_VLAN || type === ETH_TYPE_QINQ;
 }
-
-/** Wire value of eth_type (OFP_DL_TYPE_NOT_ETH_TYPE is 0x05ff in both places). */
-export const OFP_DL_TYPE_NONE = ETH_TYPE_NONE;
 
 const CT_VALID = 0xcf; // new, est, rel, rpl, snat, dnat
 const CT_TRK = 0x20;

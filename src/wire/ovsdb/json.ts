@@ -39,15 +39,6 @@ export function toInteger(value: number | bigint): number | bigint | undefined {
   return Number.isSafeInteger(number) ? number : value;
 }
 
-/** Word for a JSON type in error messages. */
-export function typeName(json: Json): string {
-  if (json === null) return 'null';
-  if (Array.isArray(json)) return 'array';
-  if (json === true) return 'true';
-  if (json === false) return 'false';
-  return typeof json === 'bigint' ? 'number' : typeof json;
-}
-
 type Reviver = (key: string, value: unknown, context: { source?: string }) => unknown;
 const parseWith = JSON.parse as (text: string, reviver?: Reviver) => Json;
 const rawJson = (JSON as unknown as { rawJSON(text: string): unknown }).rawJSON;

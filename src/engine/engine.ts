@@ -265,8 +265,8 @@ export class DataPlaneEngine implements Engine {
 
   // ---- megaflows
 
-  putFlow(key: Uint8Array, mask: Uint8Array, actions: Uint32Array): FlowId {
-    return this.flows.put(key, mask, actions);
+  putFlow(key: Uint8Array, mask: Uint8Array, actions: Uint32Array, keep = false): FlowId {
+    return this.flows.put(key, mask, actions, keep);
   }
 
   setFlowActions(flow: FlowId, actions: Uint32Array): void {

@@ -74,7 +74,8 @@ export class FlowTable {
     return this.subtables.size;
   }
 
-  put(key: Uint8Array, mask: Uint8Array, actions: Uint32Array): FlowId {
+  /** `keep`: a flow of the same key and mask keeps its program. */
+  put(key: Uint8Array, mask: Uint8Array, actions: Uint32Array, keep = false): FlowId {
     const port = ((key[0]! << 24) | (key[1]! << 16) | (key[2]! << 8) | key[3]!) >>> 0;
     const fits = port < MAX_PORTS && actions.length <= ACTIONS_MAX_WORDS;
     const id = fits ? (this.free.pop() ?? (this.next < FLOWS_MAX ? this.next++ : -1)) : -1;
@@ -101,7 +102,7 @@ export class FlowTable {
     const existing = this.findSame(hash, subtable, record + FL_KEY);
     if (existing >= 0) {
       this.free.push(id);
-      this.setActions(existing, actions);
+      if (!keep) this.setActions(existing, actions);
       return existing;
     }
     const flow: Flow = { subtable, port, programBytes: 0 };
@@ -119,7 +120,7 @@ export class FlowTable {
     this.clearCounters(id);
     const bucket = bucketOf(hash);
     memory.set(record + FL_NEXT, memory.get(bucket));
-    memory.store(record + FL_STATE, 1);
+    memory.set(record + FL_STATE, 1);
     memory.store(bucket, record);
     this.subtables.use(subtable, port);
     this.flows[id] = flow;

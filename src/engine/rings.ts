@@ -36,6 +36,9 @@ import {
 import type { EngineMemory } from './memory.ts';
 import type { Injection, Upcall } from './types.ts';
 
+/** Nothing to say about offloads: a view of its own for each packet would cost more than the rest of its record. */
+const NO_VNET = new Uint8Array(8);
+
 /** Consumer of the upcalls of one worker. */
 export class UpcallRing {
   private readonly memory: EngineMemory;
@@ -90,10 +93,21 @@ export class UpcallRing {
       key: memory.u8.subarray(at + UC_KEY, at + UC_KEY + KEY_SIZE),
       data: memory.u8.subarray(at + UC_DATA, at + UC_DATA + length),
       packetLen: memory.get(at + UC_PACKET_LEN),
-      vnet: memory.u8.subarray(at + UC_VNET, at + UC_VNET + 8),
+      vnet: this.vnet(at + UC_VNET),
       hash: memory.get(at + UC_HASH),
     };
   }
+
+  private vnet(at: number): Uint8Array {
+    const { memory } = this;
+    if ((memory.get(at) | memory.get(at + 4)) === 0) return NO_VNET;
+    return memory.u8.subarray(at, at + 8);
+  }
+}
+
+/** The first `length` bytes, without another view if that is all. */
+function first(bytes: Uint8Array, length: number): Uint8Array {
+  return bytes.length <= length ? bytes : bytes.subarray(0, length);
 }
 
 /** Producer of the injections of one worker. */
@@ -119,11 +133,13 @@ export class InjectRing {
     memory.set(at + IN_ACTIONS, words);
     memory.set(at + IN_IN_PORT, injection.inPort);
     memory.set(at + IN_DATA_LEN, frame.length);
-    memory.u8.fill(0, at + IN_VNET, at + IN_VNET + 8);
-    if (injection.vnet !== undefined) memory.u8.set(injection.vnet.subarray(0, 8), at + IN_VNET);
+    memory.set(at + IN_VNET, 0);
+    memory.set(at + IN_VNET + 4, 0);
+    const { vnet } = injection;
+    if (vnet !== undefined && vnet !== NO_VNET) memory.u8.set(first(vnet, 8), at + IN_VNET);
     if (injection.key === undefined)
       memory.u8.fill(0, at + IN_KEY_META, at + IN_KEY_META + KEY_SIZE);
-    else memory.u8.set(injection.key.subarray(0, KEY_SIZE), at + IN_KEY_META);
+    else memory.u8.set(first(injection.key, KEY_SIZE), at + IN_KEY_META);
     if (actions !== undefined) memory.u32.set(actions, (at + IN_PROGRAM) / 4);
     memory.u8.set(frame, at + IN_PROGRAM + programBytes);
     memory.store(this.ring + RING_HEAD, (memory.get(this.ring + RING_HEAD) + size) >>> 0);

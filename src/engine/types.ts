@@ -194,8 +194,8 @@ export interface Engine {
   portCounters(port: number): PortCounters;
 
   // ---- megaflows. Key and mask have KEY_SIZE bytes; in_port and recirc_id are always matched exactly.
-  /** Inserts or replaces the megaflow of this key and mask. -1 = table full. */
-  putFlow(key: Uint8Array, mask: Uint8Array, actions: Uint32Array): FlowId;
+  /** Inserts the megaflow of this key and mask; one that is there gets the program, unless it shall `keep` its own. -1 = table full. */
+  putFlow(key: Uint8Array, mask: Uint8Array, actions: Uint32Array, keep?: boolean): FlowId;
   /** New program, same counters. */
   setFlowActions(flow: FlowId, actions: Uint32Array): void;
   /** Out of the table at once; the number is reused after the workers have let go. Returns the final statistics then. */

@@ -8,7 +8,6 @@ import { OfError } from '../wire/openflow/types.ts';
 import type { KeyPair } from './keyPool.ts';
 import type { MacTable } from './macLearning.ts';
 import type { NetflowEffect } from './netflow.ts';
-import { mix } from './subtable.ts';
 import type { Effects } from './translate/types.ts';
 import type { BridgePort } from './types.ts';
 
@@ -25,7 +24,6 @@ export interface Megaflow {
   readonly mask: Uint8Array;
   /** The memory of both, given back when the megaflow is gone for good. */
   readonly pair: KeyPair;
-  readonly hash: number;
   readonly createdMs: number;
   program: Uint32Array;
   effects: Effects;
@@ -37,26 +35,6 @@ export interface Megaflow {
   /** Change number of the state that the program was made from, or UNVALIDATED. */
   validated: number;
   deleted: boolean;
-  /** Next with the same hash. */
-  next: Megaflow | undefined;
-}
-
-export function hashKey({ keyWords, maskWords }: KeyPair): number {
-  let hash = 0;
-  for (let i = 0; i < KEY_SIZE / 4; i++) {
-    const m = maskWords[i]!;
-    if (m !== 0) hash = mix(mix(hash, m), keyWords[i]! & m);
-  }
-  return (hash ^ (hash >>> 13)) & 0x3fffffff;
-}
-
-function sameUnderMask(flow: Megaflow, { keyWords, maskWords }: KeyPair): boolean {
-  const own = flow.pair;
-  for (let i = 0; i < KEY_SIZE / 4; i++) {
-    const m = maskWords[i]!;
-    if (own.maskWords[i] !== m || ((own.keyWords[i]! ^ keyWords[i]!) & m) !== 0) return false;
-  }
-  return true;
 }
 
 /** Would a packet with this key (host words) meet the megaflow? */
@@ -73,44 +51,41 @@ export function meets({ pair }: Megaflow, keyWords: Int32Array): boolean {
   return true;
 }
 
-/** All megaflows, by masked key, and by the MAC table answers that they depend on. */
+/**
+ * All megaflows, by their number in the data plane's table, and by the MAC table answers that they depend on. There is no look-up
+ * by key: the data plane's table has just done that when it gives the number of a megaflow that is there already.
+ */
 export class MegaflowTable {
-  readonly #byHash = new Map<number, Megaflow>();
-  readonly #all = new Set<Megaflow>();
+  readonly #byId: (Megaflow | undefined)[] = [];
+  #size = 0;
   readonly #byMac = new Map<MacTable, Map<string, Set<Megaflow>>>();
 
   get size(): number {
-    return this.#all.size;
+    return this.#size;
   }
 
-  [Symbol.iterator](): Iterator<Megaflow> {
-    return this.#all.values();
+  /** In the order of their numbers. Those that are added meanwhile may come or not. */
+  *[Symbol.iterator](): Generator<Megaflow, void> {
+    for (let id = 0; id < this.#byId.length; id++) {
+      const flow = this.#byId[id];
+      if (flow !== undefined) yield flow;
+    }
   }
 
-  find(pair: KeyPair, hash: number): Megaflow | undefined {
-    let flow = this.#byHash.get(hash);
-    while (flow !== undefined && !sameUnderMask(flow, pair)) flow = flow.next;
-    return flow;
+  has(id: FlowId): boolean {
+    return this.#byId[id] !== undefined;
   }
 
   add(flow: Megaflow): void {
-    flow.next = this.#byHash.get(flow.hash);
-    this.#byHash.set(flow.hash, flow);
-    this.#all.add(flow);
+    this.#byId[flow.id] = flow;
+    this.#size++;
     this.#depend(flow);
   }
 
   remove(flow: Megaflow): void {
-    this.#all.delete(flow);
-    const head = this.#byHash.get(flow.hash);
-    if (head === flow) {
-      if (flow.next === undefined) this.#byHash.delete(flow.hash);
-      else this.#byHash.set(flow.hash, flow.next);
-    } else {
-      for (let at = head; at !== undefined; at = at.next) {
-        if (at.next === flow) at.next = flow.next;
-      }
-    }
+    if (this.#byId[flow.id] !== flow) return;
+    this.#byId[flow.id] = undefined;
+    this.#size--;
     this.#forget(flow);
   }
 

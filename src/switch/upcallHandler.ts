@@ -26,7 +26,7 @@ import type { DebugLog } from './debugLog.ts';
 import { be16, be32 } from './flow.ts';
 import { logFlowAdded, logUpcall } from './flowLog.ts';
 import type { KeyPair } from './keyPool.ts';
-import { credit, hashKey, type Megaflow, meets, UNVALIDATED } from './megaflow.ts';
+import { credit, type Megaflow, meets, UNVALIDATED } from './megaflow.ts';
 import { MessageBudget } from './messageBudget.ts';
 import { packetInOf } from './packetIns.ts';
 import { continuationOf } from './resume.ts';
@@ -214,8 +214,6 @@ export class UpcallHandler {
     // What translation has looked at is in the records that were lent to it.
     datapathMask(this.#datapath.scratch.keyWildcards, key, mask);
     if (!this.megaflowsEnabled) mask.fill(0xff);
-    const hash = hashKey(pair);
-    if (this.#datapath.megaflows.find(pair, hash) !== undefined) return false; // a packet that missed before it was there
     if (!inPlace && this.#datapath.megaflows.size >= this.#datapath.revalidator.flowLimit) {
       this.notInstalled++;
       if (!this.#limitWarned) {
@@ -228,7 +226,7 @@ export class UpcallHandler {
     this.#limitWarned = false;
     const program = out.slow ? slowPathProgram(out.slowReasons) : out.program;
     const { effects, slow } = out;
-    const flow = this.#put(pair, hash, { program, effects, slow, validated });
+    const flow = this.#put(pair, { program, effects, slow, validated });
     if (flow === undefined) return false;
     if (this.#recent.unshift(flow) > RECENT_FLOWS) this.#recent.pop();
     return true;
@@ -241,21 +239,22 @@ export class UpcallHandler {
   putForeign(pair: KeyPair, program: Uint32Array): boolean {
     const effects = emptyEffects(this.#datapath.ownerOf(pair.key));
     const made = { program, effects, slow: false, validated: UNVALIDATED };
-    return this.#put(pair, hashKey(pair), made) !== undefined;
+    return this.#put(pair, made) !== undefined;
   }
 
+  /** Undefined: there is no room, or there is one for the same packets. */
   #put(
     pair: KeyPair,
-    hash: number,
     made: Pick<Megaflow, 'program' | 'effects' | 'slow' | 'validated'>,
   ): Megaflow | undefined {
     const { key, mask } = pair;
     const recirc = be32(key, K_RECIRC_ID);
     if (recirc !== 0 && !this.#datapath.recircs.retain(recirc)) return undefined;
-    const id = this.#datapath.engine.putFlow(key, mask, made.program);
-    if (id < 0) {
+    const id = this.#datapath.engine.putFlow(key, mask, made.program, true);
+    // Already there: for a packet that missed before it was.
+    if (id < 0 || this.#datapath.megaflows.has(id)) {
       if (recirc !== 0) this.#datapath.recircs.release([recirc]);
-      this.notInstalled++;
+      if (id < 0) this.notInstalled++;
       return undefined;
     }
     const flow: Megaflow = {
@@ -263,7 +262,6 @@ export class UpcallHandler {
       key,
       mask,
       pair,
-      hash,
       createdMs: this.#datapath.engine.nowMs(),
       program: made.program,
       effects: made.effects,
@@ -273,7 +271,6 @@ export class UpcallHandler {
       usedMs: 0,
       validated: made.validated,
       deleted: false,
-      next: undefined,
     };
     this.#datapath.megaflows.add(flow);
     if (this.#flowLog?.isDbg()) logFlowAdded(this.#flowLog, this.#datapath, flow);

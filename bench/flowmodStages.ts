@@ -7,19 +7,31 @@
 
 import { spawn } from 'node:child_process';
 import { once } from 'node:events';
-import { chmodSync, mkdtempSync, readdirSync, readFileSync, rmSync, writeFileSync } from 'node:fs';
+import { mkdtempSync, readFileSync, rmSync, writeFileSync } from 'node:fs';
 import { tmpdir } from 'node:os';
 import path from 'node:path';
 import { setTimeout as sleep } from 'node:timers/promises';
 import { parseArgs } from 'node:util';
 import { ROOT, Sandbox } from '../test/interop/sandbox.ts';
 import { between } from './documents.ts';
-import { type CpuProfile, STAGE_NAMES, stageTimes, type Window } from './flowmodProfile.ts';
 import { describeMachine } from './machine.ts';
 import { median } from './rounds.ts';
 import { markdownTable } from './tables.ts';
+import {
+  type CpuProfile,
+  type CpuTimes,
+  cpuTimes,
+  FLOW_MOD_STAGES,
+  launcherIn,
+  nowUs,
+  readProfile,
+  stageNames,
+  stageTimes,
+  type Window,
+} from './v8Profile.ts';
 
-const SAMPLE_US = 200;
+const STAGE_NAMES = stageNames(FLOW_MOD_STAGES);
+
 /** The last messages' work, and garbage that is collected soon after. */
 const SETTLE_MS = 150;
 const OF = ['-O', 'OpenFlow14'];
@@ -33,20 +45,6 @@ const OPERATIONS: readonly (readonly [name: string, args: readonly string[]])[] 
   ['add-flows', [...OF, 'add-flows', 'br0', 'FILE']],
   ['del-flows', [...OF, 'del-flows', 'br0', 'udp']],
 ];
-
-interface CpuTimes {
-  mainMs: number;
-  othersMs: number;
-}
-
-function cpuTimes(pid: number): CpuTimes {
-  const times = { mainMs: 0, othersMs: 0 };
-  for (const tid of readdirSync(`/proc/${pid}/task`)) {
-    const [ns] = readFileSync(`/proc/${pid}/task/${tid}/schedstat`, 'utf8').split(' ');
-    times[Number(tid) === pid ? 'mainMs' : 'othersMs'] += Number(ns) / 1e6;
-  }
-  return times;
-}
 
 interface Sample extends CpuTimes {
   operation: string;
@@ -71,8 +69,6 @@ async function ofctl(box: Sandbox, args: readonly string[]): Promise<number> {
   const [user, system] = text.trim().split('\n').at(-1)!.split(' ').map(Number);
   return 1000 * (user! + system!);
 }
-
-const nowUs = (): number => Number(process.hrtime.bigint() / 1000n);
 
 async function measure(
   box: Sandbox,
@@ -108,38 +104,11 @@ async function addBridge(box: Sandbox, flows: number): Promise<void> {
   writeFileSync(box.path('flows.txt'), flowLines(flows));
 }
 
-/** The daemon's launcher, with V8's profiler on; it writes a file when the daemon ends. */
-function profilingLauncher(directory: string): string {
-  const launcher = path.join(directory, 'ovs-vswitchd');
-  const node = path.join(ROOT, 'node_modules', '.bin', 'node');
-  const options = `--cpu-prof --cpu-prof-interval=${SAMPLE_US} --cpu-prof-dir='${directory}'`;
-  const main = path.join(ROOT, 'src', 'cli', 'ovs-vswitchd.ts');
-  writeFileSync(
-    launcher,
-    `#!/bin/sh\nexec '${node}' --disable-warning=ExperimentalWarning ${options} '${main}' "$@"\n`,
-  );
-  chmodSync(launcher, 0o755);
-  return launcher;
-}
-
-/** The profile of the main thread: the one that has loaded the command line. */
-function readProfile(directory: string): CpuProfile {
-  for (const name of readdirSync(directory)) {
-    if (!name.endsWith('.cpuprofile')) continue;
-    const profile = JSON.parse(readFileSync(path.join(directory, name), 'utf8')) as CpuProfile;
-    const isMain = profile.nodes.some(({ callFrame }) =>
-      callFrame.url.endsWith('/cli/ovs-vswitchd.ts'),
-    );
-    if (isMain) return profile;
-  }
-  throw new Error('the daemon has left no profile');
-}
-
 async function run(rounds: number, flows: number): Promise<string> {
   const directory = mkdtempSync(path.join(tmpdir(), 'xvf-'));
   const series: Sample[][] = [[], [], []];
   try {
-    const profiled = await Sandbox.start({ binary: profilingLauncher(directory) });
+    const profiled = await Sandbox.start({ binary: launcherIn(directory) });
     try {
       await using xvio = await Sandbox.start();
       await using real = await Sandbox.start({ daemon: 'real' });
@@ -174,6 +143,7 @@ function table(profile: CpuProfile, series: readonly (readonly Sample[])[], flow
     const times = stageTimes(
       profile,
       profiled.map(({ window }) => window),
+      FLOW_MOD_STAGES,
     );
     const sampled = [...times.values()].reduce((sum, time) => sum + time, 0);
     const mainMs = middle(mine, 'mainMs');

@@ -143,7 +143,8 @@ export async function enlist(peer: Peer, setup: Setup, options: Options): Promis
   }
 }
 
-async function dismiss(testbed: Testbed, generator?: Generator): Promise<void> {
+/** Ends a peer and its guests. */
+export async function dismiss(testbed: Testbed, generator?: Generator): Promise<void> {
   signal(testbed, 'SIGCONT');
   try {
     await generator?.[Symbol.asyncDispose]();

@@ -7,20 +7,20 @@ import { xvio, xvioOf } from '../peers/xvio.ts';
 import { type Contestant, play, trialOf } from '../rounds.ts';
 import type { Options, Scenario } from '../types.ts';
 
-const FLOWS = 64_000;
+export const NEW_FLOWS = 64_000;
 /** Another flow, which is known: it must not wait for those that are new. */
 const KNOWN = { from: 2, to: 3, perSecond: 10_000 } as const;
 const KNOWN_RULE = 'in_port=3,actions=output:4';
-const RULE =
+export const NEW_FLOWS_RULE =
   'in_port=1,udp,actions=move:NXM_OF_IP_SRC[]->NXM_NX_REG0[],move:NXM_OF_UDP_SRC[]->NXM_NX_REG1[0..15],output:2';
 
 async function run(options: Options) {
   // No flow may come twice.
   const durationMs = Math.min(options.durationMs, 500);
-  const perSecond = Math.floor((FLOWS / (durationMs + 30)) * 1000);
+  const perSecond = Math.floor((NEW_FLOWS / (durationMs + 30)) * 1000);
   const measure = async (contestant: Contestant) => {
     contestant.testbed.appctl!('revalidator/purge');
-    const stream = { from: 0, to: 1, flows: FLOWS, spread: 'address', perSecond } as const;
+    const stream = { from: 0, to: 1, flows: NEW_FLOWS, spread: 'address', perSecond } as const;
     // Upcalls are not the forwarding thread's work alone: nobody runs ahead of the others.
     const conditions = { durationMs, realtime: false };
     const { details, counts } = await trialOf(contestant, [stream, KNOWN], conditions);
@@ -45,7 +45,8 @@ async function run(options: Options) {
         'knownPauseMs: the longest wait of a packet of a known flow meanwhile, without the time for which the generator stood still',
       ],
       prepare: async (contestant) => {
-        for (const rule of [RULE, KNOWN_RULE]) contestant.testbed.ofctl!('add-flow', 'br0', rule);
+        for (const rule of [NEW_FLOWS_RULE, KNOWN_RULE])
+          contestant.testbed.ofctl!('add-flow', 'br0', rule);
         // Caches fill, and a compiler that compiles what runs often has seen it run.
         for (let i = 0; i < 3; i++) await measure(contestant);
       },

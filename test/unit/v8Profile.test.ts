@@ -1,8 +1,14 @@
-// Profiles of the main thread by stages (bench/flowmodProfile.ts): what counts for which stage, and when.
+// Profiles of the main thread by stages (bench/v8Profile.ts): what counts for which stage, and when.
 
 import assert from 'node:assert/strict';
 import { test } from 'node:test';
-import { type CpuProfile, STAGE_NAMES, stageTimes } from '../../bench/flowmodProfile.ts';
+import {
+  type CpuProfile,
+  FLOW_MOD_STAGES as STAGES,
+  stageNames,
+  stageTimes,
+  UPCALL_STAGES,
+} from '../../bench/v8Profile.ts';
 
 const SOURCES = 'file:///somewhere/src';
 
@@ -44,7 +50,7 @@ const ROWS = [
 
 test('functions count for the stage of their file, built-in ones for their callers', () => {
   const samples = ROWS.map((_, row) => row);
-  const times = stageTimes(profileOf(ROWS, samples), [{ fromUs: 0, toUs: 1e9 }]);
+  const times = stageTimes(profileOf(ROWS, samples), [{ fromUs: 0, toUs: 1e9 }], STAGES);
   assert.deepEqual(Object.fromEntries(times), {
     // The root, whatever it is doing, and the revalidator.
     others: 20,
@@ -58,7 +64,7 @@ test('functions count for the stage of their file, built-in ones for their calle
     'rule, bundle, commit': 10,
     'system calls': 10,
   });
-  for (const name of times.keys()) assert.ok(STAGE_NAMES.includes(name), name);
+  for (const name of times.keys()) assert.ok(stageNames(STAGES).includes(name), name);
 });
 
 test('only what is sampled in a window counts', () => {
@@ -68,6 +74,27 @@ test('only what is sampled in a window counts', () => {
     { fromUs: 1015, toUs: 1030 },
     { fromUs: 1050, toUs: 1060 },
   ];
-  assert.equal(stageTimes(profile, windows).get('decode, encode'), 20);
-  assert.equal(stageTimes(profile, []).size, 0);
+  assert.equal(stageTimes(profile, windows, STAGES).get('decode, encode'), 20);
+  assert.equal(stageTimes(profile, [], STAGES).size, 0);
+});
+
+test('stages of an upcall', () => {
+  const rows = [
+    ['(root)', '', 0],
+    ['read', `${SOURCES}/engine/rings.ts`, 0],
+    ['#search', `${SOURCES}/switch/classifier.ts`, 0],
+    ['commit', `${SOURCES}/switch/translate/commit.ts`, 0],
+    ['add', `${SOURCES}/switch/megaflow.ts`, 0],
+    ['put', `${SOURCES}/engine/flowTable.ts`, 0],
+    ['wasm-function[131]', 'wasm://wasm/0005', 0],
+  ] as const;
+  const samples = [1, 2, 3, 4, 5, 6];
+  const times = stageTimes(profileOf(rows, samples), [{ fromUs: 0, toUs: 1e9 }], UPCALL_STAGES);
+  assert.deepEqual(Object.fromEntries(times), {
+    'out of and into the rings': 10,
+    classifier: 10,
+    translation: 10,
+    'megaflow, remembered': 10,
+    'megaflow, in the table': 20,
+  });
 });

@@ -1,0 +1,141 @@
+// Where the microseconds of a new flow go: a profile of xvio's main thread by V8's own sampler while every packet is the first of its
+// flow (as in scenario `upcall`), sorted by the stages on the way of an upcall, and what the other threads take for it.
+//
+//   node bench/upcallStages.ts [--rounds N] [--docs]       the docs: between their marks in docs/benchmarks.md
+//
+// CPU time, not rates: that means something on a busy machine, too.
+
+import { mkdirSync, mkdtempSync, readFileSync, renameSync, rmSync, writeFileSync } from 'node:fs';
+import { tmpdir } from 'node:os';
+import path from 'node:path';
+import { parseArgs } from 'node:util';
+import { ROOT } from '../test/interop/sandbox.ts';
+import { between } from './documents.ts';
+import { describeMachine } from './machine.ts';
+import { xvio, xvioNamed } from './peers/xvio.ts';
+import { type Contestant, cpuNs, dismiss, enlist, median, trialOf } from './rounds.ts';
+import { NEW_FLOWS, NEW_FLOWS_RULE } from './scenarios/upcall.ts';
+import { markdownTable } from './tables.ts';
+import type { Options, Peer } from './types.ts';
+import {
+  type CpuProfile,
+  cpuTimes,
+  launcherIn,
+  nowUs,
+  readProfile,
+  stageNames,
+  stageTimes,
+  UPCALL_STAGES,
+  type Window,
+} from './v8Profile.ts';
+
+const DURATION_MS = 400;
+const WARM_UP_ROUNDS = 3;
+
+interface Sample {
+  flows: number;
+  mainMs: number;
+  /** Without the forwarding thread. */
+  helpersMs: number;
+  forwardingMs: number;
+  window: Window;
+}
+
+async function measure(contestant: Contestant, options: Options): Promise<Sample> {
+  const { testbed, threads } = contestant;
+  const { pid } = threads[0]!;
+  testbed.appctl!('revalidator/purge');
+  const perSecond = Math.floor((NEW_FLOWS / (DURATION_MS + 30)) * 1000);
+  const stream = { from: 0, to: 1, flows: NEW_FLOWS, spread: 'address', perSecond } as const;
+  const [before, forwarding, fromUs] = [cpuTimes(pid), cpuNs(threads), nowUs()];
+  const { counts } = await trialOf(contestant, [stream], options);
+  const after = cpuTimes(pid);
+  const forwardingMs = (cpuNs(threads) - forwarding) / 1e6;
+  return {
+    flows: counts.received,
+    mainMs: after.mainMs - before.mainMs,
+    helpersMs: after.othersMs - before.othersMs - forwardingMs,
+    forwardingMs,
+    window: { fromUs, toUs: nowUs() },
+  };
+}
+
+/** One daemon after the other: they would have to share two cores. */
+async function play(peer: Peer, rounds: number): Promise<Sample[]> {
+  const options: Options = {
+    ...{ rounds, durationMs: DURATION_MS, realtime: false, switchCore: 1, generatorCore: 0 },
+    ...{ peers: undefined, compare: [], queueSize: 1024, packed: false, inOrder: false },
+    log: (text) => console.error(text),
+  };
+  const setup = { wiring: 'none', ports: 2, switchCore: 1, generatorCore: 0 } as const;
+  const contestant = await enlist(peer, setup, options);
+  try {
+    contestant.testbed.ofctl!('add-flow', 'br0', NEW_FLOWS_RULE);
+    const samples: Sample[] = [];
+    for (let round = -WARM_UP_ROUNDS; round < rounds; round++) {
+      const sample = await measure(contestant, options);
+      if (round >= 0) samples.push(sample);
+    }
+    return samples;
+  } finally {
+    await dismiss(contestant.testbed, contestant.generator);
+  }
+}
+
+async function run(rounds: number): Promise<string> {
+  const directory = mkdtempSync(path.join(tmpdir(), 'xvu-'));
+  try {
+    const launcher = launcherIn(directory);
+    mkdirSync(path.join(directory, 'bin'));
+    renameSync(launcher, path.join(directory, 'bin', 'ovs-vswitchd'));
+    const profiled = await play(xvioNamed(directory, 'xvio'), rounds);
+    const plain = await play(xvio, rounds);
+    return table(readProfile(directory), profiled, plain);
+  } finally {
+    rmSync(directory, { recursive: true, force: true });
+  }
+}
+
+/** The profile says what the shares are, the daemon without it what they are shares of. */
+function table(profile: CpuProfile, profiled: readonly Sample[], plain: readonly Sample[]): string {
+  const us = (key: 'mainMs' | 'helpersMs' | 'forwardingMs'): number =>
+    median(plain.map((sample) => (1000 * sample[key]) / Math.max(sample.flows, 1)));
+  const windows = profiled.map(({ window }) => window);
+  const times = stageTimes(profile, windows, UPCALL_STAGES);
+  const sampled = [...times.values()].reduce((sum, time) => sum + time, 0);
+  const mainUs = us('mainMs');
+  const stages = stageNames(UPCALL_STAGES).map((stage) =>
+    (((times.get(stage) ?? 0) / Math.max(sampled, 1)) * mainUs).toFixed(2),
+  );
+  const flows = Math.round(median(plain.map((sample) => sample.flows)));
+  const row = [flows, mainUs.toFixed(2), ...stages];
+  const others = [us('helpersMs').toFixed(2), us('forwardingMs').toFixed(2)];
+  return markdownTable(
+    [
+      'flows a round',
+      'µs a flow: main thread',
+      ...stageNames(UPCALL_STAGES),
+      'helpers',
+      'forwarding',
+    ],
+    [[...row, ...others].map(String)],
+  );
+}
+
+const { values } = parseArgs({
+  options: {
+    rounds: { type: 'string', default: '9' },
+    docs: { type: 'boolean', default: false },
+  },
+});
+const rounds = Number(values.rounds);
+const result = await run(rounds);
+console.log(result);
+if (values.docs) {
+  const file = path.join(ROOT, 'docs', 'benchmarks.md');
+  const { commit, cpu } = describeMachine();
+  const what = `xvio ${commit}, ${cpu.split(',')[0]}, medians of ${rounds} rounds, CPU time:`;
+  const content = `${what}\n\n${result}`;
+  writeFileSync(file, between(readFileSync(file, 'utf8'), 'upcall-stages', content));
+}
+process.exit(0);

@@ -30,6 +30,7 @@ import {
 } from '../../../contract/key.ts';
 import {
   be16,
+  clearField,
   ETH_TYPE_IP,
   ETH_TYPE_IPV6,
   exact,
@@ -67,18 +68,18 @@ export function finishWildcards(wildcards: Uint8Array, original: Uint8Array): vo
     wildcards[K_TP_SRC] = 0;
     wildcards[K_TP_DST] = 0;
   }
-  if (isLaterFragment(original)) wildcards.fill(0, K_TP_SRC, K_TP_DST + 2);
+  if (isLaterFragment(original)) clearField(wildcards, K_TP_SRC, K_TP_DST + 2 - K_TP_SRC);
   for (const tci of [K_VLAN0_TCI, K_VLAN1_TCI]) {
     const tpid = tci === K_VLAN0_TCI ? K_VLAN0_TPID : K_VLAN1_TPID;
     if ((original[tci]! & PRESENT_BYTE) === 0) {
-      wildcards.fill(0, tci, tpid + 2);
+      clearField(wildcards, tci, tpid + 2 - tci);
     } else if (be16(wildcards, tci) !== 0) {
       wildcards[tci]! |= PRESENT_BYTE;
     }
   }
   if (type !== 0x8847 && type !== 0x8848) {
-    wildcards.fill(0, K_MPLS_COUNT, K_MPLS_COUNT + 2);
-    wildcards.fill(0, K_MPLS_LSE, K_MPLS_LSE + 12);
+    clearField(wildcards, K_MPLS_COUNT, 2);
+    clearField(wildcards, K_MPLS_LSE, 12);
   }
   if (isZero(original, K_TUN_DST, 4) && isZero(original, K_TUN_IPV6_DST, 16)) {
     wildcards.fill(0, K_TUN_ID, K_CT_IPV6_SRC);

@@ -16,10 +16,10 @@ export const RING_DATA_SIZE = 0x200000;
 export const RING_FILLER = 0xffff;
 
 // Behind the data of an upcall ring: bytes of records by input port, modulo 2^32, u32 x MAX_PORTS each. What a port has
-// posted and the control plane has not yet handled is limited, so that a flood from one port leaves room for others.
+// posted and the control plane has not yet handled may be as much as is free: half of the ring for one port alone, and n ports
+// that flood it leave one part in n + 1 to those that do not (dynamic thresholds, Choudhury and Hahne, 1998).
 export const UPCALL_POSTED = 0x300000; // W
 export const UPCALL_HANDLED = 0x310000; // main thread
-export const UPCALL_PORT_MAX = 0x80000; // a quarter of the ring
 
 // Upcall record: worker to control plane. type = UPCALL_* (contract/action.ts)
 export const UC_LENGTH = 0; // u32

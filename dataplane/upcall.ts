@@ -36,7 +36,6 @@ import {
   UC_TYPE,
   UC_VNET,
   UPCALL_HANDLED,
-  UPCALL_PORT_MAX,
   UPCALL_POSTED,
   UPCALL_RING_SIZE,
 } from '../contract/ring.ts';
@@ -56,7 +55,9 @@ export function upcall(pkt: u32, reason: u32, cookie: u32, max: u32): void {
   const size: u32 = (UC_DATA + bytes + 15) & ~15;
   const posted = ring + UPCALL_POSTED + (inPort & (MAX_PORTS - 1)) * 4;
   const pending = load<u32>(posted) - atomic.load<u32>(posted + UPCALL_HANDLED - UPCALL_POSTED);
-  const record = pending + size > <u32>UPCALL_PORT_MAX ? 0 : reserve(ring, size);
+  const used = load<u32>(ring + RING_HEAD) - atomic.load<u32>(ring + RING_TAIL);
+  // No port may have more there than is free, so that there is something left for all others.
+  const record = pending + size + used > <u32>RING_DATA_SIZE ? 0 : reserve(ring, size);
   if (record === 0) {
     addStat(WK_LOST, 1);
     countDrop(inPort, DROP_UPCALL_FULL);

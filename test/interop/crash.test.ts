@@ -119,7 +119,7 @@ async function settle({ threads }: Scene, report: (text: string) => void): Promi
 
 /**
  * Frames on their way at a time: what any ring holds, and well below what the control plane takes of a port at once after a
- * start, when all of them miss and another port's do, too: 910 small ones wait in the upcall ring (UPCALL_PORT_MAX), 1 024
+ * start, when all of them miss and another port's do, too: over a thousand small ones wait in the upcall ring, 1 024
  * behind it (upcallQueue.ts); beyond that they are dropped, by name.
  */
 const WINDOW = 500;

@@ -278,6 +278,25 @@ test('a port that floods the control plane leaves room for others', () => {
   assert.equal(rig.upcalls().length, 1);
 });
 
+test('and so do several that flood it', () => {
+  const others = [rig.addPort(), rig.addPort(), rig.addPort(), rig.addPort(), rig.addPort()];
+  const quiet = rig.addPort();
+  for (let round = 0; round < 20; round++) {
+    for (const port of [input, ...others]) {
+      for (let i = 0; i < 256; i++) rig.send(port, numbered(i));
+      rig.poll();
+    }
+  }
+  for (let i = 0; i < 200; i++) rig.send(quiet, numbered(i));
+  rig.poll();
+  assert.equal(rig.counters(quiet).drops[DROP_UPCALL_FULL], 0);
+  const upcalls = rig.upcalls();
+  for (const port of [...others, quiet]) {
+    const count = upcalls.filter(({ inPort }) => inPort === port).length;
+    assert.ok(count >= 200, `${count} of port ${port}`);
+  }
+});
+
 test('a frame of 64 KiB crosses whole: upcall, injection, output, offload description', () => {
   const payload = Uint8Array.from({ length: 60_000 }, (_, i) => i * 7);
   const frame = ethernet(0x0800, ipv4(6, tcp(1, 2, payload), { partial: true }));

@@ -210,7 +210,7 @@ test('many upcalls reach the main thread in bounded turns, in order', async () =
   setImmediate(count);
   let sent = 0;
   while (sent < 3000) {
-    // A port may have a quarter of the ring: no more than that at a time.
+    // A port may have half of the ring: no more than that at a time.
     const actions = toController(sent);
     if (sent - seen.length < 500 && engine.inject({ inPort: port, frame, actions })) sent++;
     else await new Promise((resolve) => setImmediate(resolve));

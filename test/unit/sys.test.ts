@@ -1,12 +1,13 @@
 // The behaviours of node:ffi, libuv and the kernel that src/sys relies on: if a new Node breaks one, this says which.
 
 import assert from 'node:assert/strict';
-import { spawnSync } from 'node:child_process';
+import { spawn, spawnSync } from 'node:child_process';
 import { once } from 'node:events';
 import { mkdtempSync, openSync, readFileSync, rmSync, writeFileSync } from 'node:fs';
 import { tmpdir } from 'node:os';
 import { join } from 'node:path';
 import { after, test } from 'node:test';
+import { setTimeout as sleep } from 'node:timers/promises';
 import { Worker } from 'node:worker_threads';
 import { eventfdCreate, eventfdSignal, eventfdTake } from '../../src/sys/eventfd.ts';
 import { closeFd, OwnedFd, openPath, pollRaw, readFd, setNonBlocking } from '../../src/sys/fd.ts';
@@ -21,6 +22,7 @@ import {
   SysError,
   strerror,
 } from '../../src/sys/ffi.ts';
+import { watchListener } from '../../src/sys/listener.ts';
 import { lockHolder, tryLock } from '../../src/sys/lock.ts';
 import {
   addSeals,
@@ -174,6 +176,44 @@ test('watchFd: calls back, drains promises, can be paused and disposed; plain fi
   assert.equal(wakeups, 2);
   using file = new OwnedFd(openSync(process.execPath, 'r'));
   assert.throws(() => watchFd(file.fd, { read: true }, () => {}), { code: 'EPERM' });
+});
+
+test('a connection for which there is no descriptor waits, without turning the loop, until there is one', async () => {
+  const path = join(scratch, 'full');
+  using listener = new OwnedFd(unixListen(path));
+  using client = new OwnedFd(unixConnect(path));
+  // The limit is one of numbers: the next descriptor would be the lowest that is free.
+  const next = client.fd + 1;
+  const limits = readFileSync('/proc/self/limits', 'utf8');
+  const [, soft] = /^Max open files +(\d+)/m.exec(limits)!;
+  const limit = `prlimit --pid ${process.pid} --nofile`;
+  const script = `${limit}=${next}: && sleep 0.5 && ${limit}=${soft}:`;
+  const helper = spawn('sh', ['-c', script], { stdio: 'ignore' });
+  const ended = once(helper, 'exit');
+  const isLow = (): boolean => {
+    try {
+      closeFd(openSync('/dev/null', 'r'));
+      return false;
+    } catch {
+      return true;
+    }
+  };
+  while (!isLow()) await sleep(2);
+  const failures: string[] = [];
+  const come = Promise.withResolvers<number>();
+  const before = process.cpuUsage();
+  using _watch = watchListener(
+    listener.fd,
+    (fd) => come.resolve(fd),
+    (text) => failures.push(text),
+  );
+  using connection = new OwnedFd(await come.promise);
+  const { user, system } = process.cpuUsage(before);
+  assert.deepEqual(await ended, [0, null]);
+  assert.ok(connection.fd >= 0);
+  assert.equal(failures.length, 1);
+  assert.match(failures[0]!, /accept/);
+  assert.ok(user + system < 250_000, `${user + system} µs of processor time in half a second`);
 });
 
 test('descriptors travel over a Unix socket; the peer closing is an empty message', () => {

@@ -4,8 +4,8 @@
 import { chmodSync, rmSync } from 'node:fs';
 import type { Bequest } from '../../port/types.ts';
 import { closeFd } from '../../sys/fd.ts';
-import { type Watcher, watchFd } from '../../sys/poll.ts';
-import { unixAccept, unixListen } from '../../sys/unix.ts';
+import { type ListenerWatch, watchListener } from '../../sys/listener.ts';
+import { unixListen } from '../../sys/unix.ts';
 import { HandOverChannel } from './channel.ts';
 import * as M from './messages.ts';
 import type { Ledger } from './savedBridge.ts';
@@ -35,7 +35,7 @@ export class Donor implements Disposable {
   readonly #hooks: DonorHooks;
   readonly #path: string;
   readonly #fd: number;
-  readonly #watcher: Watcher;
+  readonly #watcher: ListenerWatch;
   #channel: HandOverChannel | undefined;
   #closed = false;
   #given = false;
@@ -46,12 +46,14 @@ export class Donor implements Disposable {
     this.#path = path;
     this.#fd = unixListen(path);
     chmodSync(path, 0o600);
-    this.#watcher = watchFd(this.#fd, { read: true }, () => this.#accept());
+    this.#watcher = watchListener(
+      this.#fd,
+      (connection) => this.#accept(connection),
+      (text) => hooks.log.warn(`hand-over: ${text}`),
+    );
   }
 
-  #accept(): void {
-    const fd = unixAccept(this.#fd);
-    if (fd < 0) return;
+  #accept(fd: number): void {
     if (this.#channel) {
       closeFd(fd);
       return;

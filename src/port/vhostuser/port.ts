@@ -11,8 +11,8 @@ import { PORT_UP } from '../../../contract/port.ts';
 import { eventfdSignal } from '../../sys/eventfd.ts';
 import { closeFd } from '../../sys/fd.ts';
 import { SysError } from '../../sys/ffi.ts';
-import { type Watcher, watchFd } from '../../sys/poll.ts';
-import { unixAccept, unixConnect, unixListen } from '../../sys/unix.ts';
+import { type ListenerWatch, watchListener } from '../../sys/listener.ts';
+import { unixConnect, unixListen } from '../../sys/unix.ts';
 import { FEATURE_SETS, maskFeatures } from '../../wire/vhostuser/features.ts';
 import {
   type Bequest,
@@ -124,7 +124,7 @@ class VhostPort implements Netdev {
   #linkResets = 0;
   #error: string | undefined;
   #connection: Connection | undefined;
-  #listener: { fd: number; watcher: Watcher } | undefined;
+  #listener: { fd: number; watcher: ListenerWatch } | undefined;
   #retry: NodeJS.Timeout | undefined;
   #retryMs = RETRY_MIN_MS;
   #closed = false;
@@ -174,7 +174,12 @@ class VhostPort implements Netdev {
       const fd = left?.listener ?? unixListen(this.#path);
       const complaints = applySocketAccess(this.#path, this.#context.vhostSockAccess ?? {});
       for (const text of complaints) this.#context.log.warn(text);
-      this.#listener = { fd, watcher: watchFd(fd, { read: true }, () => this.#accept()) };
+      const watcher = watchListener(
+        fd,
+        (connection) => this.#accept(connection),
+        (text) => this.#context.log.warn(`${this.name}: ${text}`),
+      );
+      this.#listener = { fd, watcher };
       this.#context.log.info(`Socket ${this.#path} created for vhost-user port ${this.name}`);
     } else if (this.#connection) {
       return;
@@ -211,15 +216,8 @@ class VhostPort implements Netdev {
     for (const fd of unused) closeFd(fd);
     return { listener };
   }
-  #accept(): void {
-    let fd: number;
-    try {
-      fd = unixAccept(this.#listener!.fd);
-    } catch (thrown) {
-      this.#context.log.warn(`${this.name}: accept failed (${(thrown as Error).message})`);
-      return;
-    }
-    if (fd < 0) return;
+
+  #accept(fd: number): void {
     if (this.#connection) {
       closeFd(fd);
       this.#context.log.warn(`${this.name}: second front-end on '${this.#path}' refused`);

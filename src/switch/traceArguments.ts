@@ -5,16 +5,25 @@ import {
   F_IN_PORT,
   F_METADATA,
   FLOW_SIZE,
+  K_CT_LABEL,
+  K_CT_STATE,
+  K_ETH_TYPE,
   K_IN_PORT,
+  K_IPV6_SRC,
+  K_MPLS_COUNT,
+  K_MPLS_LSE,
   K_PKT_MARK,
   K_RECIRC_ID,
+  K_VLAN1_TCI,
+  K_VLAN1_TPID,
+  VLAN_PRESENT,
 } from '../../contract/key.ts';
 import { TextError } from '../wire/openflow/fieldText.ts';
 import { parseExactFlow } from '../wire/openflow/matchParse.ts';
 import type { Action } from '../wire/openflow/types.ts';
 import { composeFrame, countingPayload } from './composeFrame.ts';
 import type { Datapath, DatapathBridge, LocatedFlow } from './datapath.ts';
-import { be32, newRecord, putBe32 } from './flow.ts';
+import { be32, clearField, newRecord, putBe32 } from './flow.ts';
 import { extractFlow } from './flowExtract.ts';
 import { parseOdpFlow } from './odpParse.ts';
 import { parseNextState } from './traceRecirc.ts';
@@ -172,7 +181,18 @@ function parseFlow(datapath: Datapath, args: readonly string[], text: string): L
         : `no OpenFlow port for datapath port ${be32(key, K_IN_PORT)}`,
     );
   }
+  if (vlanLimitOf(located.bridge) === 1) forgetInnerTag(located.flow);
   return located;
+}
+
+/** With other_config:vlan-limit=1 a second tag is what the first one carries, and nothing behind it is known. */
+function forgetInnerTag(flow: Uint8Array): void {
+  if ((flow[K_VLAN1_TCI]! & (VLAN_PRESENT >> 8)) === 0) return;
+  flow.copyWithin(K_ETH_TYPE, K_VLAN1_TPID, K_VLAN1_TPID + 2);
+  flow.fill(0, K_VLAN1_TCI, K_CT_STATE);
+  flow.fill(0, K_IPV6_SRC, K_CT_LABEL);
+  clearField(flow, K_MPLS_COUNT, 2);
+  clearField(flow, K_MPLS_LSE, 12);
 }
 
 function parseBridgeFlow(datapath: Datapath, name: string, text: string): LocatedFlow {

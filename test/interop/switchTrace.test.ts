@@ -333,6 +333,9 @@ const SCENARIOS: readonly [name: string, flows: string[], traces: string[][]][] 
         'in_port(1),eth(src=02:00:00:00:00:01,dst=02:00:00:00:00:02),eth_type(0x8100),vlan(vid=10,pcp=0),encap(eth_type(0x0806),arp(sip=1.1.1.1,tip=2.2.2.2,op=1))',
       ],
       [
+        'in_port(1),eth(src=02:00:00:00:00:01,dst=02:00:00:00:00:02),eth_type(0x8100),vlan(vid=10,pcp=0),encap(eth_type(0x8100),vlan(vid=11,pcp=0),encap(eth_type(0x0800),ipv4(src=10.0.0.1,dst=10.0.0.2,proto=17,tos=0,ttl=64,frag=no),udp(src=1,dst=2)))',
+      ],
+      [
         'br0',
         'in_port=1',
         `0200000000020200000000010800${'45000014000000004006000001020304050607080'.slice(0, 40)}`,

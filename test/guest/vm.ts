@@ -2,7 +2,7 @@
 // not for speed. QEMU 7.2 crashes with vhost-user and MSI-X under TCG, hence vectors=0.
 
 import { type ChildProcess, spawn } from 'node:child_process';
-import { existsSync, rmSync } from 'node:fs';
+import { existsSync, readFileSync, rmSync } from 'node:fs';
 import { connect, type Socket } from 'node:net';
 import { join } from 'node:path';
 import { setTimeout as sleep } from 'node:timers/promises';
@@ -37,21 +37,40 @@ export interface CommandResult {
 
 export class Vm implements AsyncDisposable {
   readonly name: string;
-  readonly #process: ChildProcess;
-  readonly #console: Socket;
-  readonly #errors: () => string;
+  readonly #command: readonly string[];
+  readonly #consolePath: string;
+  #process!: ChildProcess;
+  #console!: Socket;
+  #errors = '';
   #text = '';
   #sequence = 0;
   #exited = false;
 
-  private constructor(name: string, child: ChildProcess, console: Socket, errors: () => string) {
+  private constructor(name: string, command: readonly string[], consolePath: string) {
     this.name = name;
-    this.#errors = errors;
+    this.#command = command;
+    this.#consolePath = consolePath;
+  }
+
+  async #launch(): Promise<void> {
+    rmSync(this.#consolePath, { force: true });
+    const [program, ...words] = this.#command;
+    const child = spawn(program!, words, { stdio: ['ignore', 'ignore', 'pipe'] });
     this.#process = child;
-    this.#console = console;
+    this.#exited = false;
     child.once('exit', () => {
-      this.#exited = true;
+      if (this.#process === child) this.#exited = true;
     });
+    child.stderr!.on('data', (chunk: Buffer) => {
+      this.#errors += chunk.toString('latin1');
+      process.stderr.write(chunk);
+    });
+    for (let i = 0; !existsSync(this.#consolePath); i++) {
+      if (child.exitCode !== null || i > 200) throw new Error(`QEMU ${this.name} did not start`);
+      await sleep(50);
+    }
+    const console = connect(this.#consolePath);
+    this.#console = console;
     console.on('data', (chunk: Buffer) => {
       this.#text += chunk.toString('latin1').replaceAll('\r', '');
     });
@@ -63,7 +82,6 @@ export class Vm implements AsyncDisposable {
     const queues = o.queues ?? 1;
     const memory = o.memoryMiB ?? 192;
     const consolePath = join(o.dir, `${o.name}.console`);
-    rmSync(consolePath, { force: true });
     const chardev =
       o.mode === 'client'
         ? `socket,id=ch0,path=${o.socket},reconnect=1`
@@ -108,23 +126,14 @@ export class Vm implements AsyncDisposable {
       'qemu-system-x86_64',
       ...args,
     ];
-    const child = spawn(command[0]!, command.slice(1), { stdio: ['ignore', 'ignore', 'pipe'] });
-    let errors = '';
-    child.stderr!.on('data', (chunk: Buffer) => {
-      errors += chunk.toString('latin1');
-      process.stderr.write(chunk);
-    });
-    for (let i = 0; !existsSync(consolePath); i++) {
-      if (child.exitCode !== null || i > 200) throw new Error(`QEMU ${o.name} did not start`);
-      await sleep(50);
-    }
-    const console = connect(consolePath);
-    return new Vm(o.name, child, console, () => errors);
+    const vm = new Vm(o.name, command, consolePath);
+    await vm.#launch();
+    return vm;
   }
 
   /** What QEMU has said on stderr. */
   get errors(): string {
-    return this.#errors();
+    return this.#errors;
   }
 
   get running(): boolean {
@@ -154,14 +163,42 @@ export class Vm implements AsyncDisposable {
 
   /** Resolves when the guest has booted and configured eth0. */
   async ready(timeoutMs = 120000): Promise<void> {
-    await this.#wait(/GUEST ready/, timeoutMs);
+    try {
+      await this.#wait(/GUEST ready/, 0.75 * timeoutMs);
+    } catch (error) {
+      await this.#launchAgain(error as Error);
+      await this.#wait(/GUEST ready/, 0.75 * timeoutMs);
+    }
     await this.run('true');
+  }
+
+  /**
+   * An emulated guest that goes round in circles before it has said a word (seen once in some hundred starts) is started again:
+   * that is the emulator's. One whose QEMU waits, perhaps for an answer of the switch, is what tests are for.
+   */
+  async #launchAgain(error: Error): Promise<void> {
+    if (this.#exited || this.#text !== '') throw error;
+    const before = this.#cpuTicks();
+    await sleep(1000);
+    const share = (this.#cpuTicks() - before) / 100;
+    if (share < 0.2) throw new Error(`${error.message}; QEMU uses ${share} of a processor`);
+    process.stderr.write(`${this.name}: silent, ${share} of a processor: QEMU is started again\n`);
+    await this.stop();
+    await this.#launch();
+  }
+
+  /** Processor time of QEMU so far, in hundredths of a second (proc(5)). */
+  #cpuTicks(): number {
+    const stat = readFileSync(`/proc/${this.#process.pid}/stat`, 'utf8');
+    const fields = stat.slice(stat.lastIndexOf(')') + 2).split(' ');
+    return Number(fields[11]) + Number(fields[12]);
   }
 
   /** After a reset: resolves when the guest has booted again. */
   async booted(timeoutMs = 120000): Promise<void> {
     this.#text = '';
-    await this.ready(timeoutMs);
+    await this.#wait(/GUEST ready/, timeoutMs);
+    await this.run('true');
   }
 
   /** Runs a shell command in the guest; one at a time. */

@@ -1,6 +1,6 @@
 // What happens in the life of a virtual machine: its network card is plugged and unplugged, its driver is loaded again,
-// queues come and go, it reboots, QEMU is killed in the middle of a packet. Each time the port follows, the neighbours do
-// not notice, and nothing is left behind in the switch.
+// queues come and go, it reboots, QEMU is killed in the middle of a packet. Each time the port follows; where a front-end goes for
+// good, no descriptor is left behind in the switch.
 
 import assert from 'node:assert/strict';
 import { readdirSync } from 'node:fs';

@@ -85,8 +85,8 @@ export const GUEST_CASES: readonly HostileCase[] = [
   {
     id: 'G7',
     attack: 'available entry beyond the table',
-    reaction: 'the ring is given up, the front-end disconnected',
-    seen: BROKEN,
+    reaction: 'the entry is passed over: nothing could be given back',
+    seen: BAD,
     tests: [
       [RING, 'G7 avail entry beyond the table'],
       [RING, 'on the ring that we fill'],

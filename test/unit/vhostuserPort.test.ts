@@ -297,6 +297,29 @@ describe('ports of both modes', () => {
     await masked.close();
   });
 
+  it('offers what the poorest host has: of its own, or else that of all ports', async () => {
+    const path = join(directory, 'poor.sock');
+    const port = config('poor', 'dpdkvhostuserclient');
+    const offered = async (all: string | undefined, own: string | undefined): Promise<bigint> => {
+      const options = { 'vhost-server-path': path, ...(own ? { 'xvio-features': own } : {}) };
+      const context = { ...contextOf(fakeEngine()), vhostFeatures: all };
+      const opened = await openVhostUserClient({ ...port, options }, context);
+      const guest = new Guest({ path, mode: 'server', features: guestFeatures({ packed: true }) });
+      guest.open();
+      await guest.connected();
+      const { features_offered: text } = opened.status().status;
+      guest.close();
+      await opened.close();
+      return BigInt(text!);
+    };
+    const everything = await offered(undefined, undefined);
+    const packed = bits(34);
+    assert.equal(everything & packed, packed);
+    assert.equal((await offered('vhost-net', undefined)) & packed, 0n);
+    assert.equal((await offered('vhost-net', 'all')) & packed, packed);
+    assert.equal(await offered('ovs-dpdk', undefined), await offered(undefined, 'ovs-dpdk'));
+  });
+
   it('injects the announcement of a moved guest', async () => {
     await withServerPort('vhost4', async (_port, path, fake) => {
       const guest = new Guest({ path, mode: 'client' });

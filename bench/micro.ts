@@ -2,9 +2,9 @@
 // program plays, and only poll() is timed. No other core, so no cache line moves: what remains is code and the own caches.
 // Rates say nothing here; what a change of the code costs or saves does, even on a busy machine:
 //
-//   node bench/micro.ts [--rounds N] [--only NAME,…] [OTHER/build/dataplane.wasm …]
+//   node bench/micro.ts [--rounds N] [--burst N] [--only NAME,…] [OTHER/build/dataplane.wasm …]
 //
-// Modules take turns in each round; printed are the least and the median of each case. All must have the same contract/.
+// --burst 1: packets that come alone; --burst 0: polls that find nothing (nanoseconds a poll). Modules take turns in each round; printed are the least and the median of each case. All must have the same contract/.
 
 import { readFileSync } from 'node:fs';
 import path from 'node:path';
@@ -375,7 +375,7 @@ function prepare(file: string, of: Case): Bench {
 function round(bench: Bench, turns: number, burst: number): number {
   const before = bench.delivered(1);
   const times: number[] = [];
-  for (let i = 0; i < turns; i++) times.push(bench.turn(0, burst) / burst);
+  for (let i = 0; i < turns; i++) times.push(bench.turn(0, burst) / Math.max(burst, 1));
   const arrived = (bench.delivered(1) - before) & 0xffff;
   if (arrived !== ((turns * burst) & 0xffff)) throw new Error(`${arrived} packets arrived`);
   times.sort((a, b) => a - b);

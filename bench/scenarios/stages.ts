@@ -23,6 +23,8 @@ interface Variant {
 const VARIANTS: readonly Variant[] = [
   { wiring: 'port', label: '1 flow', stream: { from: 0, to: 1 } },
   { wiring: 'port', label: '1 000 flows', stream: { from: 0, to: 1, flows: 1000 } },
+  // Each packet alone: `host loop` is mostly the wait for it then.
+  { wiring: 'port', label: '1 flow, 1 Mpps', stream: { from: 0, to: 1, perSecond: 1_000_000 } },
   {
     wiring: 'port',
     label: 'IMIX, 1 000 flows',

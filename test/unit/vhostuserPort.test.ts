@@ -320,6 +320,24 @@ describe('ports of both modes', () => {
     assert.equal(await offered('ovs-dpdk', undefined), await offered(undefined, 'ovs-dpdk'));
   });
 
+  it('acknowledges the eventfd for writes to the log, and closes it', async () => {
+    await withServerPort('vhost6', async (_port, path) => {
+      const guest = new Guest({ path, mode: 'client' });
+      guest.open();
+      await guest.connected();
+      const eventfd = eventfdCreate();
+      const before = openFds();
+      for (let i = 0; i < 3; i++) {
+        await guest.frontend!.tell(M.SET_LOG_FD, new Uint8Array(0), [eventfd]);
+      }
+      assert.equal(openFds(), before);
+      // The front-end goes on as before.
+      await guest.frontend!.ask(M.GET_FEATURES);
+      closeFd(eventfd);
+      guest.close();
+    });
+  });
+
   it('injects the announcement of a moved guest', async () => {
     await withServerPort('vhost4', async (_port, path, fake) => {
       const guest = new Guest({ path, mode: 'client' });

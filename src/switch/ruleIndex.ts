@@ -26,6 +26,19 @@ function mayFill(gap: number, at: number, wanted: number): boolean {
   return gap <= at ? wanted <= gap || wanted > at : wanted <= gap && wanted > at;
 }
 
+/** Moves up what follows a slot that has become free. Pairs of hash and what is not 0. */
+function closeGap(slots: Int32Array, free: number, shift: number): void {
+  const last = slots.length / 2 - 1;
+  let gap = free;
+  for (let at = (gap + 1) & last; slots[2 * at + 1] !== 0; at = (at + 1) & last) {
+    if (!mayFill(gap, at, home(slots[2 * at]!, shift))) continue;
+    slots[2 * gap] = slots[2 * at]!;
+    slots[2 * gap + 1] = slots[2 * at + 1]!;
+    slots[2 * at + 1] = 0;
+    gap = at;
+  }
+}
+
 /** How many have this hash. */
 export class HashCounts {
   /** hash, count, hash, count …; count 0 = free. */
@@ -68,21 +81,14 @@ export class HashCounts {
   /** One less; it must be there. */
   drop(hash: number): void {
     const slots = this.#slots;
-    let gap = this.#find(hash);
+    const gap = this.#find(hash);
     if (--slots[2 * gap + 1]! > 0) return;
     if (--this.#size === 0) {
       this.#slots = new Int32Array(2 * FIRST_SLOTS);
       this.#shift = Math.clz32(FIRST_SLOTS) + 1;
       return;
     }
-    const last = slots.length / 2 - 1;
-    for (let at = (gap + 1) & last; slots[2 * at + 1] !== 0; at = (at + 1) & last) {
-      if (!mayFill(gap, at, home(slots[2 * at]!, this.#shift))) continue;
-      slots[2 * gap] = slots[2 * at]!;
-      slots[2 * gap + 1] = slots[2 * at + 1]!;
-      slots[2 * at + 1] = 0;
-      gap = at;
-    }
+    closeGap(slots, gap, this.#shift);
   }
 }
 
@@ -153,15 +159,7 @@ export class HashList<T extends object> {
     this.#list[slots[2 * slot + 1]! - 1] = undefined;
     slots[2 * slot + 1] = 0;
     this.#size--;
-    const last = slots.length / 2 - 1;
-    let gap = slot;
-    for (let at = (gap + 1) & last; slots[2 * at + 1] !== 0; at = (at + 1) & last) {
-      if (!mayFill(gap, at, home(slots[2 * at]!, this.#shift))) continue;
-      slots[2 * gap] = slots[2 * at]!;
-      slots[2 * gap + 1] = slots[2 * at + 1]!;
-      slots[2 * at + 1] = 0;
-      gap = at;
-    }
+    closeGap(slots, slot, this.#shift);
     if (this.#list.length > 2 * this.#size + HOLES_MIN) this.#close();
   }
 

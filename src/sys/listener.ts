@@ -7,20 +7,15 @@ import { unixAccept } from './unix.ts';
 
 const PAUSE_MS = 100;
 
-/** Stops watching; the descriptor stays the caller's. */
-export interface ListenerWatch {
-  [Symbol.dispose](): void;
-}
-
 /**
  * Hands each connection, a non-blocking descriptor, to `accepted`. `failed` hears why one could not be accepted: once, until one
- * has been.
+ * has been. Disposing stops watching; the descriptor stays the caller's.
  */
 export function watchListener(
   fd: number,
   accepted: (fd: number) => void,
   failed: (text: string) => void,
-): ListenerWatch {
+): Disposable {
   let told = false;
   let timer: NodeJS.Timeout | undefined;
   const watcher = watchFd(fd, { read: true }, () => {

@@ -4,7 +4,7 @@
 import { chmodSync, rmSync } from 'node:fs';
 import type { Bequest } from '../../port/types.ts';
 import { closeFd } from '../../sys/fd.ts';
-import { type ListenerWatch, watchListener } from '../../sys/listener.ts';
+import { watchListener } from '../../sys/listener.ts';
 import { unixListen } from '../../sys/unix.ts';
 import { HandOverChannel } from './channel.ts';
 import * as M from './messages.ts';
@@ -35,7 +35,7 @@ export class Donor implements Disposable {
   readonly #hooks: DonorHooks;
   readonly #path: string;
   readonly #fd: number;
-  readonly #watcher: ListenerWatch;
+  readonly #watcher: Disposable;
   #channel: HandOverChannel | undefined;
   #closed = false;
   #given = false;

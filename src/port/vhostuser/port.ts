@@ -11,7 +11,7 @@ import { PORT_UP } from '../../../contract/port.ts';
 import { eventfdSignal } from '../../sys/eventfd.ts';
 import { closeFd } from '../../sys/fd.ts';
 import { SysError } from '../../sys/ffi.ts';
-import { type ListenerWatch, watchListener } from '../../sys/listener.ts';
+import { watchListener } from '../../sys/listener.ts';
 import { unixConnect, unixListen } from '../../sys/unix.ts';
 import { FEATURE_SETS, maskFeatures } from '../../wire/vhostuser/features.ts';
 import {
@@ -124,7 +124,7 @@ class VhostPort implements Netdev {
   #linkResets = 0;
   #error: string | undefined;
   #connection: Connection | undefined;
-  #listener: { fd: number; watcher: ListenerWatch } | undefined;
+  #listener: { fd: number; watcher: Disposable } | undefined;
   #retry: NodeJS.Timeout | undefined;
   #retryMs = RETRY_MIN_MS;
   #closed = false;

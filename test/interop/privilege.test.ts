@@ -53,17 +53,23 @@ async function connected(box: Sandbox): Promise<Attacker> {
   return attacker!;
 }
 
+const nobody = lookupUser('nobody:nogroup');
+
+/** A daemon that gives up root. */
+function startAsNobody(): Promise<Sandbox> {
+  return Sandbox.start({
+    args: ['--user=nobody:nogroup'],
+    configure: (box) => {
+      // As an administrator prepares it: run directory and database socket are the user's.
+      chmodSync(box.dir, 0o755);
+      for (const file of ['', 'db.sock']) chownSync(box.path(file), nobody.uid, nobody.gid);
+    },
+  });
+}
+
 describe('--user', () => {
   it('keeps four capabilities; taps, system ports, AF_XDP, guests and their faults still work', async () => {
-    const nobody = lookupUser('nobody:nogroup');
-    await using box = await Sandbox.start({
-      args: ['--user=nobody:nogroup'],
-      configure: (it) => {
-        // As an administrator prepares it: run directory and database socket are the user's.
-        chmodSync(it.dir, 0o755);
-        for (const file of ['', 'db.sock']) chownSync(it.path(file), nobody.uid, nobody.gid);
-      },
-    });
+    await using box = await startAsNobody();
     const pid = box.daemonPid;
     assert.equal(field(pid, 'Uid').split('\t')[1], String(nobody.uid));
     assert.equal(field(pid, 'Groups').trim(), String(nobody.gid));
@@ -130,14 +136,7 @@ describe('--user', () => {
 
 describe('--user and --take-over', () => {
   it('the successor has the same few rights, and everything that the first one had', async () => {
-    const nobody = lookupUser('nobody:nogroup');
-    await using box = await Sandbox.start({
-      args: ['--user=nobody:nogroup'],
-      configure: (it) => {
-        chmodSync(it.dir, 0o755);
-        for (const file of ['', 'db.sock']) chownSync(it.path(file), nobody.uid, nobody.gid);
-      },
-    });
+    await using box = await startAsNobody();
     box.must('ip', 'link', 'add', 'veth0', 'type', 'veth', 'peer', 'name', 'veth1');
     for (const name of ['veth0', 'veth1']) box.must('ip', 'link', 'set', name, 'up');
     box.vsctl(

@@ -44,6 +44,27 @@ export async function startHost(
   return box;
 }
 
+/** xvio and the real daemon, with a cable between their eth0. */
+export async function startPair(): Promise<[ours: Sandbox, theirs: Sandbox]> {
+  const ours = await startHost('xvio', 1, (box) => {
+    box.must('ip', 'link', 'add', 'eth0', 'type', 'veth', 'peer', 'name', 'far0');
+  });
+  const theirs = await startHost('real', 2, (box) => {
+    ours.must('ip', 'link', 'set', 'far0', 'netns', box.namespace!);
+    box.must('ip', 'link', 'set', 'far0', 'name', 'eth0');
+  }).catch(async (error) => {
+    await ours.stop();
+    throw error;
+  });
+  // The real daemon takes checksums from a veth as they are: the kernels have to complete them.
+  for (const box of [ours, theirs]) {
+    for (const device of ['eth0', 'br-int', 'br-phy']) {
+      box.run('ethtool', '-K', device, 'tx', 'off', 'tso', 'off', 'gso', 'off', 'gro', 'off');
+    }
+  }
+  return [ours, theirs];
+}
+
 /** Adds a tunnel port to br-int. */
 export function addTunnel(
   box: Sandbox,

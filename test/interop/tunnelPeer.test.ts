@@ -12,7 +12,7 @@ import {
   overlay4,
   overlay6,
   pingUntil,
-  startHost,
+  startPair,
   underlay4,
   underlay6,
 } from './tunnelNet.ts';
@@ -44,21 +44,9 @@ let theirs: Sandbox;
 let capture: Capture;
 
 before(async () => {
-  ours = await startHost('xvio', 1, (box) => {
-    box.must('ip', 'link', 'add', 'eth0', 'type', 'veth', 'peer', 'name', 'far0');
-  });
-  theirs = await startHost('real', 2, (box) => {
-    ours.must('ip', 'link', 'set', 'far0', 'netns', box.namespace!);
-    box.must('ip', 'link', 'set', 'far0', 'name', 'eth0');
-  });
+  [ours, theirs] = await startPair();
   for (const box of [ours, theirs]) {
     box.vsctl('add-port', 'br-int', 'sink', '--', 'set', 'interface', 'sink', 'type=internal');
-  }
-  // The real daemon takes checksums from a veth as they are: the kernels have to complete them.
-  for (const box of [ours, theirs]) {
-    for (const device of ['eth0', 'br-int', 'br-phy']) {
-      box.run('ethtool', '-K', device, 'tx', 'off', 'tso', 'off', 'gso', 'off', 'gro', 'off');
-    }
   }
   capture = await Capture.start(theirs, 'eth0');
 });

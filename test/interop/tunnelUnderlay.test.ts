@@ -5,7 +5,7 @@ import assert from 'node:assert/strict';
 import { spawn } from 'node:child_process';
 import { after, before, test } from 'node:test';
 import { linkSandboxes, type Sandbox } from './sandbox.ts';
-import { addTunnel, inNamespace, overlay4, startHost, underlay4 } from './tunnelNet.ts';
+import { addTunnel, inNamespace, overlay4, startPair, underlay4 } from './tunnelNet.ts';
 
 const WAIT_MS = 60_000;
 const KERNEL = 9;
@@ -21,20 +21,8 @@ const ping = (remote: number): boolean =>
   ours.run('ping', '-c', '2', '-i', '0.2', '-W', '1', overlay4(remote)).status === 0;
 
 before(async () => {
-  ours = await startHost('xvio', 1, (box) => {
-    box.must('ip', 'link', 'add', 'eth0', 'type', 'veth', 'peer', 'name', 'far0');
-  });
-  theirs = await startHost('real', 2, (box) => {
-    ours.must('ip', 'link', 'set', 'far0', 'netns', box.namespace!);
-    box.must('ip', 'link', 'set', 'far0', 'name', 'eth0');
-  });
+  [ours, theirs] = await startPair();
   linkSandboxes(ours, theirs, 'eth1');
-  for (const box of [ours, theirs]) {
-    // The real daemon takes checksums from a veth as they are: the kernels have to complete them.
-    for (const device of ['eth0', 'br-int', 'br-phy']) {
-      box.run('ethtool', '-K', device, 'tx', 'off', 'tso', 'off', 'gso', 'off', 'gro', 'off');
-    }
-  }
   addTunnel(ours, 'tun', 'vxlan', { remote_ip: underlay4(2), key: '7' });
   addTunnel(theirs, 'tun', 'vxlan', { remote_ip: underlay4(1), key: '7' });
 });

@@ -10,7 +10,7 @@ import { Guest, guestFeatures } from '../../src/guest/guest.ts';
 import { frameTemplate } from '../../src/guest/thread.ts';
 import type { Options } from '../types.ts';
 import { VXLAN_BYTES, vxlanHeaders, type Wire } from './wire.ts';
-import type { GeneratorData, Trial, TrialResult } from './worker.ts';
+import type { FirstPacket, GeneratorData, Trial, TrialResult } from './worker.ts';
 
 const MODULE = path.join(import.meta.dirname, '../../build/saturate.wasm');
 /** Not a power of two: or all buffers would compete for few sets of the caches. */
@@ -212,6 +212,16 @@ export class Generator implements AsyncDisposable {
       }
     }
     return counts;
+  }
+
+  /** Sends one packet of the streams, alone, and says when what happened to it. Throws if it does not arrive. */
+  async firstPacket(): Promise<FirstPacket> {
+    const first = once(this.#worker!, 'message') as Promise<[FirstPacket]>;
+    this.#waiting = undefined;
+    this.#worker!.postMessage('first packet');
+    const [stamps] = await first;
+    if (stamps.error) throw new Error(stamps.error);
+    return stamps;
   }
 
   /** Frames sent since the beginning that have not arrived, warm-ups and all: once nothing is sent any more. */

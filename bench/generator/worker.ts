@@ -34,6 +34,19 @@ export interface Trial {
   watch?: readonly number[];
 }
 
+/** When, of process.hrtime, in nanoseconds. */
+export interface FirstPacket {
+  /** It is about to be made. */
+  madeNs: number;
+  /** It is in the ring. */
+  sentNs: number;
+  /** The switch has been told. */
+  kickedNs: number;
+  /** It is in the other guest's ring. */
+  seenNs: number;
+  error?: string;
+}
+
 export interface TrialResult {
   elapsedMs: number;
   /** Longest time between two looks at the rings: what the machine took away from us. */
@@ -172,6 +185,33 @@ function trial({
   }
 }
 
+const FIRST_PACKET_MS = 1000;
+
+/** Sends one packet, as soon as the rate of a stream allows one, and waits for it. */
+function firstPacket(): FirstPacket {
+  for (const driver of drivers) driver.reset(0);
+  const now = () => Number(process.hrtime.bigint());
+  const stamps: FirstPacket = { madeNs: now(), sentNs: 0, kickedNs: 0, seenNs: 0 };
+  const until = stamps.madeNs + FIRST_PACKET_MS * 1e6;
+  while (stamps.sentNs === 0) {
+    look();
+    stamps.madeNs = now();
+    for (const driver of drivers) {
+      if (driver.send(0) > 0) stamps.sentNs = now();
+    }
+    if (stamps.madeNs > until) return { ...stamps, error: 'nothing to send' };
+  }
+  kick();
+  stamps.kickedNs = now();
+  while (receivedNow() === 0) {
+    look();
+    for (const driver of drivers) driver.receive(0);
+    stamps.seenNs = now();
+    if (stamps.seenNs > until) return { ...stamps, error: 'it has not arrived' };
+  }
+  return stamps;
+}
+
 async function main(): Promise<void> {
   setThreadAffinity([core]);
   const abort = (): never => {
@@ -186,13 +226,13 @@ async function main(): Promise<void> {
     driver.start(0);
   }
   kick();
-  parentPort!.on('message', (message: Trial | 'stop') => {
+  parentPort!.on('message', (message: Trial | 'first packet' | 'stop') => {
     if (message === 'stop') {
       parentPort!.close();
       return;
     }
     try {
-      parentPort!.postMessage(trial(message));
+      parentPort!.postMessage(message === 'first packet' ? firstPacket() : trial(message));
     } catch (error) {
       parentPort!.postMessage({ ...NOTHING, error: String(error) });
     }

@@ -70,6 +70,11 @@ const POLLFD_SIZE = 8;
 const SLEEP_MAX_MS = 1000;
 /** For so long a descriptor is left alone that reports nothing but errors. */
 const FAULTY_FD_MS = 100;
+/**
+ * Turns behind a sleep in which the low half of the clock has to do: the packet that ended it waits, and code that has not run
+ * for a while is slow. Sleeps are shorter than an overflow; if the process was stopped, the time is late for so long.
+ */
+const HURRIED_TURNS = 2;
 /** Upcalls that may wait before a worker without other work pauses: about 70. */
 const BACKLOG_BYTES = 32 * 1024;
 const BACKLOG_WAIT_MS = 0.1;
@@ -104,6 +109,7 @@ export class HostLoop {
   /** Since when, by the low half of the clock. */
   private faultySinceNs = 0;
   private acknowledged = -1;
+  private sleptGeneration = -1;
   private readonly stats: Float64Array;
   private readonly upcallRing: number;
   /** [0]: packets that met a megaflow, [1]: those that did not, when last looked. */
@@ -128,24 +134,27 @@ export class HostLoop {
     const { words, record } = this;
     const { clock } = this.options;
     dataPlane.setTime(clock.readWhole(), clock.lowNs);
-    let woken = false;
+    let turnsAwake = HURRIED_TURNS;
+    let ready = 0;
     while (Atomics.load(words, record + (WK_STOP >> 2)) === 0) {
-      if (!woken) this.look(dataPlane);
-      woken = false;
-      this.receiveFrames();
+      if (turnsAwake >= HURRIED_TURNS) this.look(dataPlane);
+      else clock.look();
+      if (turnsAwake > 0) this.receiveFrames();
       const packets = dataPlane.poll(clock.lowNs);
       this.afterPoll();
+      if (turnsAwake === 0) this.noteReady(ready);
+      if (turnsAwake < HURRIED_TURNS) turnsAwake++;
       if (packets > 0) {
         this.letMainCatchUp();
       } else if (packets < 0) {
+        if (turnsAwake < HURRIED_TURNS) this.look(dataPlane);
         // Before the notifications are turned on: what is taken here has been seen, or will be seen by the look behind that.
         this.takeBells();
         if (dataPlane.sleep() !== 0) {
-          const ready = this.wait();
-          this.look(dataPlane);
-          woken = true;
+          ready = this.wait();
+          turnsAwake = 0;
+          clock.look();
           dataPlane.wakeUp(clock.lowNs);
-          this.noteReady(ready);
         }
         // Re-arming may have owed a notification.
         this.afterPoll();
@@ -232,8 +241,9 @@ export class HostLoop {
   /** poll(2) on the bell and on the descriptors of all queues. Returns how many are ready. */
   private wait(): number {
     const { words, record } = this;
+    this.sleptGeneration = words[record + (WK_ACK >> 2)]!;
     // Main may have raised the generation just before this worker's state said "asleep": then it waits for a bell.
-    if (this.control(CTL_GENERATION) !== words[record + (WK_ACK >> 2)]) {
+    if (this.control(CTL_GENERATION) !== this.sleptGeneration) {
       eventfdSignal(this.options.mainFd);
     }
     const queues = Atomics.load(words, record + (WK_RXQ_COUNT >> 2));
@@ -264,11 +274,11 @@ export class HostLoop {
   }
 
   /**
-   * Which bells have rung, to be taken before the next sleep: a packet waits for what happens now. Which devices have
-   * frames: the others are not asked.
+   * Behind the first breath: which bells have rung, to be taken before the next sleep; which devices have frames: the others are
+   * not asked.
    */
   private noteReady(ready: number): void {
-    const { words, record, pollWords, frameQueues } = this;
+    const { words, pollWords, frameQueues } = this;
     const { io } = this.options;
     if (ready === 0) this.faulty.clear();
     let left = ready;
@@ -278,7 +288,7 @@ export class HostLoop {
     }
     // A sleeper keeps nobody waiting: descriptors may have been closed meanwhile, and their numbers be other files'. This
     // worker is awake by now: if no generation was raised, none is closed before it has acknowledged it.
-    if (this.control(CTL_GENERATION) !== words[record + (WK_ACK >> 2)]) {
+    if (this.control(CTL_GENERATION) !== this.sleptGeneration) {
       this.findFrameQueues();
       return;
     }

@@ -2,6 +2,7 @@
 // reports need are there. No assertion is about time: that is what `npm run bench` is for.
 
 import assert from 'node:assert/strict';
+import { execFileSync } from 'node:child_process';
 import { mkdtempSync, readFileSync, rmSync } from 'node:fs';
 import { tmpdir } from 'node:os';
 import { join } from 'node:path';
@@ -99,6 +100,23 @@ describe('scenarios', () => {
       rmSync(directory, { recursive: true });
     }
   });
+});
+
+it('stages of a first packet: both sides have seen it', { timeout: 120_000 }, () => {
+  const script = join(import.meta.dirname, '../../bench/firstPacketStages.ts');
+  const flags = ['--disable-warning=ExperimentalWarning', script, '--rounds', '2'];
+  const table = execFileSync(process.execPath, flags, { encoding: 'utf8', timeout: 110_000 });
+  const rows = table.trim().split('\n').slice(2);
+  const figures = rows.map((row) => row.split('|').slice(1, -1).map(Number));
+  assert.deepEqual(
+    figures.map(([ports, packets]) => [ports, packets]),
+    [2, 32].map((ports) => [ports, 2]),
+  );
+  for (const times of figures)
+    assert.ok(
+      times.every((us) => us > 0),
+      table,
+    );
 });
 
 describe('packed and in-order rings', () => {

@@ -1,0 +1,77 @@
+// Loaded into each thread of a daemon (--import) by bench/firstPacketStages.ts: notes when a worker woke, when its first breath
+// behind that began and ended, and what it had done before. What it writes, it writes when the worker is about to sleep again.
+
+import { appendFileSync } from 'node:fs';
+import { isMainThread } from 'node:worker_threads';
+import type { DataPlane } from '../src/engine/hostLoop.ts';
+import { c } from '../src/sys/ffi.ts';
+
+/** Of one time that a worker woke and found packets; nanoseconds of process.hrtime. */
+export interface WakeStamps {
+  /** poll(2) has returned. */
+  wokenNs: number;
+  /** wakeUp(): the clock is read. */
+  knownNs: number;
+  /** poll(): the breath that has met the first packet. */
+  breathNs: number;
+  breathEndNs: number;
+}
+
+export const STAMPS_FILE = 'XVIO_BENCH_STAMPS';
+
+const now = (): number => Number(process.hrtime.bigint());
+
+function stamped(plane: DataPlane, file: string): DataPlane {
+  const poll = c.poll;
+  let wokenNs = 0;
+  const noted = (...args: Parameters<typeof poll>): number => {
+    const result = poll(...args);
+    wokenNs = now();
+    return result;
+  };
+  Object.assign(c, { poll: noted });
+  let awake = false;
+  let stamps: WakeStamps | undefined;
+  return {
+    ...plane,
+    poll(lowNs) {
+      if (!awake) return plane.poll(lowNs);
+      const breathNs = now();
+      const packets = plane.poll(lowNs);
+      if (packets > 0 && stamps) {
+        stamps.breathNs = breathNs;
+        stamps.breathEndNs = now();
+        awake = false;
+      }
+      return packets;
+    },
+    sleep() {
+      if (stamps && stamps.breathNs > 0) appendFileSync(file, `${JSON.stringify(stamps)}\n`);
+      stamps = undefined;
+      awake = false;
+      return plane.sleep();
+    },
+    wakeUp(lowNs) {
+      stamps = { wokenNs, knownNs: now(), breathNs: 0, breathEndNs: 0 };
+      awake = true;
+      plane.wakeUp(lowNs);
+    },
+  };
+}
+
+const file = process.env[STAMPS_FILE];
+if (!isMainThread && file) {
+  const Instance = WebAssembly.Instance;
+  const made = (
+    module: WebAssembly.Module,
+    imports?: WebAssembly.Imports,
+  ): WebAssembly.Instance => {
+    const instance = new Instance(module, imports);
+    if (!('wakeUp' in instance.exports)) return instance;
+    const plane = stamped(instance.exports as unknown as DataPlane, file);
+    return { exports: plane } as unknown as WebAssembly.Instance;
+  };
+  WebAssembly.Instance = new Proxy(Instance, {
+    construct: (_, [module, imports]) => made(module, imports),
+  });
+}

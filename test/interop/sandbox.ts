@@ -58,12 +58,7 @@ export class Sandbox implements AsyncDisposable {
     const box = new Sandbox(options);
     try {
       execFileSync('ovsdb-tool', ['create', join(box.dir, 'conf.db'), SCHEMA]);
-      box.#database = box.spawn('ovsdb-server', [
-        join(box.dir, 'conf.db'),
-        `--remote=punix:${box.path('db.sock')}`,
-        '-vconsole:off',
-      ]);
-      await box.until(() => existsSync(box.path('db.sock')), 10000, 'ovsdb-server');
+      await box.#startDatabase();
       box.must('ovs-vsctl', '--no-wait', 'init');
       options.configure?.(box);
       await box.startDaemon();
@@ -134,6 +129,25 @@ export class Sandbox implements AsyncDisposable {
   logTail(lines = 30): string {
     if (!existsSync(this.logFile)) return '(no log)';
     return readFileSync(this.logFile, 'utf8').split('\n').slice(-lines).join('\n');
+  }
+
+  async #startDatabase(): Promise<void> {
+    this.#database = this.spawn('ovsdb-server', [
+      this.path('conf.db'),
+      `--remote=punix:${this.path('db.sock')}`,
+      '-vconsole:off',
+    ]);
+    await this.until(() => existsSync(this.path('db.sock')), 10000, 'ovsdb-server');
+  }
+
+  /** Everybody loses the connection to the database, and gets it back with the same contents. */
+  async restartDatabase(): Promise<void> {
+    const database = this.#database!;
+    const gone = new Promise((resolve) => database.once('exit', resolve));
+    database.kill('SIGTERM');
+    await gone;
+    rmSync(this.path('db.sock'), { force: true });
+    await this.#startDatabase();
   }
 
   /** A second daemon takes over from the first (--take-over); resolves when the first is gone and the second listens. */

@@ -183,7 +183,15 @@ const ROUTING: Check[] = [
     name: 'DNAT: an address of the router is a machine inside',
     run: (net) => gets(net, 'out', '172.20.0.70:8000', /^vm3 172\.20\.0\.254$/),
   },
-  { name: 'IPv6 between machines', run: (net) => pings(net, 'vm7', 'fd00:6::1') },
+  { name: 'the router answers pings over IPv6', run: (net) => pings(net, 'vm7', 'fd00:6::1') },
+  {
+    name: 'the way out of a machine with a floating address, IPv6',
+    run: (net) => gets(net, 'vm7', '[fd00:20::254]:80', /^out fd00:20::60$/),
+  },
+  {
+    name: 'floating address, IPv6',
+    run: (net) => gets(net, 'out', '[fd00:20::60]:8000', /^vm7 fd00:20::254$/),
+  },
 ];
 
 const POLICIES: Check[] = [
@@ -363,6 +371,14 @@ const SERVICES: Check[] = [
     run: (net) => gets(net, 'vm1', '10.1.0.102:80', /^vm1 10\.1\.0\.102$/),
   },
   {
+    name: 'load balancer, IPv6: the router answers neighbour discovery for the virtual address',
+    run(net) {
+      gets(net, 'vm6', '[fd00:6::100]:80', /^vm7 fd00:6::16$/);
+      const neighbour = net.in('vm6', 'ip', '-6', 'neighbour', 'show', 'fd00:6::100');
+      assert.match(neighbour, /02:00:00:00:06:fe/);
+    },
+  },
+  {
     name: 'load balancer: a backend that fails its health check gets nothing',
     async run(net) {
       const check = ['interval=1', 'timeout=1', 'failure_count=1', 'success_count=1'];
@@ -439,7 +455,8 @@ export const CROSSING: readonly Check[] = [
   'SNAT to the physical network',
   'floating address, distributed',
   'floating address, on the gateway',
-  'IPv6 between machines',
+  'floating address, IPv6',
+  'load balancer, IPv6: the router answers neighbour discovery for the virtual address',
   'ACL: what is allowed passes, replies and all',
   'ACL: what is rejected is refused at once',
   'load balancer: both backends are used',

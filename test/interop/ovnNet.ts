@@ -231,7 +231,9 @@ export class OvnNet implements AsyncDisposable {
     this.#addNamespace('out');
     this.in('out', 'ip', 'link', 'add', 'phys', 'type', 'bridge');
     this.in('out', 'ip', 'link', 'set', 'phys', 'up');
-    this.in('out', 'ip', 'address', 'add', '172.20.0.254/24', 'dev', 'phys');
+    for (const address of ['172.20.0.254/24', 'fd00:20::254/64']) {
+      this.in('out', 'ip', 'address', 'add', address, 'dev', 'phys');
+    }
   }
 
   // ---- hypervisors
@@ -389,7 +391,7 @@ export class OvnNet implements AsyncDisposable {
 
   /** What a server answers, '' if it does not. */
   get(name: string, address: string, timeoutS = 3): string {
-    const words = ['-s', '-m', String(timeoutS), `http://${address}/`];
+    const words = ['-gs', '-m', String(timeoutS), `http://${address}/`];
     return this.run(name, 'curl', ...words).stdout.trim();
   }
 

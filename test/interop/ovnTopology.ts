@@ -5,7 +5,7 @@
 //   ls2 10.2.0.0/24   vm3 (second)
 //   ls6 fd00:6::/64   vm6 (first), vm7 (second)
 //   prov              vm8 (second), VLAN 30 of the physical network
-//   ext 172.20.0.0/24 the physical network, through lr1
+//   ext 172.20.0.0/24, fd00:20::/64 the physical network, through lr1
 
 import type { OvnNet } from './ovnNet.ts';
 
@@ -95,7 +95,7 @@ export function buildTopology(net: OvnNet, first: string, second: string): void 
     ...routerPort('lr1', 'ls1', '02:00:00:00:01:fe', '10.1.0.1/24'),
     ...routerPort('lr1', 'ls2', '02:00:00:00:02:fe', '10.2.0.1/24'),
     ...routerPort('lr1', 'ls6', '02:00:00:00:06:fe', '10.6.0.1/24', 'fd00:6::1/64'),
-    ...routerPort('lr1', 'ext', '02:00:00:00:03:fe', '172.20.0.1/24'),
+    ...routerPort('lr1', 'ext', '02:00:00:00:03:fe', '172.20.0.1/24', 'fd00:20::1/64'),
     `set Logical_Switch_Port ls1-lr1 options:arp_proxy=${PROXIED}`,
     ...localnet('ext'),
   );
@@ -117,6 +117,8 @@ export function buildTopology(net: OvnNet, first: string, second: string): void 
   );
   net.nb('lr-nat-add', 'lr1', 'dnat_and_snat', '172.20.0.60', '10.2.0.13');
   net.nb('lr-nat-add', 'lr1', 'dnat', '172.20.0.70', '10.2.0.13');
+  net.nb('lr-nat-add', 'lr1', 'snat', 'fd00:20::1', 'fd00:6::/64');
+  net.nb('lr-nat-add', 'lr1', 'dnat_and_snat', 'fd00:20::60', 'fd00:6::17');
   addPolicies(net);
   addServices(net);
 }
@@ -169,6 +171,8 @@ function addServices(net: OvnNet): void {
   net.nb('lb-add', 'lb2', '10.1.0.101:80', '10.1.0.12:8000,10.2.0.13:8000', 'tcp');
   net.nb('set', 'Load_Balancer', 'lb2', 'options:affinity_timeout=120');
   net.nb('lb-add', 'lb3', '10.1.0.102:80', '10.1.0.11:8000', 'tcp');
+  net.nb('lb-add', 'lb6', '[fd00:6::100]:80', '[fd00:6::17]:8000', 'tcp');
+  net.nb('ls-lb-add', 'ls6', 'lb6', '--', 'lr-lb-add', 'lr1', 'lb6');
   for (const lb of ['lb1', 'lb2', 'lb3']) {
     net.nb('ls-lb-add', 'ls1', lb);
     net.nb('lr-lb-add', 'lr1', lb); // the router answers ARP for the virtual addresses
@@ -198,6 +202,7 @@ export async function addMachines(net: OvnNet, first: string, second: string): P
   place('vm4', first, []);
   place('vm6', first, ['10.6.0.16/24'], '10.6.0.1');
   place('vm7', second, ['10.6.0.17/24', 'fd00:6::17/64'], '10.6.0.1');
+  net.in('vm7', 'ip', '-6', 'route', 'replace', 'default', 'via', 'fd00:6::1');
   place('vm8', second, ['172.30.0.18/24']);
   for (const { name } of net.hosts) {
     const machine = { name: `md-${name}`, host: name, mac: MAC.md1, port: 'md1' };
@@ -207,6 +212,7 @@ export async function addMachines(net: OvnNet, first: string, second: string): P
     net.serve('vm1', 8000),
     net.serve('vm2', 8000, 22, 23),
     net.serve('vm3', 8000, 22),
+    net.serve('vm7', 8000),
     net.serve('out', 80),
     ...net.hosts.map(({ name }) => net.serve(`md-${name}`, 80)),
     net.vlanPeer('vm3', 'eth0', 42, MAC.sub1, '10.1.0.42'),

@@ -73,7 +73,9 @@ export const K_TUN_GBP_ID = 214; // u16
 export const K_TUN_GBP_FLAGS = 216; // u8
 export const K_TUN_OPTS_LEN = 217; // u8 bytes of Geneve options, at most TUN_OPTS_MAX
 export const K_TUN_GTPU_FLAGS = 218; // u8
-export const K_TUN_GTPU_MSGTYPE = 219; // u8, then 4 bytes of zero
+export const K_TUN_GTPU_MSGTYPE = 219; // u8
+/** ERSPAN: version << 28 | index (version 1) << 8 | direction << 6 | hardware id (version 2). */
+export const K_TUN_ERSPAN = 220; // u32
 export const K_TUN_IPV6_SRC = 224; // 16 bytes
 export const K_TUN_IPV6_DST = 240; // 16 bytes
 // line 4

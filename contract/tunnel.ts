@@ -5,15 +5,17 @@
 // in by that port. ACT_TUNNEL_PUSH puts the header in front, fills in what differs from packet to packet (lengths,
 // checksums, UDP source port, GRE sequence number), and the program goes on with the packet as the underlay sees it.
 //
-//   | Ethernet 14 | IPv4 20 or IPv6 40 | UDP 8 + VXLAN 8, Geneve 8 + options, GTP-U 8, or GRE 4 … 16 | packet …
+//   | Ethernet 14 | IPv4 20 or IPv6 40 | UDP 8 + VXLAN 8, Geneve 8 + options, GTP-U 8, or GRE 4 … 16 [+ ERSPAN 8, 12] | packet …
 //
 // VXLAN: RFC 7348, draft-smith-vxlan-group-policy, draft-ietf-nvo3-vxlan-gpe; Geneve: RFC 8926; GRE: RFC 2784, 2890;
-// MPLS in GRE: RFC 4023; MPLS in UDP: RFC 7510; GTP-U: 3GPP TS 29.281.
+// MPLS in GRE: RFC 4023; MPLS in UDP: RFC 7510; GTP-U: 3GPP TS 29.281; ERSPAN: draft-foschiano-erspan-03.
 
 /** Encapsulations. Numbers are those of Open vSwitch's vport types: they appear in tnl_push's text. */
 export const TUNNEL_GRE = 3;
 export const TUNNEL_VXLAN = 4;
 export const TUNNEL_GENEVE = 5;
+export const TUNNEL_ERSPAN = 107;
+export const TUNNEL_IP6ERSPAN = 108;
 export const TUNNEL_IP6GRE = 109;
 export const TUNNEL_GTPU = 110;
 export const TUNNEL_BAREUDP = 111;
@@ -33,6 +35,18 @@ export const GRE_CSUM = 0x8000;
 export const GRE_KEY = 0x2000;
 export const GRE_SEQ = 0x1000;
 export const ETH_TYPE_TEB = 0x6558; // transparent Ethernet bridging
+
+// ERSPAN: in GRE with a sequence number and nothing else; type II is Open vSwitch's version 1, type III its version 2.
+//   | version 4, VLAN 12 | COS 3, encapsulation 2, truncated 1, session 10 |
+//   version 1: | reserved 12, index 20 |      version 2: | timestamp 32 | SGT 16 | P 1, FT 5, hardware id 6, direction 1, 0 3 |
+export const ETH_TYPE_ERSPAN1 = 0x88be;
+export const ETH_TYPE_ERSPAN2 = 0x22eb;
+export const ERSPAN_SESSION = 0x3ff;
+export const ERSPAN_INDEX = 0xfffff;
+export const ERSPAN_HWID = 0x3f;
+/** Bytes of GRE and ERSPAN header. */
+export const ERSPAN1_BYTES = 8 + 8;
+export const ERSPAN2_BYTES = 8 + 12;
 
 // VXLAN: flags, the first word of the header
 export const VXLAN_I = 0x08000000; // the VNI is valid

@@ -17,6 +17,7 @@ import {
   K_IN_PORT,
   K_PACKET_TYPE,
   K_TUN_DST,
+  K_TUN_ERSPAN,
   K_TUN_FLAGS,
   K_TUN_GBP_FLAGS,
   K_TUN_GBP_ID,
@@ -51,6 +52,13 @@ import {
   VNET_NEEDS_CSUM,
 } from '../../contract/packet.ts';
 import {
+  ERSPAN_HWID,
+  ERSPAN_INDEX,
+  ERSPAN_SESSION,
+  ERSPAN1_BYTES,
+  ERSPAN2_BYTES,
+  ETH_TYPE_ERSPAN1,
+  ETH_TYPE_ERSPAN2,
   ETH_TYPE_TEB,
   GPE_ETHERNET,
   GPE_IPV4,
@@ -61,9 +69,11 @@ import {
   GTPU_MESSAGE_GPDU,
   PACKET_TYPE_ETHERTYPE,
   TUNNEL_BAREUDP,
+  TUNNEL_ERSPAN,
   TUNNEL_GENEVE,
   TUNNEL_GRE,
   TUNNEL_GTPU,
+  TUNNEL_IP6ERSPAN,
   TUNNEL_IP6GRE,
   TUNNEL_VXLAN,
   VXLAN_GBP,
@@ -93,6 +103,7 @@ let options: u32 = 0; // address
 let optionBytes: u32 = 0;
 let group: u32 = 0; // VXLAN-GBP: id | flags << 16
 let gtpu: u32 = 0; // flags | message type << 8
+let mirrored: u32 = 0; // K_TUN_ERSPAN
 
 /** DROP_NONE, or why the packet has to be dropped. */
 export function popTunnel(pkt: u32, operands: u32): u32 {
@@ -115,9 +126,10 @@ export function popTunnel(pkt: u32, operands: u32): u32 {
   } else {
     return DROP_TUNNEL_HEADER;
   }
-  // Padding of short frames is not part of what is inside.
   if (end > load<u32>(pkt + PKT_LEN) || end < l4 + 4) return DROP_TUNNEL_HEADER;
-  if (end < load<u32>(pkt + PKT_LEN)) cut(pkt, end);
+  // Padding of short frames is not part of what is inside, but for a mirrored frame, as in Open vSwitch.
+  if (type === TUNNEL_ERSPAN || type === TUNNEL_IP6ERSPAN) end = load<u32>(pkt + PKT_LEN);
+  else if (end < load<u32>(pkt + PKT_LEN)) cut(pkt, end);
   const reach = min<u32>(end, headBytes) - min<u32>(l4, headBytes); // bytes from L4 on that can be read
   flags = 0;
   tunnelId = 0;
@@ -125,11 +137,14 @@ export function popTunnel(pkt: u32, operands: u32): u32 {
   optionBytes = 0;
   group = 0;
   gtpu = 0;
+  mirrored = 0;
   const at = head + l4;
   let source: u32 = 0;
   let reason: u32 = DROP_NONE;
   if (type === TUNNEL_GRE || type === TUNNEL_IP6GRE) {
     reason = gre(pkt, l4, at, reach);
+  } else if (type === TUNNEL_ERSPAN || type === TUNNEL_IP6ERSPAN) {
+    reason = erspan(l4, at, reach);
   } else {
     if (reach < 8 || load16(at + 4) < 8 || load16(at + 4) > end - l4) return DROP_TUNNEL_HEADER;
     if (load<u16>(at, 6) !== 0) {
@@ -178,6 +193,7 @@ export function popTunnel(pkt: u32, operands: u32): u32 {
     store<u8>(key + K_TUN_GTPU_FLAGS, <u8>gtpu);
     store<u8>(key + K_TUN_GTPU_MSGTYPE, <u8>(gtpu >> 8));
   }
+  if (mirrored !== 0) store<u32>(key + K_TUN_ERSPAN, bswap<u32>(mirrored));
   if (optionBytes !== 0) {
     store<u8>(key + K_TUN_OPTS_LEN, <u8>optionBytes);
     copyBytes(key + K_TUN_OPTS, options, optionBytes);
@@ -237,6 +253,31 @@ function gre(pkt: u32, l4: u32, at: u32, reach: u32): u32 {
     if (protocol < ETH_TYPE_MIN) return DROP_TUNNEL_PROTOCOL;
     packetType = PACKET_TYPE_ETHERTYPE | protocol;
   }
+  bytes = l4 + size;
+  return DROP_NONE;
+}
+
+/** GRE with a sequence number, or without its flag: the place is there. */
+function erspan(l4: u32, at: u32, reach: u32): u32 {
+  if (reach < <u32>ERSPAN1_BYTES) return DROP_TUNNEL_HEADER;
+  const protocol = load16(at + 2);
+  if (protocol !== ETH_TYPE_ERSPAN1 && protocol !== ETH_TYPE_ERSPAN2) return DROP_TUNNEL_PROTOCOL;
+  if ((load16(at) & ~GRE_SEQ) !== 0) return DROP_TUNNEL_PROTOCOL;
+  const version = <u32>load<u8>(at, 8) >> 4;
+  let size: u32 = ERSPAN1_BYTES;
+  mirrored = version << 28;
+  if (version === 1) {
+    mirrored |= (bswap<u32>(load<u32>(at, 12)) & ERSPAN_INDEX) << 8;
+  } else if (version === 2) {
+    size = ERSPAN2_BYTES;
+    if (reach < size) return DROP_TUNNEL_HEADER;
+    const bits = load16(at + 18);
+    mirrored |= ((bits >> 4) & ERSPAN_HWID) | (((bits >> 3) & 1) << 6);
+  } else {
+    return DROP_TUNNEL_HEADER;
+  }
+  tunnelId = load16(at + 10) & ERSPAN_SESSION;
+  flags |= TUN_KEY;
   bytes = l4 + size;
   return DROP_NONE;
 }

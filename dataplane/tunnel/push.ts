@@ -34,6 +34,7 @@ import {
 } from '../../contract/packet.ts';
 import { PT_TUNNEL_SEQUENCE, portAddress } from '../../contract/port.ts';
 import {
+  ETH_TYPE_ERSPAN2,
   GRE_CSUM,
   GRE_KEY,
   GRE_SEQ,
@@ -41,8 +42,10 @@ import {
   TP_PORT,
   TP_SOURCE_PORTS,
   TP_TYPE,
+  TUNNEL_ERSPAN,
   TUNNEL_GRE,
   TUNNEL_GTPU,
+  TUNNEL_IP6ERSPAN,
   TUNNEL_IP6GRE,
 } from '../../contract/tunnel.ts';
 import { freeRecords, keyOf, release, takeRecord } from '../batch.ts';
@@ -52,7 +55,7 @@ import { copyBytes } from '../port/copy.ts';
 import { gsoBegin, gsoHeaderBytes, gsoNext } from '../port/gso.ts';
 import { load16, store16 } from '../port/headers.ts';
 import { S_SEGMENTS, SEGMENTS_LIST } from '../scratch.ts';
-import { privateBase } from '../worker.ts';
+import { nowMs, privateBase } from '../worker.ts';
 import { cut, grow } from './head.ts';
 
 const BE_IPV4: u32 = 0x0008;
@@ -142,9 +145,19 @@ function hasChecksum(operands: u32): bool {
   const header = operands + TP_HEADER * 4;
   const type = load<u32>(operands + TP_TYPE * 4) & 0xffff;
   const l4 = header + l4Offset(header);
-  if (type === TUNNEL_GRE || type === TUNNEL_IP6GRE) return (load16(l4) & GRE_CSUM) !== 0;
+  if (isGre(type)) return (load16(l4) & GRE_CSUM) !== 0;
   if (type === TUNNEL_GTPU) return true; // as in Open vSwitch
   return load<u16>(l4, 6) !== 0;
+}
+
+/** ERSPAN, too, is in GRE. */
+function isGre(type: u32): bool {
+  return (
+    type === TUNNEL_GRE ||
+    type === TUNNEL_IP6GRE ||
+    type === TUNNEL_ERSPAN ||
+    type === TUNNEL_IP6ERSPAN
+  );
 }
 
 function l4Offset(header: u32): u32 {
@@ -184,13 +197,17 @@ export function push(pkt: u32, operands: u32): u32 {
   }
   const at = head + l4;
   const l4Bytes = total + ETH - l4;
-  if (type === TUNNEL_GRE || type === TUNNEL_IP6GRE) {
+  if (isGre(type)) {
     const flags = load16(at);
     if (flags & GRE_SEQ) {
       const before: u32 = ((flags & GRE_CSUM) !== 0 ? 4 : 0) + ((flags & GRE_KEY) !== 0 ? 4 : 0);
       const port = portAddress(load<u32>(operands + TP_PORT * 4));
       const sequence = atomic.add<u32>(port + PT_TUNNEL_SEQUENCE, 1);
       store<u32>(at + 4 + before, bswap<u32>(sequence));
+    }
+    if (load16(at + 2) === ETH_TYPE_ERSPAN2) {
+      // In units of 100 us, as Linux has it.
+      store<u32>(at, bswap<u32>(<u32>(<u64>(nowMs * 10))), 12);
     }
     if (checksummed) store<u16>(at, <u16>~sumPacket(pkt, l4), 4);
     return DROP_NONE;

@@ -72,7 +72,8 @@ const SLEEP_MAX_MS = 1000;
 const FAULTY_FD_MS = 100;
 /**
  * Turns behind a sleep in which the low half of the clock has to do: the packet that ended it waits, and code that has not run
- * for a while is slow. Sleeps are shorter than an overflow; if the process was stopped, the time is late for so long.
+ * for a while is slow. Sleeps are shorter than an overflow; if the process was stopped, the time is late for so long. Devices
+ * are asked in the second one, so that is the shortest time awake.
  */
 const HURRIED_TURNS = 2;
 /** Upcalls that may wait before a worker without other work pauses: about 70. */
@@ -146,8 +147,8 @@ export class HostLoop {
       if (turnsAwake < HURRIED_TURNS) turnsAwake++;
       if (packets > 0) {
         this.letMainCatchUp();
-      } else if (packets < 0) {
-        if (turnsAwake < HURRIED_TURNS) this.look(dataPlane);
+      } else if (packets < 0 && turnsAwake === HURRIED_TURNS) {
+        this.look(dataPlane);
         // Before the notifications are turned on: what is taken here has been seen, or will be seen by the look behind that.
         this.takeBells();
         if (dataPlane.sleep() !== 0) {

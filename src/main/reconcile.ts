@@ -433,12 +433,15 @@ export class Reconciler {
   /** Drops by reason over all ports. */
   drops(): number[] {
     const sums = this.#options.datapath.controlDrops();
+    // Tunnels share ports of the datapath.
+    const numbers = new Set<number>();
     for (const { ports } of this.bridges.values()) {
-      for (const { netdev } of ports.units.values()) {
-        if (!netdev || netdev.port < 0) continue;
-        const { drops } = this.#options.datapath.engine.portCounters(netdev.port);
-        for (const [reason, count] of drops.entries()) sums[reason]! += count;
-      }
+      for (const { netdev } of ports.units.values()) if (netdev) numbers.add(netdev.port);
+    }
+    numbers.delete(-1);
+    for (const port of numbers) {
+      const { drops } = this.#options.datapath.engine.portCounters(port);
+      for (const [reason, count] of drops.entries()) sums[reason]! += count;
     }
     return sums;
   }

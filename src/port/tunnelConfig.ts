@@ -3,14 +3,17 @@
 
 import {
   TUNNEL_BAREUDP,
+  TUNNEL_ERSPAN,
   TUNNEL_GENEVE,
   TUNNEL_GRE,
   TUNNEL_GTPU,
+  TUNNEL_IP6ERSPAN,
   TUNNEL_IP6GRE,
   TUNNEL_VXLAN,
 } from '../../contract/tunnel.ts';
 import { formatIpv6, parseIpv4, parseIpv6 } from '../wire/openflow/address.ts';
 import { mapped } from '../wire/rtnetlinkRoute.ts';
+import { type ErspanConfig, erspanArguments, parseErspan } from './erspanConfig.ts';
 import { NetdevError } from './types.ts';
 
 /** Whether a port's packets have Ethernet headers; "ptap": both kinds, the bridge sees which. */
@@ -40,6 +43,7 @@ export interface TunnelConfig {
   readonly gbp: boolean;
   readonly gpe: boolean;
   readonly egressMark: number | undefined;
+  readonly erspan: ErspanConfig;
   readonly mode: PacketTypeMode;
   /** bareudp: Ethernet type of what is inside. */
   readonly payloadType: number;
@@ -60,6 +64,8 @@ export const TUNNEL_KINDS: Readonly<Record<string, Kind>> = {
   geneve: { encapsulation: TUNNEL_GENEVE, device: 'genev_sys', udpPort: 6081, layers: 'L2' },
   gre: { encapsulation: TUNNEL_GRE, device: 'gre_sys', layers: 'both' },
   ip6gre: { encapsulation: TUNNEL_IP6GRE, device: 'ip6gre_sys', layers: 'L2' },
+  erspan: { encapsulation: TUNNEL_ERSPAN, device: 'erspan_sys', layers: 'L2' },
+  ip6erspan: { encapsulation: TUNNEL_IP6ERSPAN, device: 'ip6erspan_sys', layers: 'L2' },
   gtpu: { encapsulation: TUNNEL_GTPU, device: 'gtpu_sys', udpPort: 2152, layers: 'L3' },
   bareudp: { encapsulation: TUNNEL_BAREUDP, device: 'bareudp_sys', udpPort: 0, layers: 'L3' },
   // As with Open vSwitch's userspace datapath, such ports can be made, but carry nothing.
@@ -173,6 +179,7 @@ export function parseTunnelConfig(
         if (!isKnown(type, option)) problems.push(`${name}: unknown ${type} argument '${option}'`);
     }
   }
+  const erspan = parseErspan(name, options, fail);
   const mode = parseMode(name, type, exts.has('gpe'), options.packet_type, fail);
   if (remote.bytes === NONE && !remote.flow) {
     fail(`${name}: ${type} type requires valid 'remote_ip' argument`);
@@ -206,18 +213,21 @@ export function parseTunnelConfig(
     tos,
     tosInherit: options.tos === 'inherit',
     dontFragment: options.df_default !== 'false',
-    csum: options.csum === 'true' && type !== 'gtpu' && type !== 'bareudp',
+    csum: options.csum === 'true' && hasChecksum(type),
     sequence: options.seq === 'true' && isGre(type),
     gbp: exts.has('gbp'),
     gpe: exts.has('gpe'),
     egressMark,
+    erspan,
     mode,
     payloadType,
   };
 }
 
+const hasChecksum = (type: string): boolean => !/^(gtpu|bareudp|(ip6)?erspan)$/.test(type);
+
 function isKnown(type: string, option: string): boolean {
-  if (option === 'csum') return type !== 'gtpu' && type !== 'bareudp';
+  if (option === 'csum') return hasChecksum(type);
   if (option === 'seq') return isGre(type);
   return (
     ['ttl', 'df_default', 'key', 'in_key', 'out_key', 'packet_type', ...IPSEC].includes(option) ||
@@ -283,6 +293,7 @@ export function tunnelArguments(config: TunnelConfig): [string, string][] {
   if (config.dstPort !== 0 && config.dstPort !== kind.udpPort) {
     list.push(['dst_port', String(config.dstPort)]);
   }
+  if (type.endsWith('erspan')) list.push(...erspanArguments(config.erspan));
   if (config.csum) list.push(['csum', 'true']);
   if (config.sequence) list.push(['seq', 'true']);
   const layers = type === 'vxlan' && config.gpe ? 'both' : kind.layers;

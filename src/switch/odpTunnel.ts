@@ -9,6 +9,7 @@ import {
   K_MPLS_COUNT,
   K_MPLS_LSE,
   K_TUN_DST,
+  K_TUN_ERSPAN,
   K_TUN_FLAGS,
   K_TUN_GBP_FLAGS,
   K_TUN_GBP_ID,
@@ -30,6 +31,7 @@ import {
   TUN_OAM,
   TUN_OPTS_MAX,
 } from '../../contract/key.ts';
+import { ERSPAN_HWID, ERSPAN_INDEX } from '../../contract/tunnel.ts';
 import { be16, be32, isZero, putBe16, putBe32 } from './flow.ts';
 import { ipv6Text } from './odpFields.ts';
 import { parseIpv4, parseIpv6 } from './textAddress.ts';
@@ -105,6 +107,29 @@ const FIELDS: readonly (readonly [name: string, offset: number, bytes: number, f
     ['tp_src', K_TUN_TP_SRC, 2, 'decimal'],
   ];
 
+/** "erspan(…)"; without `mask`: everything is exact. */
+function erspanParts(key: Uint8Array, mask: Uint8Array | undefined, verbose: boolean): string[] {
+  const word = be32(key, K_TUN_ERSPAN);
+  const version = word >>> 28;
+  if (version !== 1 && version !== 2) return [];
+  const looked = mask === undefined ? 0xffffffff : be32(mask, K_TUN_ERSPAN);
+  const parts: string[] = [];
+  const field = (name: string, shift: number, bits: number, text: (n: number) => string): void => {
+    const m = (looked >>> shift) & bits;
+    if (m === 0 && !verbose) return;
+    const value = text((word >>> shift) & bits);
+    parts.push(`${name}=${value}${m === bits ? '' : `/0x${m.toString(16)}`}`);
+  };
+  field('ver', 28, 15, String);
+  if (version === 1) {
+    field('idx', 8, ERSPAN_INDEX, hex);
+  } else {
+    field('dir', 6, 1, String);
+    field('hwid', 0, ERSPAN_HWID, hex);
+  }
+  return parts.length === 0 ? [] : [`erspan(${parts.join(',')})`];
+}
+
 /** "tunnel(…)" of a flow's key and mask, nothing for one without tunnel. What is zero is not shown, as if it were not there. */
 export function tunnelKeyParts(key: Uint8Array, mask: Uint8Array, verbose: boolean): string[] {
   if (!hasTunnel(key)) return [];
@@ -138,6 +163,7 @@ export function tunnelKeyParts(key: Uint8Array, mask: Uint8Array, verbose: boole
     );
     parts.push(`geneve(${options})`);
   }
+  parts.push(...erspanParts(key, mask, verbose));
   if (key[K_TUN_GTPU_MSGTYPE] !== 0) {
     const text = `flags=${hex(key[K_TUN_GTPU_FLAGS]!)},msgtype=${key[K_TUN_GTPU_MSGTYPE]}`;
     parts.push(`gtpu(${verbose ? text : ''})`);
@@ -167,6 +193,7 @@ export function setTunnelText(operands: Uint32Array): string {
   }
   const options = bytes.subarray(fields, fields + key[K_TUN_OPTS_LEN]!);
   if (options.length > 0) parts.push(`geneve(${optionsText(options, undefined, false)})`);
+  parts.push(...erspanParts(key, undefined, true));
   if ((flags & ALL_FLAGS) !== 0) parts.push(`flags(${flagsText(flags, ALL_FLAGS)})`);
   return `set(tunnel(${parts.join(',')}))`;
 }
@@ -220,6 +247,8 @@ function parseGroup(key: Uint8Array, name: string, body: string, item: string): 
     putBe16(key, K_TUN_FLAGS, flags);
   } else if (name === 'geneve') {
     parseOptions(key, body, item);
+  } else if (name === 'erspan') {
+    parseErspan(key, body, item);
   } else if (name === 'vxlan' || name === 'gtpu') {
     for (const [, field, value] of body.matchAll(/(\w+)=(\w+)/g)) {
       if (field === 'id') putBe16(key, K_TUN_GBP_ID, Number(value));
@@ -231,6 +260,19 @@ function parseGroup(key: Uint8Array, name: string, body: string, item: string): 
   } else {
     fail(item);
   }
+}
+
+function parseErspan(key: Uint8Array, body: string, item: string): void {
+  const value = (name: string, most: number): number => {
+    const text = new RegExp(`\\b${name}=(0x[0-9a-f]+|\\d+)`, 'i').exec(body)?.[1] ?? '0';
+    return Number(text) <= most ? Number(text) : fail(item);
+  };
+  const version = value('ver', 2);
+  const rest =
+    version === 1
+      ? value('idx', ERSPAN_INDEX) << 8
+      : (value('dir', 1) << 6) | value('hwid', ERSPAN_HWID);
+  putBe32(key, K_TUN_ERSPAN, ((version << 28) | rest) >>> 0);
 }
 
 function parseOptions(key: Uint8Array, body: string, item: string): void {

@@ -3,6 +3,8 @@
 //   tnl_push(tnl_port(4789),header(size=50,type=4,eth(…),ipv4(…),udp(…),vxlan(flags=0x8000000,vni=0x7b)),out_port(100))
 
 import {
+  ERSPAN_HWID,
+  ERSPAN_SESSION,
   GRE_CSUM,
   GRE_KEY,
   GRE_SEQ,
@@ -11,8 +13,10 @@ import {
   TP_PORT,
   TP_TYPE,
   TUNNEL_BAREUDP,
+  TUNNEL_ERSPAN,
   TUNNEL_GENEVE,
   TUNNEL_GTPU,
+  TUNNEL_IP6ERSPAN,
   TUNNEL_VXLAN,
 } from '../../contract/tunnel.ts';
 import { be16, be32, ETH_TYPE_IPV6 } from './flow.ts';
@@ -54,6 +58,14 @@ function geneveText(header: Uint8Array, at: number): string {
   return `geneve(${parts.join(',')})`;
 }
 
+function erspanText(header: Uint8Array, at: number): string {
+  const version = header[at]! >> 4;
+  const session = `ver=${version},sid=${hex(be16(header, at + 2) & ERSPAN_SESSION)}`;
+  if (version === 1) return `erspan(${session},idx=${hex(be32(header, at + 4))})`;
+  const bits = be16(header, at + 10);
+  return `erspan(${session},dir=${(bits >> 3) & 1},hwid=${hex((bits >> 4) & ERSPAN_HWID)})`;
+}
+
 function tunnelText(type: number, header: Uint8Array, l4: number): string {
   const at = l4 + 8;
   switch (type) {
@@ -68,6 +80,9 @@ function tunnelText(type: number, header: Uint8Array, l4: number): string {
         `${udpText(header, l4)},gtpu(flags=${hex(header[at]!)},` +
         `msgtype=${header[at + 1]},teid=${hex(be32(header, at + 4))})`
       );
+    case TUNNEL_ERSPAN:
+    case TUNNEL_IP6ERSPAN:
+      return erspanText(header, at);
     case TUNNEL_BAREUDP:
       return udpText(header, l4);
     default:

@@ -16,13 +16,22 @@ import {
   K_ETH_TYPE,
   K_PACKET_TYPE,
   K_PKT_MARK,
+  K_TUN_FLAGS,
+  K_TUN_GBP_FLAGS,
+  K_TUN_GBP_ID,
+  K_TUN_GTPU_FLAGS,
+  K_TUN_GTPU_MSGTYPE,
   K_TUN_ID,
+  K_TUN_IPV6_SRC,
   KEY_SIZE,
+  TUN_OAM,
 } from '../../contract/key.ts';
 import { VNET_NEEDS_CSUM } from '../../contract/packet.ts';
 import type { Upcall } from '../engine/types.ts';
+import { coverField, getField } from '../wire/openflow/fieldAccess.ts';
+import { fieldByName } from '../wire/openflow/fields.ts';
 import type { PacketIn } from '../wire/openflow/types.ts';
-import { be16, be32, ETH_TYPE_IP, isZero } from './flow.ts';
+import { be16, be32, ETH_TYPE_IP, isZero, putBe16 } from './flow.ts';
 import { IdPool, type Numbers, ObjectNumbers } from './idPool.ts';
 import { frozenKey } from './recirc.ts';
 import { conntrackValid } from './translate/ctFields.ts';
@@ -77,8 +86,23 @@ export function wholeFrame(frame: Uint8Array, vnet: Uint8Array): Uint8Array {
   return data;
 }
 
+const ERSPAN_FIELDS = ['ver', 'idx', 'dir', 'hwid'].map((name) =>
+  fieldByName(`tun_erspan_${name}`),
+);
+
 /** Fields of 64 bits: matched whole if at all. */
 const WIDE_METADATA: readonly number[] = [F_METADATA, K_TUN_ID];
+
+/** Tunnel fields that share words with others: only those that say something. */
+function addTunnelDetails(key: Uint8Array, mask: Uint8Array): void {
+  mask.fill(0, K_TUN_FLAGS, K_TUN_IPV6_SRC);
+  putBe16(mask, K_TUN_FLAGS, be16(key, K_TUN_FLAGS) & TUN_OAM);
+  if (be16(key, K_TUN_GBP_ID) !== 0) putBe16(mask, K_TUN_GBP_ID, 0xffff);
+  for (const at of [K_TUN_GBP_FLAGS, K_TUN_GTPU_FLAGS, K_TUN_GTPU_MSGTYPE]) {
+    if (key[at] !== 0) mask[at] = 0xff;
+  }
+  for (const field of ERSPAN_FIELDS) if (getField(key, field) !== 0n) coverField(mask, field);
+}
 
 /** What controllers get: the packet cut to max_len, and the pipeline's state at the action. */
 export function packetInOf(spec: PacketInSpec, upcall: Upcall): PacketIn {
@@ -93,6 +117,7 @@ export function packetInOf(spec: PacketInSpec, upcall: Upcall): PacketIn {
   for (const wide of WIDE_METADATA) {
     if (be32(key, wide) !== 0 || be32(key, wide + 4) !== 0) mask.fill(0xff, wide, wide + 8);
   }
+  addTunnelDetails(key, mask);
   mask.fill(0xff, F_IN_PORT, F_IN_PORT + 4);
   if (spec.conntracked) addConntrackMetadata(upcall.key, key, mask);
   return {

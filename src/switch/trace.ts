@@ -118,7 +118,7 @@ function packetMask(flow: Uint8Array): Uint8Array {
     cover(K_TUN_IPV6_SRC, 32);
     cover(K_TUN_FLAGS, 4); // TOS and TTL, too
     cover(K_TUN_GBP_ID, 3);
-    cover(K_TUN_GTPU_FLAGS, 2);
+    cover(K_TUN_GTPU_FLAGS, 6); // ERSPAN, too
   }
   cover(K_PACKET_TYPE, 4);
   // Without an Ethernet header the packet type says it all.

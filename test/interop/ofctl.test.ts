@@ -57,8 +57,7 @@ const noDummy = (text: string) =>
     .replace(/^ {2}port .* queue 0: bytes=\?, pkts=\?, errors=\?, duration=\?\n/gm, '')
     .replace(/: \d queues/g, ': N queues');
 /** Fields of protocols that our flow key does not know. */
-const noForeignFields = (text: string) =>
-  text.replace(/,?(erspan_\{[^}]*\}|gtpu_\{[^}]*\})/g, '').replace(/ nsh_\S+/g, '');
+const noForeignFields = (text: string) => text.replace(/ nsh_\S+/g, '');
 
 /** Shown from the second second on. */
 const noHardAge = (text: string) => text.replace(/ hard_age=T,/g, '');

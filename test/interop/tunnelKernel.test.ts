@@ -59,6 +59,15 @@ const KINDS: readonly Kind[] = [
       ...['local', local, 'remote', remote],
     ],
   },
+  {
+    name: 'erspan',
+    type: 'erspan',
+    options: { key: '81', erspan_ver: '1', erspan_idx: '0x7' },
+    link: (local, remote) => [
+      ...['type', remote.includes(':') ? 'ip6erspan' : 'erspan', 'seq', 'key', '81'],
+      ...['erspan_ver', '1', 'erspan', '7', 'local', local, 'remote', remote],
+    ],
+  },
 ];
 
 for (const family of ['IPv4', 'IPv6'] as const) {

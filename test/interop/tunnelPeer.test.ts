@@ -28,6 +28,12 @@ const TYPES: readonly { name: string; type: string; options: Record<string, stri
   { name: 'gre with sequence numbers', type: 'gre', options: { key: '103', seq: 'true' } },
   { name: 'ip6gre', type: 'ip6gre', options: { key: '105' } },
   { name: 'ip6gre with checksums', type: 'ip6gre', options: { csum: 'true' } },
+  { name: 'erspan', type: 'erspan', options: { key: '106', erspan_ver: '1', erspan_idx: '0x7' } },
+  {
+    name: 'erspan, version 2',
+    type: 'ip6erspan',
+    options: { key: '107', erspan_ver: '2', erspan_dir: '1', erspan_hwid: '0x2a' },
+  },
   { name: 'layer 3 gre', type: 'gre', options: { key: '104', packet_type: 'legacy_l3' } },
   // Not gtpu: this version of the real daemon sums up the UDP checksum before it writes the length, so its packets are wrong.
 ];

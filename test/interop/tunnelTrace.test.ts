@@ -53,6 +53,13 @@ const cases = (underlay: (host: number) => string): readonly Case[] => [
       : `set_field:3->tun_id,set_field:${underlay(2)}->tun_dst,set_field:${underlay(1)}->tun_src`,
   },
   { type: 'gtpu', options: { key: '9' } },
+  { type: 'erspan', options: { key: '14', erspan_ver: '1', erspan_idx: '0xabcde' } },
+  {
+    type: 'erspan',
+    options: { key: 'flow', erspan_ver: 'flow', remote_ip: underlay(2) },
+    actions:
+      'set_field:15->tun_id,set_field:2->tun_erspan_ver,set_field:1->tun_erspan_dir,set_field:0x3f->tun_erspan_hwid',
+  },
   // Ports that carry nothing.
   { type: 'lisp', options: { key: '12' } },
   { type: 'stt', options: { key: '13' } },

@@ -14,9 +14,11 @@ import { DROP_RX_BAD_DESC, DROP_UPCALL_FULL, DROP_VLAN_FILTER } from '../../cont
 import { FQ_ENTRIES, FQ_HEAD, FQ_MSGS } from '../../contract/frame.ts';
 import { KEY_SIZE } from '../../contract/key.ts';
 import {
+  CONTROL_BASE,
+  CTL_GENERATION,
   INJECT_BASE,
+  WK_ACK,
   WK_CALL_COUNT,
-  WK_SLEEPS,
   WK_STATE,
   WORKER_BASE,
 } from '../../contract/memory.ts';
@@ -252,7 +254,7 @@ test('a worker that sleeps has no doorbell to ring: the main thread may close th
   const port = engine.addPort();
   const memory = new DataView(engine.memory.buffer);
   const worker = (offset: number): number => memory.getInt32(WORKER_BASE + offset, true);
-  const sleeps = (): number => memory.getFloat64(WORKER_BASE + WK_SLEEPS, true);
+  const generation = (): number => memory.getInt32(CONTROL_BASE + CTL_GENERATION, true);
   const rings = engine.allocArena(4096, 4096);
   const [call, kick] = [eventfdCreate(), eventfdCreate()];
   for (let i = 0; i < 5; i++) {
@@ -270,10 +272,9 @@ test('a worker that sleeps has no doorbell to ring: the main thread may close th
     }
     memory.setInt32(at + VQ_CALL_FD, call, true);
     memory.setUint32(at + VQ_CALL_PENDING, 1, true);
-    await until('sleep', () => worker(WK_STATE) === 2);
-    const before = sleeps();
     engine.attachQueue(queue);
-    await until('next sleep', () => sleeps() > before && worker(WK_STATE) === 2);
+    const isSeen = (): boolean => worker(WK_ACK) === generation();
+    await until('sleep', () => isSeen() && worker(WK_STATE) === 2);
     assert.equal(worker(WK_CALL_COUNT), 0);
     assert.equal(eventfdTake(call), 1);
     await engine.detachQueue(queue);

@@ -13,7 +13,12 @@ import {
   ACT_TRUNC,
   ACTIONS_MAX_WORDS,
 } from '../../../contract/action.ts';
-import { DROP_FLOW_EXPLICIT, DROP_STP, DROP_VLAN_FILTER } from '../../../contract/drop.ts';
+import {
+  DROP_FLOW_EXPLICIT,
+  DROP_STP,
+  DROP_TUNNEL_CONGESTION,
+  DROP_VLAN_FILTER,
+} from '../../../contract/drop.ts';
 import { F_ACTSET_OUTPUT, F_IN_PORT } from '../../../contract/key.ts';
 import { OFPP_UNSET } from '../../wire/openflow/types.ts';
 import { be32, putBe32 } from '../flow.ts';
@@ -107,6 +112,8 @@ export function translate(input: XlateIn): XlateOut {
         if (input.bridge.hasInBand === true && !isDone) deliverDhcp(x);
         finish(x);
       }
+    } else if (!decapsulated) {
+      x.dropReason = DROP_TUNNEL_CONGESTION; // whatever the tables would have said
     }
   }
 

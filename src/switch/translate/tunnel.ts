@@ -18,7 +18,6 @@ import {
 } from '../../../contract/action.ts';
 import {
   DROP_NO_PORT,
-  DROP_TUNNEL_CONGESTION,
   DROP_TUNNEL_NO_NEIGHBOUR,
   DROP_TUNNEL_NO_ROUTE,
   DROP_TUNNEL_OPTIONS,
@@ -47,6 +46,7 @@ import {
   K_TP_DST,
   K_TP_SRC,
   K_TUN_DST,
+  K_TUN_ERSPAN,
   K_TUN_FLAGS,
   K_TUN_ID,
   K_TUN_IPV6_SRC,
@@ -60,7 +60,13 @@ import {
   TUN_KEY,
   TUN_OAM,
 } from '../../../contract/key.ts';
-import { PACKET_TYPE_ETHERTYPE, TUNNEL_GRE, TUNNEL_IP6GRE } from '../../../contract/tunnel.ts';
+import {
+  PACKET_TYPE_ETHERTYPE,
+  TUNNEL_ERSPAN,
+  TUNNEL_GRE,
+  TUNNEL_IP6ERSPAN,
+  TUNNEL_IP6GRE,
+} from '../../../contract/tunnel.ts';
 import type { TunnelPort } from '../../port/tunnel.ts';
 import { TUNNEL_KINDS, type TunnelConfig } from '../../port/tunnelConfig.ts';
 import {
@@ -75,7 +81,7 @@ import {
   putBe16,
   putBe32,
 } from '../flow.ts';
-import { buildHeader, ipProtocolOf, isGreType } from '../tunnel/header.ts';
+import { buildHeader, ipProtocolOf, isErspanType, isGreType } from '../tunnel/header.ts';
 import { composeOptions, coverFields } from '../tunnel/metadata.ts';
 import { tunnelOf } from '../tunnel/ports.ts';
 import {
@@ -138,7 +144,6 @@ export function receiveFromTunnel(x: Xlate, port: BridgePort | undefined): boole
   }
   if (!hasTunnel(flow) || !isIp(flow) || (flow[K_TUN_TOS]! & ECN) !== ECN_CE) return true;
   if ((flow[K_NW_TOS]! & ECN) === 0) {
-    x.dropReason = DROP_TUNNEL_CONGESTION;
     return false;
   }
   flow[K_NW_TOS]! |= ECN_CE;
@@ -178,6 +183,8 @@ function applyConfig(x: Xlate, config: TunnelConfig): void {
     (config.csum ? TUN_CSUM : 0) |
     (config.outKeyPresent ? TUN_KEY : 0);
   putBe16(flow, K_TUN_FLAGS, flags);
+  const { fixed, flowBits } = config.erspan;
+  putBe32(flow, K_TUN_ERSPAN, ((be32(flow, K_TUN_ERSPAN) & flowBits) | fixed) >>> 0);
   if (config.egressMark !== undefined) {
     putBe32(flow, K_PKT_MARK, config.egressMark);
     exact(wildcards, K_PKT_MARK, 4);
@@ -307,11 +314,7 @@ function push(x: Xlate, netdev: TunnelPort): void {
   const base = x.base.slice();
   const words = new Uint32Array(Math.ceil(header.length / 4));
   new Uint8Array(words.buffer).set(header);
-  const type = isGreType(netdev.tunnel.type)
-    ? isIpv6
-      ? TUNNEL_IP6GRE
-      : TUNNEL_GRE
-    : TUNNEL_KINDS[netdev.tunnel.type]!.encapsulation!;
+  const type = encapsulationOf(netdev.tunnel.type, isIpv6);
   x.program.push(
     ACT_TUNNEL_PUSH | ((5 + words.length) << 16),
     netdev.port,
@@ -337,6 +340,13 @@ function push(x: Xlate, netdev: TunnelPort): void {
   }
   nest(x, start, ACT_CLONE, [0]);
   x.patchClone = start;
+}
+
+/** By what is around it, not by its name. */
+function encapsulationOf(type: string, isIpv6: boolean): number {
+  if (isGreType(type)) return isIpv6 ? TUNNEL_IP6GRE : TUNNEL_GRE;
+  if (isErspanType(type)) return isIpv6 ? TUNNEL_IP6ERSPAN : TUNNEL_ERSPAN;
+  return TUNNEL_KINDS[type]!.encapsulation!;
 }
 
 const NONE = new Uint8Array(0);

@@ -1,10 +1,11 @@
 // The outer headers of a tunnel, as a program brings them (contract/tunnel.ts): everything but lengths, source port, sequence
 // number and the checksums that depend on the packet.
 //
-//   | dst smac type | IPv4 20 or IPv6 40 | UDP 8 | VXLAN 8 / Geneve 8 + options / GTP-U 8 … |        or | GRE 4 … 16 |
+//   | dst smac type | IPv4 20 or IPv6 40 | UDP 8 | VXLAN 8 / Geneve 8 + options / GTP-U 8 … |        or | GRE 4 … 16 | or | GRE 8 | ERSPAN 8, 12 |
 
 import {
   K_PACKET_TYPE,
+  K_TUN_ERSPAN,
   K_TUN_FLAGS,
   K_TUN_GBP_FLAGS,
   K_TUN_GBP_ID,
@@ -18,6 +19,13 @@ import {
   TUN_OAM,
 } from '../../../contract/key.ts';
 import {
+  ERSPAN_HWID,
+  ERSPAN_INDEX,
+  ERSPAN_SESSION,
+  ERSPAN1_BYTES,
+  ERSPAN2_BYTES,
+  ETH_TYPE_ERSPAN1,
+  ETH_TYPE_ERSPAN2,
   ETH_TYPE_TEB,
   GPE_ETHERNET,
   GPE_IPV4,
@@ -56,8 +64,15 @@ export function isGreType(type: string): boolean {
   return type === 'gre' || type === 'ip6gre';
 }
 
+export function isErspanType(type: string): boolean {
+  return type === 'erspan' || type === 'ip6erspan';
+}
+
+/** In IP, without UDP. */
+const isBare = (type: string): boolean => isGreType(type) || isErspanType(type);
+
 export function ipProtocolOf(type: string): number {
-  return isGreType(type) ? IPPROTO_GRE : IPPROTO_UDP;
+  return isBare(type) ? IPPROTO_GRE : IPPROTO_UDP;
 }
 
 /** RFC 1071. */
@@ -118,6 +133,21 @@ function gre({ config, flow }: HeaderParameters): Uint8Array {
   putBe16(header, 0, flags);
   putBe16(header, 2, bareType(flow) || ETH_TYPE_TEB);
   for (const [i, word] of words.entries()) putBe32(header, 4 + 4 * i, word);
+  return header;
+}
+
+/** The data plane fills in the sequence number and, of version 2, the timestamp. */
+function erspan({ flow }: HeaderParameters): Uint8Array | undefined {
+  const word = be32(flow, K_TUN_ERSPAN);
+  const version = word >>> 28;
+  const session = be32(flow, K_TUN_ID + 4);
+  if ((version !== 1 && version !== 2) || session > ERSPAN_SESSION) return undefined;
+  const header = new Uint8Array(version === 1 ? ERSPAN1_BYTES : ERSPAN2_BYTES);
+  putBe16(header, 0, GRE_SEQ);
+  putBe16(header, 2, version === 1 ? ETH_TYPE_ERSPAN1 : ETH_TYPE_ERSPAN2);
+  putBe32(header, 8, ((version << 28) | session) >>> 0);
+  if (version === 1) putBe32(header, 12, (word >>> 8) & ERSPAN_INDEX);
+  else putBe16(header, 18, ((word & ERSPAN_HWID) << 4) | (((word >>> 6) & 1) << 3));
   return header;
 }
 
@@ -184,6 +214,9 @@ function inner(parameters: HeaderParameters): Uint8Array | undefined {
       return gtpu(parameters);
     case 'bareudp':
       return new Uint8Array(0);
+    case 'erspan':
+    case 'ip6erspan':
+      return erspan(parameters);
     case 'lisp':
     case 'stt':
       return undefined;
@@ -198,7 +231,7 @@ export function buildHeader(parameters: HeaderParameters): Uint8Array | undefine
   const last = inner(parameters);
   if (last === undefined) return undefined;
   const ip = ipHeader(parameters);
-  const isUdp = !isGreType(config.type);
+  const isUdp = !isBare(config.type);
   const header = new Uint8Array(14 + ip.length + (isUdp ? 8 : 0) + last.length);
   header.set(parameters.nextMac, 0);
   header.set(parameters.sourceMac, 6);

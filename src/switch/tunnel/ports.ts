@@ -75,8 +75,8 @@ export class TunnelPorts<B extends XlateBridge = XlateBridge> {
   sourcePortMax = SOURCE_PORT_MAX;
 
   /**
-   * A dummy datapath calls the ports of tunnels by the number in their names (vxlan_sys_4789), which is more than a datapath port
-   * of ours can have: texts are translated.
+   * A dummy datapath calls the ports of tunnels by the first number in their names (vxlan_sys_4789, ip6gre_sys), which may be more
+   * than a datapath port of ours can have: texts are translated.
    */
   namedNumbers = false;
 
@@ -86,14 +86,21 @@ export class TunnelPorts<B extends XlateBridge = XlateBridge> {
   /** Number of a datapath port as texts have it. */
   shown(port: number): number {
     if (!this.namedNumbers) return port;
-    const device = this.listeners.find((listener) => listener.port === port)?.device;
-    return Number(device?.match(/\d+$/)?.[0] ?? port);
+    for (const end of this.#ends.keys()) {
+      const netdev = tunnelOf(end)!;
+      if (netdev.port === port) return Number(/\d+/.exec(netdev.device)?.[0] ?? port);
+    }
+    return port;
   }
 
   /** The reverse. */
   realNumber(shown: number): number {
     if (!this.namedNumbers) return shown;
-    return this.listeners.find(({ port }) => this.shown(port) === shown)?.port ?? shown;
+    for (const end of this.#ends.keys()) {
+      const { port } = tunnelOf(end)!;
+      if (this.shown(port) === shown) return port;
+    }
+    return shown;
   }
 
   constructor(
@@ -231,7 +238,7 @@ export class TunnelPorts<B extends XlateBridge = XlateBridge> {
     if (flow[K_NW_FRAG] !== 0) return undefined; // the host puts the datagram together, and cannot use it
     if (candidates[0]!.udpPort === 0 && protocol !== 17) {
       const isIpv6 = type === ETH_TYPE_IPV6;
-      return candidates.find((c) => (c.type === 'ip6gre') === isIpv6) ?? candidates[0];
+      return candidates.find((c) => c.type.startsWith('ip6') === isIpv6) ?? candidates[0];
     }
     wildcards.fill(0xff, K_TP_DST, K_TP_DST + 2);
     const port = be16(flow, K_TP_DST);

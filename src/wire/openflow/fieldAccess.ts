@@ -215,6 +215,7 @@ export function matchField(match: Match, f: Field, value: bigint, mask?: bigint)
     v = BigInt(port10To11(Number(value & 0xffffn)));
   } else {
     m = (mask ?? full) & full;
+    if (f.masksItself && mask !== undefined) m &= value;
     v = (value & m) << BigInt(f.shift);
     m <<= BigInt(f.shift);
     if (f.name === 'nw_tos') m &= 0xfcn;

@@ -45,9 +45,12 @@ import {
   K_TP_DST,
   K_TP_SRC,
   K_TUN_DST,
+  K_TUN_ERSPAN,
   K_TUN_FLAGS,
   K_TUN_GBP_FLAGS,
   K_TUN_GBP_ID,
+  K_TUN_GTPU_FLAGS,
+  K_TUN_GTPU_MSGTYPE,
   K_TUN_ID,
   K_TUN_IPV6_DST,
   K_TUN_IPV6_SRC,
@@ -94,6 +97,7 @@ interface Extra {
   widen?: boolean;
   present?: number;
   tlvIndex?: number;
+  masksItself?: boolean;
 }
 
 /** Rows: name, offset, bits, access (r/rw, m = maskable), prerequisite, format, OXM ids, exceptions. */
@@ -119,6 +123,7 @@ function field(
     shift: extra.shift ?? 0,
     widen: extra.widen ?? false,
     present: extra.present ?? 0,
+    masksItself: extra.masksItself ?? false,
     maskable: access.endsWith('m'),
     writable: access.startsWith('rw'),
     prereq,
@@ -131,6 +136,7 @@ function field(
 const range = (n: number): number[] => Array.from({ length: n }, (_, i) => i);
 const VLAN = { size: 2, present: 0x1000 };
 const LSE = { size: 4 };
+const ERSPAN = { size: 4, masksItself: true };
 
 /** In Open vSwitch's order, which is the order of table features and of prerequisites. */
 export const FIELDS: readonly Field[] = [
@@ -152,6 +158,44 @@ export const FIELDS: readonly Field[] = [
   field('tun_tos', K_TUN_TOS, 8, 'r', 'none', 'decimal', ''),
   field('tun_gbp_id', K_TUN_GBP_ID, 16, 'rwm', 'none', 'decimal', 'NXM_NX_TUN_GBP_ID:38'),
   field('tun_gbp_flags', K_TUN_GBP_FLAGS, 8, 'rwm', 'none', 'hex', 'NXM_NX_TUN_GBP_FLAGS:39'),
+  field('tun_erspan_idx', K_TUN_ERSPAN, 20, 'rwm', 'none', 'hex', 'NXOXM_ET_ERSPAN_IDX:11', {
+    bytes: 4,
+    size: 4,
+    shift: 8,
+  }),
+  field('tun_erspan_ver', K_TUN_ERSPAN, 4, 'rwm', 'none', 'decimal', 'NXOXM_ET_ERSPAN_VER:12', {
+    ...ERSPAN,
+    shift: 28,
+  }),
+  field('tun_erspan_dir', K_TUN_ERSPAN, 1, 'rwm', 'none', 'decimal', 'NXOXM_ET_ERSPAN_DIR:13', {
+    ...ERSPAN,
+    shift: 6,
+  }),
+  field(
+    'tun_erspan_hwid',
+    K_TUN_ERSPAN,
+    6,
+    'rwm',
+    'none',
+    'hex',
+    'NXOXM_ET_ERSPAN_HWID:14',
+    ERSPAN,
+  ),
+  field('tun_gtpu_flags', K_TUN_GTPU_FLAGS, 8, 'rm', 'none', 'hex', 'NXOXM_ET_GTPU_FLAGS:15', {
+    aliases: ['gtpu_flags'],
+  }),
+  field(
+    'tun_gtpu_msgtype',
+    K_TUN_GTPU_MSGTYPE,
+    8,
+    'rm',
+    'none',
+    'decimal',
+    'NXOXM_ET_GTPU_MSGTYPE:16',
+    {
+      aliases: ['gtpu_msgtype'],
+    },
+  ),
   ...range(64).map((i) =>
     field(
       `tun_metadata${i}`,

@@ -11,7 +11,7 @@
 // A field whose `widen` is set covers, when it is matched, its whole slot (an ICMP type is 8 bits of a 16-bit port).
 // Reading and writing: fieldAccess.ts. Text: fieldText.ts. TLVs: oxm.ts.
 //
-// Left out, and refused as unknown: NSH and ERSPAN fields, for which the flow key has no room, and those of GTP-U.
+// Left out, and refused as unknown: NSH fields.
 
 import { FIELDS } from './fieldTable.ts';
 
@@ -83,6 +83,8 @@ export interface Field {
   readonly prereq: Prereq;
   readonly format: FieldFormat;
   readonly oxm: readonly OxmId[];
+  /** The bits of a value that is matched with a mask are its mask: so do ovs-ofctl (its masks are wrong) and the real daemon. */
+  readonly masksItself: boolean;
   /** Length decided by the TLV table; offset and bytes are those of the largest option until resolved. */
   readonly tlvIndex?: number;
 }

@@ -185,6 +185,12 @@ const REST = [
   'tun_ipv6_dst',
   'tun_gbp_id',
   'tun_gbp_flags',
+  'tun_erspan_idx',
+  'tun_erspan_ver',
+  'tun_erspan_dir',
+  'tun_erspan_hwid',
+  'tun_gtpu_flags',
+  'tun_gtpu_msgtype',
 ];
 const AFTER_REGS = [
   'pkt_mark',

@@ -194,6 +194,17 @@ function formatProtocol(
   return { skipType: true, skipProto: false };
 }
 
+/** As in Open vSwitch without masks, and only what the version has. */
+function formatErspan(value: number, mask: number, out: string[]): void {
+  const version = value >>> 28;
+  if (mask >>> 28) out.push(`tun_erspan_ver=${version}`);
+  if (version === 1 && (mask >>> 8) & 0xfffff) {
+    out.push(`tun_erspan_idx=${hex((value >>> 8) & 0xfffff)}`);
+  }
+  if (version === 2 && mask & 0x40) out.push(`tun_erspan_dir=${(value >>> 6) & 1}`);
+  if (version === 2 && mask & 0x3f) out.push(`tun_erspan_hwid=${hex(value & 0x3f)}`);
+}
+
 function formatTunnel(
   shown: Printer,
   match: Match,
@@ -210,11 +221,9 @@ function formatTunnel(
   if (mask[K.K_TUN_GBP_FLAGS]) out.push(`tun_gbp_flags=${hex(key[K.K_TUN_GBP_FLAGS]!)}`);
   if (mask[K.K_TUN_TOS]) out.push(`tun_tos=${key[K.K_TUN_TOS]!.toString(16)}`);
   if (mask[K.K_TUN_TTL]) out.push(`tun_ttl=${key[K.K_TUN_TTL]}`);
-  if (mask[K.K_TUN_GTPU_FLAGS]) {
-    // Only of packets (ofproto/trace), where Open vSwitch tells of ERSPAN, too: no packet of ours has it.
-    out.push('tun_erspan_ver=0', `gtpu_flags=${hex(key[K.K_TUN_GTPU_FLAGS]!)}`);
-    out.push(`gtpu_msgtype=${key[K.K_TUN_GTPU_MSGTYPE]}`);
-  }
+  formatErspan(get32(key, K.K_TUN_ERSPAN), get32(mask, K.K_TUN_ERSPAN), out);
+  if (mask[K.K_TUN_GTPU_FLAGS]) out.push(`gtpu_flags=${hex(key[K.K_TUN_GTPU_FLAGS]!)}`);
+  if (mask[K.K_TUN_GTPU_MSGTYPE]) out.push(`gtpu_msgtype=${key[K.K_TUN_GTPU_MSGTYPE]}`);
   const flags = get16(mask, K.K_TUN_FLAGS) & 15;
   if (flags)
     out.push(

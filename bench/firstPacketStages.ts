@@ -4,7 +4,7 @@
 //   node bench/firstPacketStages.ts [--rounds N] [--docs]       the docs: between their marks in docs/benchmarks.md
 
 import { once } from 'node:events';
-import { chmodSync, mkdirSync, mkdtempSync, readFileSync, rmSync, writeFileSync } from 'node:fs';
+import { mkdtempSync, readFileSync, rmSync, writeFileSync } from 'node:fs';
 import { tmpdir } from 'node:os';
 import path from 'node:path';
 import { setTimeout as sleep } from 'node:timers/promises';
@@ -17,6 +17,7 @@ import { setThreadAffinity } from '../src/sys/process.ts';
 import { ROOT } from '../test/interop/sandbox.ts';
 import { between } from './documents.ts';
 import type { FirstPacket } from './generator/worker.ts';
+import { launcherIn } from './launcher.ts';
 import { describeMachine } from './machine.ts';
 import { xvioNamed } from './peers/xvio.ts';
 import { acquaint, dismiss, enlist, median } from './rounds.ts';
@@ -75,29 +76,10 @@ async function bareWakeUps(rounds: number): Promise<number[]> {
   }
 }
 
-/** The daemon, with stamps in its workers. */
-function launcherIn(directory: string): string {
-  mkdirSync(path.join(directory, 'bin'));
-  const node = path.join(ROOT, 'node_modules', '.bin', 'node');
-  const [main, stamps] = ['src/cli/ovs-vswitchd.ts', 'bench/wakeStamps.ts'].map((name) =>
-    path.join(ROOT, name),
-  );
-  const launcher = path.join(directory, 'bin', 'ovs-vswitchd');
-  const flags = `--disable-warning=ExperimentalWarning --import='${stamps}'`;
-  const file = path.join(directory, 'stamps');
-  writeFileSync(file, '');
-  writeFileSync(
-    launcher,
-    `#!/bin/sh\n${STAMPS_FILE}='${file}' exec '${node}' ${flags} '${main}' "$@"\n`,
-  );
-  chmodSync(launcher, 0o755);
-  return file;
-}
-
 /** Stamps of both sides, of the packets during which nothing else woke the worker. */
 async function firstPackets(ports: number, rounds: number): Promise<[FirstPacket, WakeStamps][]> {
   const directory = mkdtempSync(path.join(tmpdir(), 'xvf-'));
-  const file = launcherIn(directory);
+  const file = launcherIn(directory, 'bench/wakeStamps.ts', STAMPS_FILE);
   const options: Options = {
     ...{ rounds, durationMs: 100, realtime: false },
     ...{ switchCore: SWITCH_CORE, generatorCore: GENERATOR_CORE, peers: undefined, compare: [] },

@@ -28,6 +28,7 @@ import {
   WK_SLEEPS,
   WK_STATE,
   WK_STOP,
+  WK_UPCALLS_POSTED,
 } from '../contract/memory.ts';
 import {
   BURST_MAX,
@@ -65,11 +66,23 @@ import { resetSimple, simpleBurst } from './simple.ts';
 import { flowHash } from './table/flow.ts';
 import { addStat, privateBase, setClock, setWorker, tick, workerRecord } from './worker.ts';
 
+/** So few packets, and it pays to look again at once: what a breath costs besides is half of them. */
+const FEW = 8;
+/** Looks in a breath, and looks at single queues: for a microsecond or two the clock, the main thread and kernel devices wait. */
+const LOOKS_MAX = 8;
+const QUEUE_LOOKS_MAX: u32 = 32;
+/** Of what an empty look takes, as far as it can be the look's: interrupts are not. */
+const EMPTY_LOOK_MAX_NS: f64 = 1000;
+
 let lastNs: f64 = 0;
 /** When the last packet came. */
 let packetNs: f64 = 0;
 let lastPackets: i32 = 0;
 let busyQueues: u32 = 0;
+// Looks of the last breath that found nothing, all its looks, and what an empty one takes in the long run.
+let emptyLooks: i32 = 0;
+let looks: i32 = 0;
+let emptyLookNs: f64 = 0;
 /** Just woken: the notifications of the queues are still on. */
 let drowsy: bool = false;
 // A generation that was seen, and the end of the inject ring at that time.
@@ -121,22 +134,64 @@ export function poll(lowNs: u32): i32 {
   let total = injectBurst();
   // Not with system calls for injected packets still to be made: their descriptors may be closed from then on.
   if (seen && !owesCalls()) acknowledge();
-  const queues = atomic.load<u32>(workerRecord + WK_RXQ_COUNT);
-  for (let i: u32 = 0; i < queues; i++) {
-    const queue = load<u32>(workerRecord + WK_RXQ + i * 4);
-    const n = receive(queue);
-    if (n === 0) continue;
-    total += n;
-    const at = privateBase + S_BUSY + busyQueues * 8;
-    store<u32>(at, queue);
-    store<u32>(at, n, 4);
-    busyQueues++;
-  }
+  total += lookRepeatedly();
   lastPackets = total;
   if (drowsy) notificationsOff();
   if (total > 0) packetNs = nowNs;
   else if (nowNs - packetNs > patienceNs()) return -1;
   return total;
+}
+
+/**
+ * Until packets have come and none are left, or there are many, for a while: a turn of the host loop takes as long as several
+ * looks, in which a packet that comes alone would wait. Returns the number of packets.
+ */
+function lookRepeatedly(): i32 {
+  const queues = atomic.load<u32>(workerRecord + WK_RXQ_COUNT);
+  const most = drowsy ? 1 : min<i32>(LOOKS_MAX, <i32>(QUEUE_LOOKS_MAX / max<u32>(queues, 1)));
+  let total = 0;
+  emptyLooks = 0;
+  looks = 0;
+  do {
+    const n = lookAtQueues();
+    looks++;
+    if (n === 0) {
+      emptyLooks++;
+      if (total > 0) break;
+    } else {
+      total += n;
+      if (n > FEW || owesAnything()) break;
+      freeSpent();
+    }
+  } while (looks < most);
+  return total;
+}
+
+/** Once through all queues of the worker. Returns how many packets have come. */
+function lookAtQueues(): i32 {
+  const queues = atomic.load<u32>(workerRecord + WK_RXQ_COUNT);
+  let total = 0;
+  for (let i: u32 = 0; i < queues; i++) {
+    const queue = load<u32>(workerRecord + WK_RXQ + i * 4);
+    const n = receive(queue);
+    if (n === 0) continue;
+    total += n;
+    noteBusy(queue, n);
+  }
+  return total;
+}
+
+/** Of each queue, in a breath of several looks, too, there is one entry. */
+function noteBusy(queue: u32, n: u32): void {
+  let at = privateBase + S_BUSY;
+  for (const end = at + busyQueues * 8; at < end; at += 8) {
+    if (load<u32>(at) !== queue) continue;
+    store<u32>(at, load<u32>(at, 4) + n, 4);
+    return;
+  }
+  store<u32>(at, queue);
+  store<u32>(at, n, 4);
+  busyQueues++;
 }
 
 function patienceNs(): f64 {
@@ -175,6 +230,11 @@ function owesCalls(): bool {
   return (load<u32>(workerRecord, WK_CALL_COUNT) | load<u32>(workerRecord, WK_FLUSH_COUNT)) !== 0;
 }
 
+/** The same, or upcalls of which the main thread has to be told. */
+function owesAnything(): bool {
+  return owesCalls() || load<u32>(workerRecord, WK_UPCALLS_POSTED) !== 0;
+}
+
 function receive(queue: u32): i32 {
   const q = queueAddress(queue);
   if (load<u32>(q + Q_BROKEN) !== 0) return 0;
@@ -208,9 +268,12 @@ function receive(queue: u32): i32 {
   return n;
 }
 
-/** The time since the last call is what the last poll took: busy if it found packets, shared among their queues. */
+/**
+ * The time since the last call is what the last poll took: busy if it found packets, but for its empty looks, shared among
+ * their queues.
+ */
 function account(nowNs: f64): void {
-  const passed = nowNs - lastNs;
+  let passed = nowNs - lastNs;
   lastNs = nowNs;
   if (atomic.load<u32>(workerRecord + WK_CLEAR) !== 0) {
     memory.fill(workerRecord + WK_BUSY_NS, 0, WK_RECIRC + 8 - WK_BUSY_NS);
@@ -221,8 +284,14 @@ function account(nowNs: f64): void {
   addStat(WK_POLLS, 1);
   if (lastPackets === 0) {
     addStat(WK_IDLE_NS, passed);
+    if (looks === 0) return;
+    const each = passed / <f64>looks;
+    if (each < EMPTY_LOOK_MAX_NS) emptyLookNs += (each - emptyLookNs) / 16;
     return;
   }
+  const idle = min<f64>(<f64>emptyLooks * emptyLookNs, passed);
+  addStat(WK_IDLE_NS, idle);
+  passed -= idle;
   addStat(WK_BUSY_NS, passed);
   addStat(WK_BUSY_POLLS, 1);
   for (let i: u32 = 0; i < busyQueues; i++) {

@@ -119,6 +119,23 @@ it('stages of a first packet: both sides have seen it', { timeout: 120_000 }, ()
     );
 });
 
+it('turns of the host loop: packets came in some, in most nothing did', {
+  timeout: 120_000,
+}, () => {
+  const script = join(import.meta.dirname, '../../bench/turnStages.ts');
+  const flags = ['--disable-warning=ExperimentalWarning', script, '--ms', '50'];
+  const table = execFileSync(process.execPath, flags, { encoding: 'utf8', timeout: 110_000 });
+  const rows = table.trim().split('\n').slice(2);
+  const cells = rows.map((row) => row.split('|').slice(1, -1));
+  for (const rate of ['0.1 Mpps', '1 Mpps', '3 Mpps']) {
+    const own = cells.filter(([name]) => name!.trim() === rate);
+    const shares = own.map(([, , , , share]) => Number(share));
+    assert.ok(Math.abs(shares.reduce((all, share) => all + share, 0) - 100) < 0.1, table);
+    const packets = own.find(([, cause]) => cause!.trim() === 'packets');
+    assert.ok(Number(packets?.[2]) > 0, table);
+  }
+});
+
 describe('packed and in-order rings', () => {
   const imix = SCENARIOS.find(({ name }) => name === 'imix')!;
   for (const ring of [{ packed: true }, { inOrder: true }, { packed: true, inOrder: true }]) {

@@ -12,6 +12,7 @@ import {
   CONTROL_BASE,
   CTL_CLOCK_SKEW_NS,
   CTL_PATIENCE_US,
+  CTL_UPCALLS_ENABLED,
   WK_BUSY_NS,
   WK_IDLE_NS,
   WORKER_BASE,
@@ -80,6 +81,35 @@ test('what stops the time in tests moves the use of flows, not the times that ar
   assert.equal(rig.flows.stats(flow).usedMs, rig.nowNs / 1e6 + 3e6);
   rig.poll();
   assert.equal(f64[(WORKER_BASE + WK_BUSY_NS) >> 3], 1000);
+});
+
+test('a breath that has met few packets looks again, and does not count that look as work', async () => {
+  const rig = await Rig.create();
+  const port = rig.addPort();
+  const { key, mask } = Rig.matchPort(port);
+  rig.flows.put(key, mask, Uint32Array.of(ACT_DROP | (2 << 16), DROP_NONE, ACT_END));
+  const { f64 } = rig.memory;
+  const busyAsOf = (packets: number): number => {
+    const before = f64[(WORKER_BASE + WK_BUSY_NS) >> 3]!;
+    for (let i = 0; i < packets; i++) rig.send(port, ethernet(0x0800, new Uint8Array(46)));
+    assert.equal(rig.poll(), packets);
+    assert.equal(rig.poll(), 0);
+    return f64[(WORKER_BASE + WK_BUSY_NS) >> 3]! - before;
+  };
+  // A microsecond for eight looks at one queue.
+  for (let i = 0; i < 500; i++) rig.poll();
+  assert.equal(Math.round(busyAsOf(1)), 875);
+  assert.equal(Math.round(busyAsOf(9)), 1000);
+  // Whom the main thread has to be told of does not wait for another look.
+  rig.set(CTL_UPCALLS_ENABLED, 1);
+  const stranger = rig.addPort();
+  const idle = f64[(WORKER_BASE + WK_IDLE_NS) >> 3]!;
+  rig.send(stranger, ethernet(0x0800, new Uint8Array(46)));
+  assert.equal(rig.poll(), 1);
+  const last = f64[(WORKER_BASE + WK_IDLE_NS) >> 3]!;
+  assert.ok(last - idle >= 1000, 'of the breath before');
+  rig.poll();
+  assert.equal(f64[(WORKER_BASE + WK_IDLE_NS) >> 3], last);
 });
 
 // Before V8 has compiled anything, with its quick compilers only, and with all of them.

@@ -136,6 +136,11 @@ export class UpcallHandler {
     if (out.error === 'Recursion too deep' || out.error === 'Too many resubmits') {
       this.#logTrace(upcall);
     }
+    // The question leaves before the packet, as with Open vSwitch: what answers the packet (a mirror copies both ways, a guest
+    // asks back) often goes by the same tunnel, and finds the neighbour.
+    for (const { underlay, route } of out.effects.solicits) {
+      underlay.solicit(route.device, route, true);
+    }
     credit(out.effects, 1, upcall.packetLen, this.#datapath.engine.nowMs(), tcpFlags);
     for (const actions of splitProgram(out.program)) this.#inject(upcall, actions);
     if (upcall.reason !== UPCALL_SLOW && this.#install(pair, out, validated)) return true;

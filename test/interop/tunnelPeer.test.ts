@@ -3,6 +3,7 @@
 // meanwhile is decoded by tshark at the end, without complaint.
 
 import assert from 'node:assert/strict';
+import { spawn } from 'node:child_process';
 import { after, before, describe, test } from 'node:test';
 import type { Sandbox } from './sandbox.ts';
 import { Capture, decode } from './tshark.ts';
@@ -259,6 +260,49 @@ test('a tunnel that another port has already is refused until that one goes', as
       await box.until(() => /error +: \[\]/.test(columns(box, 'two')), 10000, 'port two');
     }
     for (const port of ['two', 'other']) box.vsctl('del-port', 'br-int', port);
+  }
+});
+
+test('the question for a neighbour leaves before the packet that raises it', async () => {
+  const [own, nobody] = [overlay4(77), underlay4(77)];
+  const patch = (name: string, peer: string): string[] => [
+    ...['--', 'set', 'interface', name, 'type=patch', `options:peer=${peer}`],
+  ];
+  for (const box of [theirs, ours]) {
+    addTunnel(box, 'ask', 'vxlan', { remote_ip: nobody, key: '77' });
+    box.vsctl(
+      ...['add-port', 'br-int', 'up', ...patch('up', 'down')],
+      ...['--', 'add-port', 'br-phy', 'down', ...patch('down', 'up')],
+    );
+    // Nothing else, lest the bridges send each other's broadcasts in circles.
+    box.ofctl('del-flows', 'br-int');
+    const actions = 'actions=output:up,output:ask';
+    box.ofctl('add-flow', 'br-int', `in_port=LOCAL,arp,arp_tpa=${own},${actions}`);
+    const self = box === ours ? 1 : 2;
+    const words = ['netns', 'exec', box.namespace!, 'tcpdump', '-lnnti', 'eth0', 'arp'];
+    const child = spawn('ip', words, { stdio: ['ignore', 'pipe', 'pipe'] });
+    let text = '';
+    child.stdout.on('data', (chunk) => {
+      text += chunk;
+    });
+    await new Promise((resolve) => child.stderr.once('data', resolve));
+    // The other one's last questions may be on their way.
+    const asked = (): string[] =>
+      [...text.matchAll(/who-has ([\d.]+) tell ([\d.]+)/g)]
+        .filter(([, , who]) => who === underlay4(self) || who === overlay4(self))
+        .map(([, whom]) => whom!);
+    try {
+      box.run('ping', '-c', '1', '-W', '1', own);
+      await box.until(() => asked().includes(nobody) && asked().includes(own), 20000, 'questions');
+    } finally {
+      child.kill('SIGKILL');
+      for (const port of ['ask', 'up']) box.vsctl('del-port', 'br-int', port);
+      box.vsctl('del-port', 'br-phy', 'down');
+      box.ofctl('add-flow', 'br-int', 'actions=NORMAL');
+      box.ofctl('del-flows', 'br-int', 'arp');
+      flushNeighbours(box);
+    }
+    assert.deepEqual(asked().slice(0, 2), [nobody, own], box === ours ? 'ours' : 'theirs');
   }
 });
 

@@ -26,8 +26,11 @@ export interface Underlay {
   route(destination: Uint8Array, packetMark: number, source?: Uint8Array): TunnelRoute | undefined;
   /** MAC (6 bytes) of a neighbour behind a bridge; undefined: unknown. */
   neighbour(bridge: string, address: Uint8Array): Uint8Array | undefined;
-  /** Asks for a neighbour by ARP or neighbour solicitation, at most once a second for each address. */
-  solicit(device: string, route: TunnelRoute): void;
+  /**
+   * Asks for a neighbour by ARP or neighbour solicitation, at most once a second for each address. `atOnce`: before this
+   * returns, which is for callers that are in the middle of nothing; else soon.
+   */
+  solicit(device: string, route: TunnelRoute, atOnce?: boolean): void;
   /**
    * A packet that crosses a bridge with a tunnel endpoint: an ARP reply or neighbour advertisement teaches. `flow` is a record
    * of contract/key.ts. Returns true if the packet is one that may teach (its fields were looked at).

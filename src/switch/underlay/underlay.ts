@@ -163,7 +163,7 @@ export class HostUnderlay implements Underlay, Disposable {
     return this.#options.ownDeviceOf?.(address) ?? this.#owners.get(addressKey(address));
   }
 
-  solicit(device: string, route: TunnelRoute): void {
+  solicit(device: string, route: TunnelRoute, atOnce = false): void {
     if (isMapped(route.source) !== isMapped(route.nextHop)) return;
     const { datapath } = this.#options;
     const key = `${addressKey(route.nextHop)}${device}`;
@@ -172,8 +172,8 @@ export class HostUnderlay implements Underlay, Disposable {
     if (lastMs !== undefined && now - lastMs < SOLICIT_INTERVAL_MS) return;
     if (this.#solicited.size >= SOLICITATIONS_MAX) this.#solicited.clear();
     this.#solicited.set(key, now);
-    // Not within the translation that asks.
-    setImmediate(() => this.#send(device, route));
+    if (atOnce) this.#send(device, route);
+    else setImmediate(() => this.#send(device, route));
   }
 
   /** The packet leaves as if the host had sent it by the device: the flows of its bridge decide. */

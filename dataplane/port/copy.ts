@@ -34,3 +34,15 @@ export function copyBytes(to: u32, from: u32, length: u32): void {
   }
   for (let at: u32 = 0; at < length; at++) store<u8>(to + at, load<u8>(from + at));
 }
+
+/** The same for a frame or what of it is in the head: the small ones without a loop, whose end would have to be found. */
+export function copyFrame(to: u32, from: u32, length: u32): void {
+  if (length - 48 > 16) {
+    copyBytes(to, from, length);
+    return;
+  }
+  v128.store(to, v128.load(from));
+  v128.store(to, v128.load(from, 16), 16);
+  v128.store(to, v128.load(from, 32), 32);
+  v128.store(to + length - 16, v128.load(from + length - 16));
+}

@@ -23,7 +23,7 @@ import {
 } from '../../contract/packet.ts';
 import { IO_CHAINS, IO_PIECES, IO_PLAN } from '../../contract/virtqueue.ts';
 import { privateBase } from '../worker.ts';
-import { copyBytes } from './copy.ts';
+import { copyBytes, copyFrame } from './copy.ts';
 import { countFrame } from './count.ts';
 import { logBytes } from './dirty.ts';
 import { vnetCsumOffset, vnetWords } from './vnet.ts';
@@ -160,7 +160,7 @@ export function deliverNow(packet: u32, to: u32, header: u32, length: u32, offlo
   const rest = words === 0 ? 0x10000 : vnetCsumOffset(packet, words) | 0x10000;
   if (header === 12) store<u32>(to, rest, 8);
   else store<u16>(to, <u16>rest, 8);
-  copyBytes(to + header, from, length);
+  copyFrame(to + header, from, length);
   countFrame(from, length);
 }
 

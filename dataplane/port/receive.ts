@@ -38,7 +38,7 @@ import { Q_PORT, QUEUE_SIZE } from '../../contract/port.ts';
 import { VQ_FEATURES, VQ_HEADER, VQ_STALLED } from '../../contract/virtqueue.ts';
 import { countDrop } from '../drop.ts';
 import { nowMs } from '../worker.ts';
-import { copyBytes } from './copy.ts';
+import { copyBytes, copyFrame } from './copy.ts';
 import { countBegin, countFrame, countReceived } from './count.ts';
 import { vnetReceive } from './vnet.ts';
 import { runAt, runBytes, runError } from './window.ts';
@@ -180,7 +180,7 @@ function finishWhole(from: u32, to: u32, header: u32, features: u32): u32 {
   store<u32>(to, head, PKT_HEAD);
   store<u32>(to, headBytes, PKT_HEAD_LEN);
   store<u32>(to, length, PKT_LEN);
-  copyBytes(head, frame, headBytes);
+  copyFrame(head, frame, headBytes);
   if (length > headBytes) {
     store<u32>(to, 1, PKT_SEG_COUNT);
     store<u32>(to, frame + headBytes, PKT_SEGS);

@@ -25,6 +25,8 @@ import { privateBase } from './worker.ts';
 
 const SLOTS: u32 = 64;
 const BATCH: u32 = 256;
+/** Clone records. */
+const CLONES: u32 = POOL_MAX - BURST_MAX;
 
 let slotsUsed: u32 = 0;
 let free: u32 = 0;
@@ -143,6 +145,7 @@ function transmit(slot: u32): void {
   const list = privateBase + S_BATCHES + slot * BATCH * 4;
   txBurst(load<u32>(header), list, <i32>count);
   store<u32>(header, 0, 4);
+  if (free === CLONES) return; // None is in use, so none is among them.
   for (let i: u32 = 0; i < count; i++) release(load<u32>(list + i * 4));
 }
 

@@ -114,14 +114,25 @@ export function txBurst(portNumber: u32, list: u32, n: i32): void {
   windowOpen(portNumber, record);
   const mtu = load<u32>(record, PT_MTU);
   const limit: u32 = mtu === 0 ? u32.MAX_VALUE : mtu + 14 + 8;
-  for (let i: u32 = 0; i < <u32>n; i++) {
-    const packet = load<u32>(list + i * 4);
-    const plain = load<u32>(packet, PKT_TRUNC) === 0 && load<u8>(packet, PKT_VNET_FLAGS) === 0;
-    if (plain && load<u32>(packet, PKT_LEN) <= limit) enlist(packet);
-    else send(packet, limit);
+  let ready: u32 = 0;
+  while (ready < <u32>n && isReady(load<u32>(list + ready * 4), limit)) ready++;
+  if (ready === <u32>n && ready <= LIST_MAX) {
+    hand(list, ready);
+  } else {
+    for (let i: u32 = 0; i < <u32>n; i++) {
+      const packet = load<u32>(list + i * 4);
+      if (i < ready || isReady(packet, limit)) enlist(packet);
+      else send(packet, limit);
+    }
+    flush();
   }
-  flush();
   if (!isHeld(queue)) atomic.store<u32>(queue + Q_LOCK, 0);
+}
+
+/** Nothing has to be done to the packet. */
+function isReady(packet: u32, limit: u32): bool {
+  if (load<u32>(packet, PKT_TRUNC) !== 0 || load<u8>(packet, PKT_VNET_FLAGS) !== 0) return false;
+  return load<u32>(packet, PKT_LEN) <= limit;
 }
 
 /** Several workers may share the queue. The lock holds the worker's number + 1, so that the engine can free it. */
@@ -253,13 +264,17 @@ function enlist(packet: u32): void {
   if (listed === LIST_MAX) flush();
 }
 
-/** Hands the list to the ring. */
+/** Hands over what is listed. */
 function flush(): void {
   const n = listed;
   const list = privateBase + (PV_IO + IO_LIST);
   listed = 0;
   recordsUsed = 0;
-  if (n === 0) return;
+  if (n !== 0) hand(list, n);
+}
+
+/** Hands `n` packets to the ring. */
+function hand(list: u32, n: u32): void {
   const kind = load<u32>(queue, Q_KIND);
   countBegin();
   if (kind === QUEUE_SPLIT || kind === QUEUE_PACKED) {

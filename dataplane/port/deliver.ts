@@ -152,16 +152,38 @@ export function chainSingle(id: u32, bytes: u32): void {
   chainCount++;
 }
 
-/** Copies a frame that is in the head as a whole (`length` bytes), behind its virtio-net header, to `to`. */
-export function deliverNow(packet: u32, to: u32, header: u32, length: u32, offloads: u32): void {
+/** Copies the head of a frame of `length` bytes, or all of it if it is in the head, behind its virtio-net header to `to`. */
+export function deliverNow(
+  packet: u32,
+  to: u32,
+  header: u32,
+  headBytes: u32,
+  length: u32,
+  offloads: u32,
+): void {
   const from = load<u32>(packet, PKT_HEAD);
   const words = load<u8>(packet, PKT_VNET_FLAGS) === 0 ? 0 : vnetWords(packet, offloads);
   store<u64>(to, words);
   const rest = words === 0 ? 0x10000 : vnetCsumOffset(packet, words) | 0x10000;
   if (header === 12) store<u32>(to, rest, 8);
   else store<u16>(to, <u16>rest, 8);
-  copyFrame(to + header, from, length);
+  copyFrame(to + header, from, headBytes);
   countFrame(from, length);
+}
+
+/** Is the packet a head and one segment, together `length` bytes? Most long frames are. */
+export function isHeadAndTail(packet: u32, length: u32): bool {
+  if (load<u32>(packet, PKT_SEG_COUNT) !== 1) return false;
+  const headBytes = load<u32>(packet, PKT_HEAD_LEN);
+  return headBytes < length && load<u32>(packet, PKT_SEGS + 4) === length - headBytes;
+}
+
+/** Copies such a frame, behind its virtio-net header, to `to`. */
+export function deliverBoth(packet: u32, to: u32, header: u32, length: u32, offloads: u32): void {
+  const headBytes = load<u32>(packet, PKT_HEAD_LEN);
+  const tail = load<u32>(packet, PKT_SEGS);
+  deliverNow(packet, to, header, headBytes, length, offloads);
+  copyBytes(to + header + headBytes, tail, length - headBytes);
 }
 
 /** The packet has its place. */
@@ -190,7 +212,7 @@ export function deliverAll(header: u32, offloads: u32, log: u32): void {
     piece = privateBase + (PV_IO + IO_PIECES) + pieceNumber * 16;
     if (load<u32>(plan, 8) === 1 && load<u32>(packet, PKT_HEAD_LEN) === length) {
       // One buffer, all of the frame in the head.
-      deliverNow(packet, load<u32>(piece), header, length, offloads);
+      deliverNow(packet, load<u32>(piece), header, length, length, offloads);
       if (log !== 0) logBytes(log, load<u64>(piece, 8), load<u32>(piece, 4));
       continue;
     }

@@ -47,6 +47,7 @@ import {
   chainEnd,
   chainSingle,
   deliverAll,
+  deliverBoth,
   deliverNow,
   destinationBegin,
   destinationCommit,
@@ -55,6 +56,7 @@ import {
   destinationSingle,
   destinationWaste,
   isFirstChain,
+  isHeadAndTail,
   planBegin,
   planHasRoom,
 } from './deliver.ts';
@@ -268,7 +270,10 @@ export function splitTransmit(q: u32, list: u32, n: u32, offloads: u32): void {
         if (at !== 0) {
           if (!log && load<u32>(packet, PKT_HEAD_LEN) === length) {
             chainSingle(id, header + length);
-            deliverNow(packet, at, header, length, offloads);
+            deliverNow(packet, at, header, length, length, offloads);
+          } else if (!log && isHeadAndTail(packet, length)) {
+            chainSingle(id, header + length);
+            deliverBoth(packet, at, header, length, offloads);
           } else destinationSingle(packet, at, header + length, address, id);
           next = (next + 1) & 0xffff;
           left--;

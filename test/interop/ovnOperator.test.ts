@@ -36,7 +36,8 @@ before(async () => {
   net.addMachine({ name: 'vm1', host: 'hv1', mac: MAC.vm1, addresses: ['10.1.0.11/24'] });
   net.addMachine({ name: 'vm2', host: 'hv2', mac: MAC.vm2, addresses: ['10.1.0.12/24'] });
   net.sync();
-  assert.ok(net.ping('vm1', '10.1.0.12'), net.logs());
+  // The first packets may wait for addresses to be resolved.
+  await net.until(() => net.ping('vm1', '10.1.0.12'), 30000, 'answers');
   ping = startPing(net, 'vm1', '10.1.0.12');
 });
 
@@ -205,7 +206,7 @@ test(`${PORTS} ports with rules, at once`, async (t) => {
   // One of them is a machine.
   hv1.box.must('ip', 'link', 'set', 't-p7', 'address', '02:00:00:00:10:07', 'up');
   hv1.box.must('ip', 'address', 'add', '10.1.0.27/24', 'dev', 't-p7');
-  assert.ok(net.ping('vm2', '10.1.0.27'), net.logs());
+  await net.until(() => net.ping('vm2', '10.1.0.27'), 30000, 'answers of the new machine');
   await answersGoOn(t, 'the ports');
   const removedMs = Date.now();
   hv1.box.vsctl(

@@ -62,6 +62,8 @@ export interface ReconcilerOptions {
   protocols: ProtocolModules;
   /** With --enable-dummy. */
   dummies?: Dummies | undefined;
+  /** Of bridges that can be made; the empty one can. */
+  datapathTypes: readonly string[];
   /** Log of module bridge. */
   log: NetdevContext['log'];
   /** Log of the OpenFlow front-end. */
@@ -82,6 +84,8 @@ export class Reconciler {
   restoring = false;
   readonly #options: ReconcilerOptions;
   #settings: DataPlaneSettings | undefined;
+  /** Bridges with a datapath type that does not exist. */
+  #refused = new Set<string>();
   readonly #exporters: SharedExports = { ipfixExporters: 0, globalCounters: undefined };
 
   constructor(options: ReconcilerOptions) {
@@ -108,18 +112,36 @@ export class Reconciler {
       perm: intent.otherConfig['vhost-sock-perm'],
     };
 
-    const wanted = new Map(intent.bridges.map((b) => [b.name, b]));
+    const bridges = this.#served(intent.bridges);
+    const wanted = new Map(bridges.map((b) => [b.name, b]));
     for (const [name, unit] of [...this.bridges]) {
       if (!wanted.has(name)) await this.#removeBridge(name, unit, false);
     }
     // Ports that move between bridges are released before they are taken.
-    const current = intent.bridges.filter((b) => this.bridges.has(b.name));
-    const order = [...current, ...intent.bridges.filter((b) => !current.includes(b))];
+    const current = bridges.filter((b) => this.bridges.has(b.name));
+    const order = [...current, ...bridges.filter((b) => !current.includes(b))];
     for (const bridge of order) await this.#applyBridge(bridge, settings);
     await portsReady?.();
     for (const bridge of order) await this.#applyControllers(bridge, intent);
     for (const unit of this.bridges.values()) await unit.bridge.settled();
     await datapath.engine.quiesce();
+  }
+
+  /** Those whose datapath type exists. The others are complained of once. */
+  #served(bridges: readonly BridgeIntent[]): BridgeIntent[] {
+    const { datapathTypes, log } = this.#options;
+    const before = this.#refused;
+    this.#refused = new Set();
+    return bridges.filter(({ name, datapathType }) => {
+      if (datapathType === '' || datapathTypes.includes(datapathType)) return true;
+      const complaint = `${name} ${datapathType}`;
+      this.#refused.add(complaint);
+      if (!before.has(complaint)) {
+        log.warn(`could not create datapath ${name} of unknown type ${datapathType}`);
+        log.warn(`failed to create bridge ${name}: Address family not supported by protocol`);
+      }
+      return false;
+    });
   }
 
   /** Bridges with the OpenFlow state of a predecessor, without ports: what can be done before the devices come. */

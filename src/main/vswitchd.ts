@@ -187,6 +187,7 @@ class Daemon implements Vswitchd {
         log: vlog.module('netdev'),
       },
       dummies: this.#dummies,
+      datapathTypes: this.#datapathTypes(),
       log: vlog.module('bridge'),
       connmgrLog: vlog.module('connmgr'),
       rconnLog: vlog.module('rconn'),
@@ -425,11 +426,7 @@ class Daemon implements Vswitchd {
           snapshot.root.uuid,
           daemonIdentity({
             curCfg: intent.nextCfg,
-            datapathTypes: [
-              'netdev',
-              ...(this.#options.systemDatapath === false ? [] : ['system']),
-              ...(this.#dummies ? ['dummy'] : []),
-            ],
+            datapathTypes: this.#datapathTypes(),
             ifaceTypes: ifaceTypes(this.#dummies),
           }),
         ],
@@ -456,6 +453,11 @@ class Daemon implements Vswitchd {
     if (this.#started) return;
     this.#started = true;
     this.#options.onConfigured?.();
+  }
+
+  #datapathTypes(): string[] {
+    const system = this.#options.systemDatapath === false ? [] : ['system'];
+    return ['netdev', ...system, ...(this.#dummies ? ['dummy'] : [])];
   }
 
   /** With the first bridge: what scripts look for in the log of a datapath. */

@@ -10,6 +10,7 @@ import {
   K_IN_PORT,
   K_PACKET_TYPE,
   K_PKT_MARK,
+  K_RECIRC_ID,
   K_TCP_FLAGS,
   KEY_SIZE,
 } from '../../contract/key.ts';
@@ -124,6 +125,14 @@ function hiddenRule(actions: readonly Action[], reg: number): Rule {
   };
 }
 
+/** What has not been recirculated finds nothing else in that table. */
+function onceRule(): Rule {
+  const rule = hiddenRule([], 0);
+  rule.match.mask.fill(0);
+  rule.match.mask.fill(0xff, K_RECIRC_ID, K_RECIRC_ID + 4);
+  return { ...rule, priority: 2 };
+}
+
 const IMPLICIT_MISS = 7;
 
 /** Flow changes in one go up to which megaflows are chosen one by one. */
@@ -190,6 +199,7 @@ export class SwitchBridge implements DatapathBridge {
     this.noPacketInRule = hiddenRule([], 2);
     this.dropFragmentsRule = hiddenRule([], 3);
     const hidden: FlowTable = this.tables[HIDDEN_TABLE]!;
+    hidden.insert(onceRule());
     hidden.insert(this.missRule);
     hidden.insert(this.noPacketInRule);
     hidden.insert(this.dropFragmentsRule);

@@ -402,7 +402,7 @@ test('the flow limit keeps packets flowing without megaflows', async () => {
 test('hidden rules live in table 254', async () => {
   const { rig, bridge } = await normalSwitch();
   const hidden = [...bridge.tables[254]!];
-  assert.equal(hidden.length, 3);
+  assert.equal(hidden.length, 4);
   assert.ok(hidden.every((rule) => rule.hidden && rule.match.mask.length === FLOW_SIZE));
   rig.close();
 });

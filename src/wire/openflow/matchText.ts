@@ -74,8 +74,8 @@ export function formatMatch(match: Match, options: MatchTextOptions = {}): strin
     out.push(
       `packet_type=(${get16(key, K.K_PACKET_TYPE)},${hex(get16(key, K.K_PACKET_TYPE + 2))})`,
     );
-  // Only megaflows match on recirc_id, and they always know that the packet is an Ethernet frame.
-  else if (get32(mask, K.K_RECIRC_ID)) out.push('eth');
+  // Only megaflows match on both, and they always know that the packet is an Ethernet frame.
+  else if (get32(mask, K.K_RECIRC_ID) && get32(mask, F_IN_PORT)) out.push('eth');
   const { skipType, skipProto } = formatProtocol(match, type, out);
   for (let i = 0; i < 16; i++) shown.hex32(`reg${i}`, F_REGS + 4 * i);
   formatTunnel(shown, match, options, out);

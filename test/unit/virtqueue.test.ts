@@ -480,6 +480,24 @@ describe('transmit', () => {
       frame(1000),
     ]);
   });
+  test('every length, in the head as a whole or with a segment behind it, and no byte more', () => {
+    for (const packed of [false, true]) {
+      for (let length = 14; length <= 300; length++) {
+        for (const headBytes of [256, Math.min(length, 14 + (length % 50))]) {
+          const ring = setUp(1, { packed });
+          room(ring);
+          ring.guest.write(DATA, Buffer.alloc(400, 0x55));
+          ports.setPacket(0, frame(length), { headBytes });
+          ports.transmit(1, 1);
+          const [used] = ring.reap();
+          assert.equal(used?.length, 12 + length);
+          const got = ring.guest.read(DATA + 12n, 388);
+          const wanted = Buffer.concat([frame(length), Buffer.alloc(388 - length, 0x55)]);
+          assert.ok(got.equals(wanted), `${length} bytes, ${headBytes} in the head`);
+        }
+      }
+    }
+  });
   test('a worker uses the queue of its number modulo the usable ones, and leaves it unlocked', () => {
     const rings = [0, 1, 2].map((i) => {
       if (i === 0) setUp(1, {});

@@ -70,6 +70,11 @@ export const ACT_POP_ETH = 46; // words 1
 export const ACT_SET_TUNNEL = 47; // [1] destination port [2-17] tunnel fields, K_TUN_ID … K_TUN_IPV6_DST [18 …] Geneve options
 // A label around the whole packet, which has no Ethernet header of its own then. Popped with type 0x6558, it has again.
 export const ACT_ADD_MPLS = 48; // words 3: [1] label stack entry [2] Ethernet type, 0x8847 or 0x8848
+// Network service headers (RFC 8300) around packets, which have no Ethernet header of their own then; the fields of
+// ACT_SET_NSH as in the key, K_NSH_FLAGS … K_NSH_CONTEXT.
+export const ACT_PUSH_NSH = 49; // [1 …] the header, as long as it says
+export const ACT_POP_NSH = 50; // words 1. Recirculation follows: what is inside has to be parsed
+export const ACT_SET_NSH = 51; // words 13: [1-6] flags … context [7-12] mask
 
 /** Open vSwitch would say "sample" with a probability of 100 %: the text shows it so. */
 export const CLONE_SAMPLE = 1;

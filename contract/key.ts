@@ -11,7 +11,7 @@
 //   line 1  bytes  64-127  IPv6, ARP and neighbour discovery
 //   line 2  bytes 128-191  rest of connection tracking, marks, MPLS
 //   line 3  bytes 192-255  tunnel
-//   line 4  bytes 256-319  original IPv6 tuple of connection tracking
+//   line 4  bytes 256-319  original IPv6 tuple of connection tracking, NSH
 //   line 5  bytes 320-447  two lines: Geneve options of the tunnel, as they came
 //   then    bytes 448-831  OpenFlow only: metadata, registers, tunnel metadata
 //
@@ -80,7 +80,16 @@ export const K_TUN_IPV6_SRC = 224; // 16 bytes
 export const K_TUN_IPV6_DST = 240; // 16 bytes
 // line 4
 export const K_CT_IPV6_SRC = 256; // 16 bytes
-export const K_CT_IPV6_DST = 272; // 16 bytes, then 32 bytes of zero
+export const K_CT_IPV6_DST = 272; // 16 bytes
+// Network service header (RFC 8300). A header that lies about its length has left nothing here.
+export const K_NSH = 288;
+export const K_NSH_FLAGS = 288; // u8, 2 bits: O and U
+export const K_NSH_TTL = 289; // u8, 6 bits
+export const K_NSH_MDTYPE = 290; // u8
+export const K_NSH_NP = 291; // u8 next protocol
+export const K_NSH_PATH = 292; // u32 service path identifier << 8 | service index
+export const K_NSH_CONTEXT = 296; // 4 x u32 of metadata type 1, then 8 bytes of zero
+export const NSH_KEY_BYTES = 24;
 
 // line 5 and 6
 /**

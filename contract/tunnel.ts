@@ -59,9 +59,23 @@ export const VXLAN_GPE_VERSION = 0x30000000;
 export const GPE_IPV4 = 1;
 export const GPE_IPV6 = 2;
 export const GPE_ETHERNET = 3;
+export const GPE_NSH = 4;
 
 export const GTPU_FLAGS_DEFAULT = 0x30; // version 1, protocol type GTP
 export const GTPU_MESSAGE_GPDU = 255;
 
 /** Namespace of K_PACKET_TYPE for packets without Ethernet header: 1 << 16 | Ethernet type. */
 export const PACKET_TYPE_ETHERTYPE = 0x10000;
+
+// Network service header (RFC 8300)
+export const ETH_TYPE_NSH = 0x894f;
+export const PACKET_TYPE_NSH = 0x1894f;
+export const NSH_BASE_BYTES = 8;
+export const NSH_MD1_BYTES = 24;
+/** Longest header: its length is 6 bits of words. */
+export const NSH_MAX_BYTES = 252;
+/** Next protocols. */
+export const NSH_IPV4 = 1;
+export const NSH_IPV6 = 2;
+export const NSH_ETHERNET = 3;
+export const NSH_NSH = 4;

@@ -15,9 +15,11 @@ import {
   ACT_OUTPUT,
   ACT_POP_ETH,
   ACT_POP_MPLS,
+  ACT_POP_NSH,
   ACT_POP_VLAN,
   ACT_PUSH_ETH,
   ACT_PUSH_MPLS,
+  ACT_PUSH_NSH,
   ACT_PUSH_VLAN,
   ACT_RECIRC,
   ACT_SAMPLE,
@@ -28,6 +30,7 @@ import {
   ACT_SET_META,
   ACT_SET_MPLS,
   ACT_SET_ND,
+  ACT_SET_NSH,
   ACT_SET_TP,
   ACT_SET_TUNNEL,
   ACT_SET_VLAN,
@@ -63,6 +66,7 @@ import { MARK_REWRITTEN } from './mark.ts';
 import { meterAll } from './meter.ts';
 import { addMpls, popEth, popMpls, pushEth, pushMpls, setMpls } from './mpls.ts';
 import { checkLengthAll, cloneAll, resetNested, sampleAll } from './nested.ts';
+import { popNsh, pushNsh, setNsh } from './nsh.ts';
 import { parseAgain, parseFresh } from './parse.ts';
 import { LIST_MAX, S_RECIRC, S_UPCALL_KEY } from './scratch.ts';
 import {
@@ -382,6 +386,12 @@ function rewrite(op: u32, operands: u32, pkt: u32): bool {
       return pushEth(pkt, operands);
     case ACT_POP_ETH:
       return popEth(pkt);
+    case ACT_PUSH_NSH:
+      return pushNsh(pkt, operands);
+    case ACT_POP_NSH:
+      return popNsh(pkt);
+    case ACT_SET_NSH:
+      return setNsh(pkt, operands);
     default:
       return false;
   }

@@ -7,7 +7,7 @@
 // Lengths are those of the frame; bytes are read only from the head (PKT_HEAD_COPY), so a header that lies beyond it
 // (behind 200 bytes of IPv6 extension headers, say) is treated as absent.
 //
-//   | dst 6 | src 6 | [tpid tci] x 0…2 | type 2 | [LLC/SNAP 8] | [MPLS 4 x n] | L3 | L4
+//   | dst 6 | src 6 | [tpid tci] x 0…2 | type 2 | [LLC/SNAP 8] | [MPLS 4 x n] | L3, or NSH (nsh.ts) | L4
 //
 // Ethernet: IEEE 802.3; VLAN: 802.1Q, 802.1ad; IPv4: RFC 791; ARP: RFC 826; IPv6: RFC 8200; ND: RFC 4861.
 
@@ -51,6 +51,7 @@ import {
   LINE6,
   markLines,
 } from './key.ts';
+import { clearNsh, parseNsh } from './nsh.ts';
 import { parseIpv4, parseIpv6 } from './parseIp.ts';
 
 // Ethernet types as a little-endian load sees them.
@@ -62,6 +63,7 @@ const BE_VLAN: u32 = 0x0081;
 const BE_QINQ: u32 = 0xa888;
 const BE_MPLS: u32 = 0x4788;
 const BE_MPLS_MULTICAST: u32 = 0x4888;
+const BE_NSH: u32 = 0x4f89;
 
 /** Parses `n` packets of a burst whose keys are to be made from nothing. */
 export function parseBurst(first: u32, n: i32): void {
@@ -161,6 +163,7 @@ function clearHeaders(key: u32): void {
     v128.store(key + K_ND_RESERVED, zero);
     store<u32>(key + K_ND_RESERVED + 16, 0);
   }
+  if (lines & LINE4) clearNsh(key);
 }
 
 function parse(pkt: u32, key: u32): void {
@@ -238,6 +241,7 @@ function parseNetwork(
   if (type === BE_IPV4) parseIpv4(pkt, key, head, at, end, size);
   else if (type === BE_IPV6) parseIpv6(pkt, key, head, at, end, size);
   else if (type === BE_ARP || type === BE_RARP) parseArp(key, at, end, size);
+  else if (type === BE_NSH) parseNsh(key, at, end, size);
 }
 
 function isSnap(at: u32): bool {

@@ -63,11 +63,13 @@ import {
   GPE_ETHERNET,
   GPE_IPV4,
   GPE_IPV6,
+  GPE_NSH,
   GRE_CSUM,
   GRE_KEY,
   GRE_SEQ,
   GTPU_MESSAGE_GPDU,
   PACKET_TYPE_ETHERTYPE,
+  PACKET_TYPE_NSH,
   TUNNEL_BAREUDP,
   TUNNEL_ERSPAN,
   TUNNEL_GENEVE,
@@ -292,6 +294,7 @@ function vxlan(at: u32, reach: u32): u32 {
     if ((bits & (VXLAN_GPE_OAM | VXLAN_GPE_VERSION)) !== 0) return DROP_TUNNEL_HEADER;
     if (next === GPE_IPV4) packetType = PACKET_TYPE_ETHERTYPE | ETH_IPV4;
     else if (next === GPE_IPV6) packetType = PACKET_TYPE_ETHERTYPE | ETH_IPV6;
+    else if (next === GPE_NSH) packetType = PACKET_TYPE_NSH;
     else if (next !== GPE_ETHERNET) return DROP_TUNNEL_PROTOCOL;
     bits &= ~(VXLAN_GPE | 0xff);
   } else if (bits & VXLAN_GBP) {

@@ -9,10 +9,12 @@ import {
   K_CT_STATE,
   K_MPLS_COUNT,
   K_ND_RESERVED,
+  K_NSH,
   K_NW_PROTO,
   K_NW_TOS,
   K_PACKET_TYPE,
   KEY_SIZE,
+  NSH_KEY_BYTES,
 } from '../../contract/key.ts';
 import { MAX_WORKERS } from '../../contract/memory.ts';
 import { PT_MASKS, PT_MASKS_COUNT, PT_SIMPLE, portAddress } from '../../contract/port.ts';
@@ -44,7 +46,8 @@ const SIMPLE_BYTES: readonly boolean[] = Array.from({ length: KEY_SIZE }, (_, i)
     within(K_CT_STATE, K_MPLS_COUNT) ||
     within(K_CT_MARK, 64) ||
     within(K_CT_LABEL, K_ND_RESERVED) ||
-    within(K_PACKET_TYPE, KEY_SIZE)
+    within(K_PACKET_TYPE, K_NSH) ||
+    within(K_NSH + NSH_KEY_BYTES, KEY_SIZE)
   );
 });
 

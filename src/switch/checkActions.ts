@@ -14,7 +14,7 @@ import {
 import { PACKET_TYPE_ETHERTYPE } from '../../contract/tunnel.ts';
 import { coverSubfield, setSubfield } from '../wire/openflow/fieldAccess.ts';
 import { type Field, findField } from '../wire/openflow/fields.ts';
-import { isMpls, prereqOk } from '../wire/openflow/prereq.ts';
+import { dlType, ETH_TYPE_NSH, isMpls, prereqOk } from '../wire/openflow/prereq.ts';
 import {
   type Action,
   type Match,
@@ -247,6 +247,9 @@ function checkOne(c: Check, action: Action): void {
       return;
     case 'dec_mpls_ttl':
       if (!isMpls(be16(c.key, K_ETH_TYPE))) inconsistent(c, action);
+      return;
+    case 'dec_nsh_ttl':
+      if (dlType(c.key) !== ETH_TYPE_NSH) inconsistent(c, action);
       return;
     case 'goto_table':
       if ((c.table !== 0xff && action.table <= c.table) || action.table >= N_TABLES) {

@@ -17,6 +17,10 @@ import {
   K_ND_OPTIONS_TYPE,
   K_ND_RESERVED,
   K_ND_TARGET,
+  K_NSH_CONTEXT,
+  K_NSH_FLAGS,
+  K_NSH_MDTYPE,
+  K_NSH_TTL,
   K_NW_DST,
   K_NW_FRAG,
   K_NW_PROTO,
@@ -32,6 +36,7 @@ import {
   VLAN_PRESENT,
 } from '../../contract/key.ts';
 import { PKT_HEAD_COPY } from '../../contract/packet.ts';
+import { ETH_TYPE_NSH, NSH_BASE_BYTES, NSH_MD1_BYTES } from '../../contract/tunnel.ts';
 import {
   be16,
   be32,
@@ -125,6 +130,24 @@ function extractNetwork(record: Uint8Array, c: Cursor, type: number): void {
   else if (type === ETH_TYPE_IP) extractIpv4(record, c);
   else if (type === ETH_TYPE_IPV6) extractIpv6(record, c);
   else if (type === ETH_TYPE_ARP || type === ETH_TYPE_RARP) extractArp(record, c);
+  else if (type === ETH_TYPE_NSH) extractNsh(record, c);
+}
+
+/** RFC 8300. Nothing of a header that is cut short or lies; only metadata of type 1 has fields. */
+function extractNsh(record: Uint8Array, c: Cursor): void {
+  if (!has(c, NSH_BASE_BYTES)) return;
+  const { frame, at } = c;
+  const word = be16(frame, at);
+  const bytes = (word & 63) * 4;
+  const type = frame[at + 2]!;
+  if (word >>> 14 !== 0 || bytes > c.size || (type === 2 && bytes < NSH_BASE_BYTES)) return;
+  if (type === 1) {
+    if (bytes !== NSH_MD1_BYTES || !has(c, bytes)) return;
+    copy(record, K_NSH_CONTEXT, c, 8, 16);
+  }
+  record[K_NSH_FLAGS] = (word >>> 12) & 3;
+  record[K_NSH_TTL] = (word >>> 6) & 63;
+  copy(record, K_NSH_MDTYPE, c, 2, 6); // and next protocol and path
 }
 
 /** 802.2: only SNAP with OUI 0 names a type (RFC 1042). */

@@ -23,6 +23,7 @@ import {
 import { be16, be32, isVlanType, putBe16, putBe32 } from './flow.ts';
 import { parseCtField } from './odpCt.ts';
 import { formatBytes, ODP_GROUPS, type OdpField, TCP_FLAG_NAMES } from './odpFields.ts';
+import { parseNsh } from './odpNsh.ts';
 import { parseMpls, parseTunnel } from './odpTunnel.ts';
 import { parseIpv4, parseIpv6, parseMac } from './textAddress.ts';
 
@@ -220,6 +221,8 @@ function parseParts(
       parseTunnel(key, splitTop(body));
     } else if (name === 'mpls') {
       parseMpls(key, splitTop(body));
+    } else if (name === 'nsh') {
+      parseNsh(key, splitTop(body), mask);
     } else if (name === 'packet_type') {
       const [, ns, id] = /^ns=(\w+),id=(\w+)$/.exec(body.replace(/\/\w+/g, '')) ?? [];
       if (Number(ns) === 1) putBe32(key, K_PACKET_TYPE, (1 << 16) | odpNumber(id ?? '', 0xffff));

@@ -15,9 +15,11 @@ import {
   ACT_OUTPUT,
   ACT_POP_ETH,
   ACT_POP_MPLS,
+  ACT_POP_NSH,
   ACT_POP_VLAN,
   ACT_PUSH_ETH,
   ACT_PUSH_MPLS,
+  ACT_PUSH_NSH,
   ACT_PUSH_VLAN,
   ACT_RECIRC,
   ACT_SAMPLE,
@@ -28,6 +30,7 @@ import {
   ACT_SET_META,
   ACT_SET_MPLS,
   ACT_SET_ND,
+  ACT_SET_NSH,
   ACT_SET_TP,
   ACT_SET_TUNNEL,
   ACT_SET_VLAN,
@@ -63,7 +66,7 @@ import {
   VLAN_PRESENT,
 } from '../../contract/key.ts';
 import type { FlowStats } from '../engine/types.ts';
-import { isMpls } from '../wire/openflow/prereq.ts';
+import { ETH_TYPE_NSH, isMpls } from '../wire/openflow/prereq.ts';
 import {
   be16,
   be32,
@@ -100,6 +103,7 @@ import {
   type OdpGroup,
   TCP_FLAG_NAMES,
 } from './odpFields.ts';
+import { nshKeyParts, pushNshText, setNshText } from './odpNsh.ts';
 import {
   mplsKeyParts,
   pushMplsText,
@@ -266,6 +270,8 @@ function networkParts(key: Uint8Array, mask: Uint8Array, verbose: boolean): stri
     parts.push(groupText(ODP_ARP, key, mask, verbose));
   } else if (isMpls(type)) {
     parts.push(...mplsKeyParts(key, mask, verbose));
+  } else if (type === ETH_TYPE_NSH) {
+    parts.push(...nshKeyParts(key, mask, verbose));
   }
   return parts.filter((part) => part !== undefined);
 }
@@ -481,6 +487,12 @@ function actionText(op: number, operands: Uint32Array, key: Uint8Array, names: O
     }
     case ACT_POP_ETH:
       return 'pop_eth';
+    case ACT_PUSH_NSH:
+      return pushNshText(operands);
+    case ACT_POP_NSH:
+      return 'pop_nsh()';
+    case ACT_SET_NSH:
+      return setNshText(operands);
     case ACT_SET_VLAN:
       return `set(vlan(${vlanText((first & 0xffff) | VLAN_PRESENT, first >>> 16, false)}))`;
     case ACT_SET_META:

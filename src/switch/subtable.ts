@@ -17,12 +17,14 @@ import {
   K_IPV6_SRC,
   K_MPLS_LSE,
   K_ND_RESERVED,
+  K_NSH,
   K_NW_PROTO,
   K_NW_SRC,
   K_PACKET_TYPE,
   K_PKT_MARK,
   K_TP_DST,
   K_TP_SRC,
+  NSH_KEY_BYTES,
 } from '../../contract/key.ts';
 import { type MatchShape, type PackedMatch, packMatch } from '../wire/openflow/packedMatch.ts';
 import { be16 } from './flow.ts';
@@ -43,6 +45,7 @@ STAGE_OF_BYTE.fill(2, K_CT_NW_SRC, K_CT_TP_SRC);
 STAGE_OF_BYTE.fill(2, K_CT_IPV6_SRC, K_CT_IPV6_SRC + 32);
 STAGE_OF_BYTE.fill(3, K_TP_SRC, K_NW_SRC);
 STAGE_OF_BYTE.fill(3, K_ARP_SHA, K_CT_LABEL);
+STAGE_OF_BYTE.fill(3, K_NSH, K_NSH + NSH_KEY_BYTES);
 STAGE_OF_BYTE.fill(3, K_CT_TP_SRC, K_CT_NW_PROTO);
 STAGE_OF_BYTE.fill(3, K_ND_RESERVED, K_MPLS_LSE);
 STAGE_OF_BYTE.fill(0, K_PKT_MARK, K_ND_RESERVED);

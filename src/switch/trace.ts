@@ -33,6 +33,7 @@ import {
   K_MPLS_COUNT,
   K_MPLS_LSE,
   K_ND_TARGET,
+  K_NSH,
   K_NW_FRAG,
   K_NW_PROTO,
   K_NW_SRC,
@@ -54,6 +55,7 @@ import {
   K_VLAN0_TCI,
   K_VLAN1_TCI,
   KEY_SIZE,
+  NSH_KEY_BYTES,
   TUN_KEY,
 } from '../../contract/key.ts';
 import { formatActions } from '../wire/openflow/actionText.ts';
@@ -62,7 +64,7 @@ import { fieldByName } from '../wire/openflow/fields.ts';
 import { formatField, formatSubfield, type PortMap } from '../wire/openflow/fieldText.ts';
 import { formatMatch } from '../wire/openflow/matchText.ts';
 import type { TlvMapping } from '../wire/openflow/messages.ts';
-import { isMpls } from '../wire/openflow/prereq.ts';
+import { ETH_TYPE_NSH, isMpls } from '../wire/openflow/prereq.ts';
 import { type Action, OFPP_UNSET } from '../wire/openflow/types.ts';
 import type { Datapath, DatapathBridge } from './datapath.ts';
 import {
@@ -147,7 +149,9 @@ function packetMask(flow: Uint8Array): Uint8Array {
     }
   } else {
     if (isMpls(type)) cover(K_MPLS_LSE, 4 * be16(flow, K_MPLS_COUNT));
-    return mask;
+    if (type !== ETH_TYPE_NSH) return mask;
+    // And the fields of an IP header: so does Open vSwitch.
+    cover(K_NSH, NSH_KEY_BYTES);
   }
   mask[K_NW_FRAG] = 3;
   cover(K_NW_TOS, 1);

@@ -17,6 +17,8 @@ import {
   K_ND_OPTIONS_TYPE,
   K_ND_RESERVED,
   K_ND_TARGET,
+  K_NSH,
+  K_NSH_CONTEXT,
   K_NW_DST,
   K_NW_FRAG,
   K_NW_PROTO,
@@ -104,6 +106,7 @@ export function parseFrame(
   if (type === 0x0800) parseIpv4(parsed, rest);
   if (type === 0x86dd) parseIpv6(parsed, rest);
   if (type === 0x0806 || type === 0x8035) parseArp(rest);
+  if (type === 0x894f) parseNsh(rest);
   return parsed;
 }
 
@@ -115,6 +118,22 @@ interface Rest {
   at: number;
   /** Bytes of the frame from `at` on. */
   length: number;
+}
+
+function parseNsh({ head, view, key, at, length }: Rest): void {
+  if (head.length - at < 8) return;
+  const [version, flags, ttl, bytes] = [
+    head[at]! >> 6,
+    (head[at]! >> 4) & 3,
+    (view.getUint16(at) >> 6) & 63,
+    4 * (head[at + 1]! & 63),
+  ] as const;
+  const type = head[at + 2]!;
+  if (version !== 0 || bytes > length) return;
+  if (type === 2 && bytes < 8) return;
+  if (type === 1 && (bytes !== 24 || head.length - at < 24)) return;
+  key.set([flags, ttl, ...head.subarray(at + 2, at + 8)], K_NSH);
+  if (type === 1) key.set(head.subarray(at + 8, at + 24), K_NSH_CONTEXT);
 }
 
 function parseArp({ head, view, out, key, at }: Rest): void {

@@ -32,6 +32,10 @@ const TEXTS = [
   'encap(ethernet)',
   'encap(mpls)',
   'encap(mpls_mc)',
+  'encap(nsh)',
+  'encap(nsh(md_type=1))',
+  'encap(nsh(md_type=2,tlv(0x1000,10,0x12345678),tlv(0x2000,20,0xfedcba9876543210)))',
+  'dec_nsh_ttl',
   'decap()',
   'decap(packet_type(ns=0,type=0))',
   'decap(packet_type(ns=1,type=0x8847))',
@@ -66,8 +70,8 @@ test('messages that encapsulate in what nobody knows are refused', () => {
   const mpls = 'ffff001000002320002e000000018847';
   assert.equal(refused(mpls), 'encap(mpls)');
   assert.equal(refused(mpls, 1), 'OFPBAC_BAD_VENDOR_TYPE');
-  assert.equal(refused('ffff001000002320002e00000001894f'), 'NXBAC_BAD_HEADER_TYPE');
-  const property = '0004010800000000';
+  assert.equal(refused('ffff001000002320002e000000010800'), 'NXBAC_BAD_HEADER_TYPE');
+  const property = '0005010800000000';
   assert.equal(refused(`ffff001800002320002e000000018847${property}`), 'NXBAC_UNKNOWN_ED_PROP');
   assert.equal(refused(`ffff001800002320002f00000000fffe${property}`), 'NXBAC_UNKNOWN_ED_PROP');
   assert.throws(() => parseActions('encap(gre)'), { message: 'Encap hdr not supported: gre' });

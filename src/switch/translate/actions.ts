@@ -27,6 +27,7 @@ import {
 } from './headerActions.ts';
 import { learn } from './learn.ts';
 import { decrementMplsTtl, popMpls, pushMpls, wantsParsed } from './mpls.ts';
+import { decrementNshTtl } from './nsh.ts';
 import {
   bundle,
   checkPktLarger,
@@ -174,10 +175,12 @@ function runAction(x: Xlate, action: Action): boolean {
       popMpls(x, action.ethertype);
       return false;
     case 'encap':
-      encap(x, action.packetType);
+      encap(x, action.packetType, action.properties);
       return false;
     case 'dec_mpls_ttl':
       return decrementMplsTtl(x);
+    case 'dec_nsh_ttl':
+      return decrementNshTtl(x);
     case 'resubmit':
       resubmit(x, action);
       return false;

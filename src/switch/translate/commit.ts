@@ -64,6 +64,7 @@ import {
   isIp,
   isLaterFragment,
 } from '../flow.ts';
+import { commitNshFields, commitNshHeader } from './commitNsh.ts';
 import type { Xlate } from './context.ts';
 
 /** Place of a field in the record and in the action's value. */
@@ -307,6 +308,7 @@ function commitMpls(x: Xlate): void {
 
 /** Appends the actions that turn the packet as it is now into the flow as the OpenFlow actions want it. */
 export function commit(x: Xlate): void {
+  if (x.pendingEncap || x.pendingDecap) commitNshHeader(x);
   commitPacketType(x);
   if (x.pendingEncap || x.pendingDecap) {
     commitMpls(x);
@@ -318,6 +320,7 @@ export function commit(x: Xlate): void {
   if (be32(x.base, K_PACKET_TYPE) === 0) commitHeader(x, ETHERNET);
   // What was below labels can be written only when they are gone.
   if (isMpls(be16(x.base, K_ETH_TYPE)) && !isMpls(be16(x.flow, K_ETH_TYPE))) commitMpls(x);
+  commitNshFields(x);
   commitNetwork(x);
   commitTransport(x);
   commitMpls(x);

@@ -64,6 +64,8 @@ export interface Xlate {
   wasMpls: boolean;
   /** A label that has yet to be committed goes around the whole packet (encap.ts). */
   pendingEncap: boolean;
+  /** Metadata of type 2 for the service header that has yet to be committed. */
+  encapMetadata: Uint8Array | undefined;
   /** A label that goes away was such a one. */
   pendingDecap: boolean;
   /** What is to be run when it comes back. */
@@ -149,6 +151,7 @@ export function newXlate(input: XlateIn, scratch: XlateScratch): Xlate {
     freezing: undefined,
     wasMpls: false,
     pendingEncap: false,
+    encapMetadata: undefined,
     pendingDecap: false,
     frozenActions: [],
     inBucket: false,
@@ -203,6 +206,7 @@ export function actionSetOrder(set: readonly Action[]): Action[] {
     ...last('push_vlan'),
     ...last('dec_ttl'),
     ...last('dec_mpls_ttl'),
+    ...last('dec_nsh_ttl'),
     ...set.filter((a) =>
       ['load', 'move', 'set_field', 'set_vlan_vid', 'set_vlan_pcp'].includes(a.type),
     ),

@@ -4,6 +4,7 @@
 // needs no big integers and no look-up of names.
 
 import { K_ETH_TYPE, K_NW_PROTO, K_VLAN0_TCI, K_VLAN0_TPID } from '../../../contract/key.ts';
+import { ETH_TYPE_NSH } from '../../../contract/tunnel.ts';
 import {
   fromBytes,
   getSubfield,
@@ -71,6 +72,8 @@ export function prerequisiteMet(f: Field, flow: Uint8Array, wildcards: Uint8Arra
       return neighborDiscoveryType(flow, wildcards) === ND_ADVERT;
     case 'ct':
       return conntrackValid(flow, wildcards);
+    case 'nsh':
+      return type === ETH_TYPE_NSH;
     case 'mpls':
       return type === 0x8847 || type === 0x8848;
     default:

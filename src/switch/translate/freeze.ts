@@ -26,6 +26,7 @@ const NAMING: ReadonlySet<Action['type']> = new Set([
   'group',
   'controller',
   'dec_mpls_ttl',
+  'dec_nsh_ttl',
   'dec_ttl',
 ]);
 

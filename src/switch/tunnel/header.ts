@@ -26,10 +26,12 @@ import {
   ERSPAN2_BYTES,
   ETH_TYPE_ERSPAN1,
   ETH_TYPE_ERSPAN2,
+  ETH_TYPE_NSH,
   ETH_TYPE_TEB,
   GPE_ETHERNET,
   GPE_IPV4,
   GPE_IPV6,
+  GPE_NSH,
   GRE_CSUM,
   GRE_KEY,
   GRE_SEQ,
@@ -163,7 +165,9 @@ function vxlan({ config, flow }: HeaderParameters): Uint8Array | undefined {
           ? GPE_IPV4
           : bare === ETH_TYPE_IPV6
             ? GPE_IPV6
-            : 0;
+            : bare === ETH_TYPE_NSH
+              ? GPE_NSH
+              : 0;
     if (next === 0) return undefined;
     flags |= VXLAN_GPE | next;
   } else if (config.gbp) {

@@ -2,6 +2,7 @@
 // TextError with Open vSwitch's words where users meet them.
 
 import { parseCt } from './ctParse.ts';
+import { parseEncapProps } from './encapProps.ts';
 import { toBytes } from './fieldAccess.ts';
 import { fieldByName, findField } from './fields.ts';
 import type { PortMap } from './fieldText.ts';
@@ -224,6 +225,7 @@ const PARSERS: Readonly<Record<string, Parser>> = {
   push_mpls: (s) => ({ type: 'push_mpls', ethertype: number(s, 'push_mpls', 0xffff) }),
   pop_mpls: (s) => ({ type: 'pop_mpls', ethertype: number(s, 'pop_mpls', 0xffff) }),
   dec_mpls_ttl: () => ({ type: 'dec_mpls_ttl' }),
+  dec_nsh_ttl: () => ({ type: 'dec_nsh_ttl' }),
   dec_ttl: (s) =>
     s === ''
       ? { type: 'dec_ttl', controllerIds: [0] }
@@ -251,9 +253,11 @@ const PARSERS: Readonly<Record<string, Parser>> = {
 };
 
 function encap(text: string): Action {
-  const packetType = { ethernet: 0, mpls: 0x18847, mpls_mc: 0x18848 }[text];
+  const [, name = '', inner = ''] = /^\s*([^(\s]*)\s*(?:\((.*)\))?\s*$/s.exec(text) ?? [];
+  const packetType = { ethernet: 0, mpls: 0x18847, mpls_mc: 0x18848, nsh: 0x1894f }[name];
   if (packetType === undefined) throw new TextError(`Encap hdr not supported: ${text}`);
-  return { type: 'encap', packetType };
+  const properties = parseEncapProps(packetType, inner);
+  return { type: 'encap', packetType, ...(properties.length === 0 ? {} : { properties }) };
 }
 
 function decap(text: string): Action {

@@ -2,6 +2,7 @@
 // direction is actionParse.ts.
 
 import { formatIpv4, formatIpv6, hex2 } from './address.ts';
+import { formatEncapProps } from './encapProps.ts';
 import { fromBytes, resolveField, toBytes } from './fieldAccess.ts';
 import { fieldByName } from './fields.ts';
 import type { PortMap } from './fieldText.ts';
@@ -97,7 +98,7 @@ export function formatAction(a: Action, options: ActionTextOptions = {}): string
     case 'delete_field':
       return `delete_field:${a.field}`;
     case 'encap':
-      return `encap(${ENCAPSULATIONS.get(a.packetType)})`;
+      return `encap(${ENCAPSULATIONS.get(a.packetType)}${formatEncapProps(a.properties)})`;
     case 'decap':
       return `decap(${a.packetType === NEXT_PROTOCOL ? '' : packetTypeText(a.packetType)})`;
     case 'debug_recirc':
@@ -118,7 +119,7 @@ export function formatAction(a: Action, options: ActionTextOptions = {}): string
     case 'goto_table':
       return `goto_table:${a.table}`;
     default:
-      // pop_queue, exit, ct_clear, dec_mpls_ttl, clear_actions
+      // pop_queue, exit, ct_clear, dec_mpls_ttl, dec_nsh_ttl, clear_actions
       return a.type;
   }
 }
@@ -127,6 +128,7 @@ const ENCAPSULATIONS: ReadonlyMap<number, string> = new Map([
   [0, 'ethernet'],
   [0x18847, 'mpls'],
   [0x18848, 'mpls_mc'],
+  [0x1894f, 'nsh'],
 ]);
 /** decap without a packet type: that of the next header. */
 const NEXT_PROTOCOL = 0xfffe;

@@ -31,6 +31,12 @@ import {
   K_ND_OPTIONS_TYPE,
   K_ND_RESERVED,
   K_ND_TARGET,
+  K_NSH_CONTEXT,
+  K_NSH_FLAGS,
+  K_NSH_MDTYPE,
+  K_NSH_NP,
+  K_NSH_PATH,
+  K_NSH_TTL,
   K_NW_DST,
   K_NW_FRAG,
   K_NW_PROTO,
@@ -63,6 +69,7 @@ import type { Field, FieldFormat, OxmId, Prereq } from './fields.ts';
 
 const NX_EXPERIMENTER = 0x00002320;
 const ONF_EXPERIMENTER = 0x4f4e4600;
+const NSH_EXPERIMENTER = 0x005ad650;
 
 const OXM_PREFIXES: readonly [prefix: string, oxmClass: number, experimenter: number][] = [
   ['NXM_OF_', 0x0000, 0],
@@ -71,6 +78,7 @@ const OXM_PREFIXES: readonly [prefix: string, oxmClass: number, experimenter: nu
   ['OXM_OF_', 0x8000, 0],
   ['ONFOXM_ET_', 0xffff, ONF_EXPERIMENTER],
   ['ERICOXM_OF_', 0x1000, 0],
+  ['NXOXM_NSH_', 0xffff, NSH_EXPERIMENTER],
   ['NXOXM_ET_', 0xffff, NX_EXPERIMENTER],
 ];
 
@@ -466,4 +474,29 @@ export const FIELDS: readonly Field[] = [
     'decimal',
     'ERICOXM_OF_ICMPV6_ND_OPTIONS_TYPE:2',
   ),
+  field('nsh_flags', K_NSH_FLAGS, 8, 'rwm', 'nsh', 'decimal', 'NXOXM_NSH_FLAGS:1'),
+  field('nsh_mdtype', K_NSH_MDTYPE, 8, 'r', 'nsh', 'decimal', 'NXOXM_NSH_MDTYPE:2'),
+  field('nsh_np', K_NSH_NP, 8, 'r', 'nsh', 'decimal', 'NXOXM_NSH_NP:3'),
+  field('nsh_spi', K_NSH_PATH, 24, 'rw', 'nsh', 'hex', 'NXOXM_NSH_SPI:4', {
+    aliases: ['nsp'],
+    bytes: 4,
+    size: 4,
+    shift: 8,
+  }),
+  field('nsh_si', K_NSH_PATH + 3, 8, 'rw', 'nsh', 'decimal', 'NXOXM_NSH_SI:5', {
+    aliases: ['nsi'],
+  }),
+  ...range(4).map((i) =>
+    field(
+      `nsh_c${i + 1}`,
+      K_NSH_CONTEXT + 4 * i,
+      32,
+      'rwm',
+      'nsh',
+      'hex',
+      `NXOXM_NSH_C${i + 1}:${6 + i}`,
+      { aliases: [`nshc${i + 1}`] },
+    ),
+  ),
+  field('nsh_ttl', K_NSH_TTL, 8, 'rw', 'nsh', 'decimal', 'NXOXM_NSH_TTL:10'),
 ];

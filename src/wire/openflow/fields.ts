@@ -10,8 +10,6 @@
 //
 // A field whose `widen` is set covers, when it is matched, its whole slot (an ICMP type is 8 bits of a 16-bit port).
 // Reading and writing: fieldAccess.ts. Text: fieldText.ts. TLVs: oxm.ts.
-//
-// Left out, and refused as unknown: NSH fields.
 
 import { FIELDS } from './fieldTable.ts';
 
@@ -40,6 +38,7 @@ export type Prereq =
   | 'ipv6'
   | 'ip'
   | 'mpls'
+  | 'nsh'
   | 'ct'
   | 'tcp'
   | 'udp'

@@ -90,6 +90,7 @@ const IN_ACTION_SET = new Set<Action['type']>([
   'push_vlan',
   'dec_ttl',
   'dec_mpls_ttl',
+  'dec_nsh_ttl',
   'ct',
   'ct_clear',
   'resubmit',

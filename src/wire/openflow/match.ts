@@ -192,6 +192,18 @@ const REST = [
   'tun_gtpu_flags',
   'tun_gtpu_msgtype',
 ];
+const NSH = [
+  'nsh_flags',
+  'nsh_ttl',
+  'nsh_mdtype',
+  'nsh_np',
+  'nsh_spi',
+  'nsh_si',
+  'nsh_c1',
+  'nsh_c2',
+  'nsh_c3',
+  'nsh_c4',
+];
 const AFTER_REGS = [
   'pkt_mark',
   'ct_state',
@@ -225,7 +237,7 @@ function orderedFields(key: Uint8Array, oxm: boolean, version: number): string[]
   } else if (isArp(type)) {
     names.push('arp_op', 'arp_spa', 'arp_tpa', 'arp_sha', 'arp_tha');
   }
-  names.push(...REST, 'tun_metadata');
+  names.push(...REST, 'tun_metadata', ...NSH);
   const wide = version >= 6;
   for (let i = 0; i < (wide ? 8 : 16); i++) names.push(wide ? `xreg${i}` : `reg${i}`);
   names.push(...AFTER_REGS);

@@ -22,7 +22,7 @@ import {
   TUN_FLAGS,
 } from './fieldText.ts';
 import type { TlvMapping } from './messages.ts';
-import { dlType, get16, get32, isArp, isIcmp6, isIp } from './prereq.ts';
+import { dlType, ETH_TYPE_NSH, get16, get32, isArp, isIcmp6, isIp } from './prereq.ts';
 import type { Match } from './types.ts';
 
 export interface MatchTextOptions {
@@ -129,6 +129,14 @@ class Printer {
     if (mask === 0) return;
     const value = get16(this.match.key, offset);
     this.out.push(`${name}=${mask === 0xffff ? value : `0x${value.toString(16)}/${hex(mask)}`}`);
+  }
+
+  /** Decimal when exact; else value and mask in two digits. */
+  dec8(name: string, offset: number): void {
+    const mask = this.match.mask[offset]!;
+    if (mask === 0) return;
+    const value = this.match.key[offset]!;
+    this.out.push(`${name}=${mask === 0xff ? value : `${pad(value, 2)}/${pad(mask, 2)}`}`);
   }
 
   mac(name: string, offset: number): void {
@@ -275,6 +283,8 @@ function formatL3(
       const value = pad(get32(key, K.K_IPV6_LABEL), 5);
       out.push(`ipv6_label=${value}${label === 0xfffff ? '' : `/${pad(label, 5)}`}`);
     }
+  } else if (type === ETH_TYPE_NSH) {
+    formatNsh(shown, key, mask);
   } else {
     shown.ipv4(arp ? 'arp_spa' : 'nw_src', K.K_NW_SRC);
     shown.ipv4(arp ? 'arp_tpa' : 'nw_dst', K.K_NW_DST);
@@ -292,6 +302,28 @@ function formatL3(
   formatMpls(key, mask, out);
   const frag = mask[K.K_NW_FRAG]! & 3;
   if (frag) out.push(`nw_frag=${formatFrag(key[K.K_NW_FRAG]!, frag)}`);
+}
+
+function formatNsh(shown: Printer, key: Uint8Array, mask: Uint8Array): void {
+  shown.dec8('nsh_flags', K.K_NSH_FLAGS);
+  shown.dec8('nsh_ttl', K.K_NSH_TTL);
+  shown.dec8('nsh_mdtype', K.K_NSH_MDTYPE);
+  shown.dec8('nsh_np', K.K_NSH_NP);
+  const spi = get32(mask, K.K_NSH_PATH) >>> 8;
+  if (spi !== 0) {
+    const value = (get32(key, K.K_NSH_PATH) >>> 8).toString(16);
+    shown.out.push(`nsh_spi=0x${value}${spi === 0xffffff ? '' : `/0x${spi.toString(16)}`}`);
+  }
+  shown.dec8('nsh_si', K.K_NSH_PATH + 3);
+  if (mask[K.K_NSH_MDTYPE] !== 0xff || key[K.K_NSH_MDTYPE] !== 1) return;
+  for (let i = 0; i < 4; i++) {
+    const bits = get32(mask, K.K_NSH_CONTEXT + 4 * i);
+    if (bits === 0) continue;
+    const value = get32(key, K.K_NSH_CONTEXT + 4 * i).toString(16);
+    shown.out.push(
+      `nsh_c${i + 1}=0x${value}${bits === 0xffffffff ? '' : `/0x${bits.toString(16)}`}`,
+    );
+  }
 }
 
 function formatMpls(key: Uint8Array, mask: Uint8Array, out: string[]): void {

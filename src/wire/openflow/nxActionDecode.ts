@@ -1,10 +1,11 @@
 // Nicira extension actions from the wire (vendor 0x00002320). Layouts and argument checks are those of Open vSwitch;
-// ovs-actions(7) says what they mean. All numbers that Open vSwitch 3.1 knows are decoded but dec_nsh_ttl (no NSH here),
-// which gets OFPBAC_BAD_VENDOR_TYPE; the two debugging actions with --enable-dummy only, else they get that, too.
+// ovs-actions(7) says what they mean. All numbers that Open vSwitch 3.1 knows are decoded; the two debugging actions with
+// --enable-dummy only, else they get OFPBAC_BAD_VENDOR_TYPE as unknown numbers do.
 
 import { checkOutputPort, decodeActions, legacySet, moveFrom, pushMpls } from './actionDecode.ts';
 import type { Reader } from './buffer.ts';
 import { decodeCt, decodeNat } from './ctDecode.ts';
+import { readEncapProps } from './encapProps.ts';
 import { port10To11 } from './fieldAccess.ts';
 import { decodeLearn } from './learnCodec.ts';
 import type { CodecContext } from './oxm.ts';
@@ -61,6 +62,7 @@ const LENGTHS: Readonly<Record<number, number>> = {
   45: -40,
   46: -16,
   47: -16,
+  48: 16,
   49: -24,
   50: 24,
 };
@@ -74,7 +76,7 @@ const ONLY_10 = new Set([4, 18, 23, 24, 25, 26, 30, 31, 40]);
 /** Superseded by set_field and copy_field in OpenFlow 1.5. */
 const UNTIL_14 = new Set([6, 7, 33]);
 /** Packet types came with OpenFlow 1.3. */
-const SINCE_13 = new Set([46, 47]);
+const SINCE_13 = new Set([46, 47, 48]);
 
 /** Whether the version has the action. */
 export function isNxAction(subtype: number, version: number): boolean {
@@ -230,6 +232,8 @@ export function decodeNxAction(
       r.skip(2);
       if (length > 16) throw new OfError('NXBAC_UNKNOWN_ED_PROP');
       return { type: 'decap', packetType: r.u32() };
+    case 48:
+      return { type: 'dec_nsh_ttl' };
     case 49: {
       const pktLen = r.u16();
       const offset = r.u16();
@@ -242,15 +246,15 @@ export function decodeNxAction(
   }
 }
 
-/** Ethernet, MPLS unicast, MPLS multicast. NSH is a packet type that we do not know. */
-const ENCAPSULATIONS = new Set([0, 0x18847, 0x18848]);
+/** Ethernet, MPLS unicast, MPLS multicast, NSH. */
+const ENCAPSULATIONS = new Set([0, 0x18847, 0x18848, 0x1894f]);
 
 function encap(r: Reader): Action {
   r.skip(2); // size of the header, if it matters
   const packetType = r.u32();
   if (!ENCAPSULATIONS.has(packetType)) throw new OfError('NXBAC_BAD_HEADER_TYPE');
-  if (r.left > 0) throw new OfError('NXBAC_UNKNOWN_ED_PROP');
-  return { type: 'encap', packetType };
+  const properties = readEncapProps(r);
+  return { type: 'encap', packetType, ...(properties.length === 0 ? {} : { properties }) };
 }
 
 /** Only options of a tunnel can be taken away. */

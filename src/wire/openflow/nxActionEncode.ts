@@ -2,6 +2,7 @@
 
 import { actionField, encodeActions } from './actionEncode.ts';
 import type { Writer } from './buffer.ts';
+import { writeEncapProps } from './encapProps.ts';
 import { port11To10 } from './fieldAccess.ts';
 import type { Field } from './fields.ts';
 import { encodeLearn, isLearn2 } from './learnCodec.ts';
@@ -114,10 +115,13 @@ export function encodeNxAction(w: Writer, a: Action, ctx: CodecContext): void {
       });
       return;
     case 'encap':
-      putNx(w, 46, () => w.u16(0).u32(a.packetType));
+      putNx(w, 46, () => writeEncapProps(w.u16(0).u32(a.packetType), a.properties ?? []));
       return;
     case 'decap':
       putNx(w, 47, () => w.zeros(2).u32(a.packetType));
+      return;
+    case 'dec_nsh_ttl':
+      putNx(w, 48, () => undefined);
       return;
     case 'delete_field':
       putNx(w, 50, () => {

@@ -22,6 +22,7 @@ export const ETH_TYPE_RARP = 0x8035;
 export const ETH_TYPE_IPV6 = 0x86dd;
 export const ETH_TYPE_MPLS = 0x8847;
 export const ETH_TYPE_MPLS_MCAST = 0x8848;
+export const ETH_TYPE_NSH = 0x894f;
 export const ETH_TYPE_VLAN = 0x8100;
 export const ETH_TYPE_QINQ = 0x88a8;
 export const IPPROTO_ICMP = 1;
@@ -95,6 +96,8 @@ export function prereqOk(prereq: Prereq, key: Uint8Array, mask?: Uint8Array): bo
       return isIp(dlType(key));
     case 'mpls':
       return isMpls(dlType(key));
+    case 'nsh':
+      return dlType(key) === ETH_TYPE_NSH;
     case 'ct': {
       const state = get32(key, K_CT_STATE);
       if (mask === undefined) return (state & 0x0b) !== 0;

@@ -71,6 +71,7 @@ export type Action =
   | { type: 'debug_recirc' }
   | { type: 'debug_slow' }
   | { type: 'dec_mpls_ttl' }
+  | { type: 'dec_nsh_ttl' }
   | { type: 'push_mpls'; ethertype: number }
   | { type: 'pop_mpls'; ethertype: number }
   | { type: 'stack_push'; subfield: Subfield }
@@ -144,7 +145,8 @@ export type Action =
   | { type: 'check_pkt_larger'; pktLen: number; dst: Subfield }
   | { type: 'delete_field'; field: string }
   /** Packet types: name space << 16 | type. */
-  | { type: 'encap' | 'decap'; packetType: number }
+  | { type: 'encap'; packetType: number; properties?: readonly EncapProperty[] }
+  | { type: 'decap'; packetType: number }
   /** Only behind a pause: actions from here on are those of a rule of this table, with this cookie. */
   /** Internal, too: the packet has its hash, and leaves by a member of the bond. */
   | { type: 'bond_output'; bundle: string }
@@ -155,6 +157,11 @@ export type Action =
   | { type: 'write_actions'; actions: Action[] }
   | { type: 'write_metadata'; metadata: bigint; mask: bigint }
   | { type: 'goto_table'; table: number };
+
+/** What a network service header is to have: its type of metadata (1 or 2), and for type 2 the metadata. */
+export type EncapProperty =
+  | { kind: 'md_type'; mdType: number }
+  | { kind: 'tlv'; tlvClass: number; tlvType: number; value: Uint8Array };
 
 /** One line of a learned flow: match on, load into, or output to (dst absent) a field or constant. */
 export interface LearnSpec {

@@ -12,6 +12,7 @@ import {
   K_IPV6_SRC,
   K_NW_DST,
   K_NW_SRC,
+  K_PACKET_TYPE,
   K_TP_DST,
   K_TP_SRC,
 } from '../../contract/key.ts';
@@ -46,6 +47,7 @@ interface Trie {
 }
 
 const F_CONJ_WORD = F_CONJ_ID / 4;
+const PACKET_TYPE_WORD = K_PACKET_TYPE / 4;
 
 /** A place in the table that is held for a rule to come. */
 export interface Place {
@@ -226,8 +228,10 @@ export class Classifier implements FlowTable {
     for (const trie of this.#tries) trie.bits = -1;
     let best: Rule | undefined;
     let soft: SoftMatch[] | undefined;
+    const isBare = words[PACKET_TYPE_WORD] !== 0;
     for (const subtable of this.#order) {
       if (best !== undefined && subtable.maxPriority <= best.priority) break;
+      if (isBare && subtable.framesOnly) continue;
       const rule =
         wc === undefined
           ? subtable.findWords(words)

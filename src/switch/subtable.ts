@@ -27,7 +27,7 @@ import {
   NSH_KEY_BYTES,
 } from '../../contract/key.ts';
 import { type MatchShape, type PackedMatch, packMatch } from '../wire/openflow/packedMatch.ts';
-import { be16 } from './flow.ts';
+import { be16, isZero } from './flow.ts';
 import { PrefixTrie } from './prefixTrie.ts';
 import { HashCounts, HashList } from './ruleIndex.ts';
 import type { Rule } from './types.ts';
@@ -102,6 +102,11 @@ export class Subtable {
   readonly stageNumbers: number[] = [];
   /** Prefix length of the mask in each prefix field of the table, 0 = not a prefix. */
   prefixes: number[];
+  /**
+   * Matches headers of an Ethernet frame and does not say of which packet type: then it is for frames (OpenFlow 1.5.1,
+   * 7.2.3.11). Known here, not in the mask of every rule: only a packet without an Ethernet header has to be told.
+   */
+  readonly framesOnly: boolean;
   readonly portsBits: number;
   readonly portsMask: number;
   readonly portsTrie: PrefixTrie | undefined;
@@ -122,6 +127,8 @@ export class Subtable {
   constructor(shape: MatchShape, fields: readonly PrefixField[]) {
     this.shape = shape;
     this.mask = shape.mask;
+    this.framesOnly =
+      isZero(this.mask, K_PACKET_TYPE, 4) && !isZero(this.mask, K_ETH_DST, K_NW_PROTO - K_ETH_DST);
     this.maskWords = shape.maskWords;
     const words: number[] = [];
     const parts: number[] = [];

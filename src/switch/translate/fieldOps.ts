@@ -14,6 +14,7 @@ import {
 } from '../../wire/openflow/fieldAccess.ts';
 import { type Field, fieldByName } from '../../wire/openflow/fields.ts';
 import type { TlvMapping } from '../../wire/openflow/messages.ts';
+import { dlType } from '../../wire/openflow/prereq.ts';
 import type { Action, Subfield } from '../../wire/openflow/types.ts';
 import {
   be16,
@@ -73,7 +74,7 @@ export function prerequisiteMet(f: Field, flow: Uint8Array, wildcards: Uint8Arra
     case 'ct':
       return conntrackValid(flow, wildcards);
     case 'nsh':
-      return type === ETH_TYPE_NSH;
+      return dlType(flow) === ETH_TYPE_NSH;
     case 'mpls':
       return type === 0x8847 || type === 0x8848;
     default:

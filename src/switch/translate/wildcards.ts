@@ -31,6 +31,7 @@ import {
   VLAN_PRESENT,
 } from '../../../contract/key.ts';
 import { ETH_TYPE_NSH } from '../../../contract/tunnel.ts';
+import { dlType } from '../../wire/openflow/prereq.ts';
 import {
   be16,
   clearField,
@@ -84,7 +85,7 @@ export function finishWildcards(wildcards: Uint8Array, original: Uint8Array): vo
     clearField(wildcards, K_MPLS_COUNT, 2);
     clearField(wildcards, K_MPLS_LSE, 12);
   }
-  if (type !== ETH_TYPE_NSH) clearField(wildcards, K_NSH, NSH_KEY_BYTES);
+  if (dlType(original) !== ETH_TYPE_NSH) clearField(wildcards, K_NSH, NSH_KEY_BYTES);
   if (isZero(original, K_TUN_DST, 4) && isZero(original, K_TUN_IPV6_DST, 16)) {
     wildcards.fill(0, K_TUN_ID, K_CT_IPV6_SRC);
     wildcards.fill(0, K_TUN_OPTS, K_TUN_OPTS + TUN_OPTS_MAX);

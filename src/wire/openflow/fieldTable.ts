@@ -191,6 +191,7 @@ export const FIELDS: readonly Field[] = [
   ),
   field('tun_gtpu_flags', K_TUN_GTPU_FLAGS, 8, 'rm', 'none', 'hex', 'NXOXM_ET_GTPU_FLAGS:15', {
     aliases: ['gtpu_flags'],
+    masksItself: true,
   }),
   field(
     'tun_gtpu_msgtype',
@@ -202,6 +203,7 @@ export const FIELDS: readonly Field[] = [
     'NXOXM_ET_GTPU_MSGTYPE:16',
     {
       aliases: ['gtpu_msgtype'],
+      masksItself: true,
     },
   ),
   ...range(64).map((i) =>

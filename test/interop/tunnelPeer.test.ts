@@ -239,6 +239,47 @@ test('MPLS between the two', () => {
   }
 });
 
+test('NSH between the two, in Ethernet and in VXLAN-GPE', () => {
+  const chain = (box: Sandbox, remote: number, gpe: boolean): void => {
+    const options: Record<string, string> = gpe
+      ? { exts: 'gpe', dst_port: '4790', packet_type: 'ptap' }
+      : {};
+    addTunnel(box, 'tun', 'vxlan', { remote_ip: underlay4(remote), key: '8', ...options });
+    assert.equal(box.vsctl('get', 'interface', 'tun', 'error').trim(), '[]');
+    const out = box.vsctl('get', 'interface', 'tun', 'ofport').trim();
+    const around = 'encap(ethernet),set_field:02:00:00:00:00:09->eth_dst,';
+    const nsh =
+      `encap(nsh(md_type=1)),set_field:0x${remote}234->nsh_spi,set_field:7->nsh_si,` +
+      `set_field:0x50607080->nsh_c4,dec_nsh_ttl`;
+    const kind = gpe ? 'packet_type=(1,0x894f)' : 'dl_type=0x894f';
+    const flows = [
+      `in_port=LOCAL,actions=${nsh},${gpe ? '' : around}output:${out}`,
+      `in_port=${out},${kind},nsh_mdtype=1,nsh_np=3,nsh_spi=0x${3 - remote}234,nsh_si=7,` +
+        `nsh_ttl=62,nsh_c4=0x50607080,actions=${gpe ? '' : 'decap(),'}decap(),LOCAL`,
+    ];
+    box.ofctl('del-flows', 'br-int');
+    for (const flow of flows) box.ofctl('-O', 'OpenFlow15', 'add-flow', 'br-int', flow);
+  };
+  for (const gpe of [false, true]) {
+    for (const [box, remote] of [
+      [ours, 2],
+      [theirs, 1],
+    ] as const) {
+      chain(box, remote, gpe);
+    }
+    try {
+      pingUntil(() => ours.must('ping', '-c', '1', '-W', '1', overlay4(2)));
+      ours.must('ping', '-c', '3', '-i', '0.2', '-W', '5', '-s', '1200', overlay4(2));
+    } finally {
+      for (const box of [ours, theirs]) {
+        box.vsctl('del-port', 'br-int', 'tun');
+        box.ofctl('del-flows', 'br-int');
+        box.ofctl('add-flow', 'br-int', 'actions=NORMAL');
+      }
+    }
+  }
+});
+
 test('a tunnel that another port has already is refused until that one goes', async () => {
   const columns = (box: Sandbox, name: string): string =>
     box.vsctl('--columns=error,ofport,link_state', 'list', 'Interface', name);

@@ -125,6 +125,9 @@ test('a loop of links between the real daemon and ours is cut and heals, with ST
   await settles(real, RSTP, { r1: 'disabled discarding', r2: 'root forwarding' }, 'RSTP heals');
   await settles(ours, STP, { s2: 'root forwarding' }, 'STP heals');
   for (const { address } of [STP, RSTP]) {
+    // Until both have forgotten the way over the link that is gone.
+    const arrives = () => real.run('ping', '-c', '1', '-W', '1', `${address}.2`).status === 0;
+    await real.until(arrives, WAIT_MS, 'packets over the other link');
     const ping = real.must('ping', '-c', '3', '-i', '0.2', '-W', '5', `${address}.2`);
     assert.match(ping, /3 received/);
     assert.doesNotMatch(ping, /DUP|duplicates/);

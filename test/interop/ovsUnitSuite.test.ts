@@ -9,6 +9,8 @@ import { OvsUnitSuite, readBaseline } from './ovsUnitSuite.ts';
 
 /** Tests of each file that run by default. */
 const PER_FILE = 5;
+/** Timeouts of bundles: lost once unnoticed, since they were not among those. */
+const ALWAYS = [1021, 1022];
 
 /** Up to `count` of the numbers, evenly spread. */
 function spread(numbers: readonly number[], count: number): number[] {
@@ -22,9 +24,10 @@ function spread(numbers: readonly number[], count: number): number[] {
 it('passes those of Open vSwitch’s tests that it has passed before', async (t) => {
   using suite = new OvsUnitSuite();
   const all = process.env.XVIO_OVS_UNIT_SUITE === 'all';
-  const numbers = Object.values(readBaseline()).flatMap(({ ours }) =>
+  const sample = Object.values(readBaseline()).flatMap(({ ours }) =>
     spread(ours, all ? ours.length : PER_FILE),
   );
+  const numbers = [...new Set([...ALWAYS, ...sample])];
   assert.ok(numbers.length > 0);
   const results = await suite.run(numbers);
   // What the suite skips lacks something of the machine (IPv6, a Python module): a few, by name.

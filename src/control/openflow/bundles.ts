@@ -32,9 +32,9 @@ type Entry = PreparedFlow | Bundlable;
 interface Bundle {
   flags: number;
   closed: boolean;
-  /** Since it was last looked whether it is in use. */
-  used: boolean;
-  /** When that was seen. */
+  /** Messages since it was last looked whether it is in use: none, one, or more. The clock is asked for the first alone. */
+  uses: 0 | 1 | 2;
+  /** When the first of them came, or the last before. */
   usedMs: number;
   /** Start of the message that made it. */
   head: Uint8Array;
@@ -75,7 +75,7 @@ export class BundleSet {
       case 'close_request': {
         const bundle = this.#writable(bundleId, flags);
         bundle.closed = true;
-        bundle.used = true;
+        noteUse(bundle);
         reply = 'close_reply';
         break;
       }
@@ -125,7 +125,7 @@ export class BundleSet {
       this.#drop(message.bundleId);
       throw new OfError('OFPBFC_MSG_TOO_MANY');
     }
-    bundle.used = true;
+    noteUse(bundle);
     const prepared =
       mayPrepare && inner.type === 'flow_mod'
         ? prepareFlow(this.#switch.bridge, inner.flowMod)
@@ -138,7 +138,7 @@ export class BundleSet {
     this.#bundles.set(bundleId, {
       flags,
       closed: false,
-      used: false,
+      uses: 0,
       usedMs: performance.now(),
       head: head(request),
       entries: [],
@@ -263,10 +263,9 @@ export class BundleSet {
   #expire(): void {
     const nowMs = performance.now();
     for (const [id, bundle] of this.#bundles) {
-      if (bundle.used) {
-        bundle.used = false;
-        bundle.usedMs = nowMs;
-      }
+      // The last of several came within an interval of the first.
+      if (bundle.uses === 2) bundle.usedMs = Math.min(nowMs, bundle.usedMs + EXPIRY_INTERVAL_MS);
+      bundle.uses = 0;
       if (bundle.usedMs > nowMs - this.#switch.bundleIdleTimeoutMs) continue;
       this.#drop(id);
       this.#conn.sendError('OFPBFC_TIMEOUT', bundle.head);
@@ -275,6 +274,15 @@ export class BundleSet {
       clearInterval(this.#timer);
       this.#timer = undefined;
     }
+  }
+}
+
+function noteUse(bundle: Bundle): void {
+  if (bundle.uses === 0) {
+    bundle.uses = 1;
+    bundle.usedMs = performance.now();
+  } else {
+    bundle.uses = 2;
   }
 }
 

@@ -16,7 +16,7 @@ import {
   K_NSH_TTL,
   K_PACKET_TYPE,
 } from '../contract/key.ts';
-import { PKT_HEAD, PKT_HEAD_LEN, PKT_KEY, PKT_L3, PKT_L4 } from '../contract/packet.ts';
+import { PKT_HEAD, PKT_HEAD_LEN, PKT_KEY, PKT_L3, PKT_L4, PKT_LEN } from '../contract/packet.ts';
 import {
   ETH_TYPE_NSH,
   NSH_BASE_BYTES,
@@ -33,6 +33,7 @@ import { grow, refill, shrink } from './tunnel/head.ts';
 
 const NONE: u32 = 0xffff;
 const BE_NSH: u32 = 0x4f89;
+const ETH_BYTES: u32 = 14;
 const ETH_IPV4: u32 = 0x0800;
 const ETH_IPV6: u32 = 0x86dd;
 
@@ -92,7 +93,7 @@ function headerOf(pkt: u32, wanted: u32): u32 {
   return load<u32>(pkt + PKT_HEAD) + l3;
 }
 
-/** Takes the header off a packet that begins with it. False: it does not, or nobody knows what is inside. */
+/** Takes the header off a packet that begins with it. False: it does not, or nobody knows what is inside, or it is no frame. */
 export function popNsh(pkt: u32): bool {
   const at = headerOf(pkt, NSH_BASE_BYTES);
   if (at === 0 || load<u16>(pkt + PKT_L3) !== 0) return false;
@@ -100,8 +101,10 @@ export function popNsh(pkt: u32): bool {
   if (bytes < <u32>NSH_BASE_BYTES || bytes > load<u32>(pkt + PKT_HEAD_LEN)) return false;
   const next: u32 = load<u8>(at, 3);
   const key = load<u32>(pkt + PKT_KEY);
-  if (next === <u32>NSH_ETHERNET) store<u32>(key + K_PACKET_TYPE, 0);
-  else if (next === <u32>NSH_IPV4) setPacketType(key, PACKET_TYPE_ETHERTYPE | ETH_IPV4);
+  if (next === <u32>NSH_ETHERNET) {
+    if (load<u32>(pkt + PKT_LEN) - bytes < ETH_BYTES) return false;
+    store<u32>(key + K_PACKET_TYPE, 0);
+  } else if (next === <u32>NSH_IPV4) setPacketType(key, PACKET_TYPE_ETHERTYPE | ETH_IPV4);
   else if (next === <u32>NSH_IPV6) setPacketType(key, PACKET_TYPE_ETHERTYPE | ETH_IPV6);
   else if (next === <u32>NSH_NSH) setPacketType(key, PACKET_TYPE_ETHERTYPE | ETH_TYPE_NSH);
   else return false;

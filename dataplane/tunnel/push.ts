@@ -150,14 +150,13 @@ function hasChecksum(operands: u32): bool {
   return load<u16>(l4, 6) !== 0;
 }
 
+function isErspan(type: u32): bool {
+  return type === TUNNEL_ERSPAN || type === TUNNEL_IP6ERSPAN;
+}
+
 /** ERSPAN, too, is in GRE. */
 function isGre(type: u32): bool {
-  return (
-    type === TUNNEL_GRE ||
-    type === TUNNEL_IP6GRE ||
-    type === TUNNEL_ERSPAN ||
-    type === TUNNEL_IP6ERSPAN
-  );
+  return type === TUNNEL_GRE || type === TUNNEL_IP6GRE || isErspan(type);
 }
 
 function l4Offset(header: u32): u32 {
@@ -205,7 +204,7 @@ export function push(pkt: u32, operands: u32): u32 {
       const sequence = atomic.add<u32>(port + PT_TUNNEL_SEQUENCE, 1);
       store<u32>(at + 4 + before, bswap<u32>(sequence));
     }
-    if (load16(at + 2) === ETH_TYPE_ERSPAN2) {
+    if (isErspan(type) && load16(at + 2) === ETH_TYPE_ERSPAN2) {
       // In units of 100 us, as Linux has it.
       store<u32>(at, bswap<u32>(<u32>(<u64>(nowMs * 10))), 12);
     }

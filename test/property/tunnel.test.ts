@@ -19,6 +19,7 @@ import {
 } from '../../contract/drop.ts';
 import {
   K_TUN_DST,
+  K_TUN_ERSPAN,
   K_TUN_FLAGS,
   K_TUN_ID,
   K_TUN_IPV6_DST,
@@ -29,7 +30,13 @@ import {
   TUN_KEY,
 } from '../../contract/key.ts';
 import { VNET_GSO_TCPV4, VNET_NEEDS_CSUM } from '../../contract/packet.ts';
-import { TUNNEL_GENEVE, TUNNEL_GRE, TUNNEL_IP6GRE, TUNNEL_VXLAN } from '../../contract/tunnel.ts';
+import {
+  TUNNEL_ERSPAN,
+  TUNNEL_GENEVE,
+  TUNNEL_GRE,
+  TUNNEL_IP6GRE,
+  TUNNEL_VXLAN,
+} from '../../contract/tunnel.ts';
 import { ethernet, ipv4, tcp, validFrame } from '../oracle/frames.ts';
 import { Rig } from '../oracle/rig.ts';
 import { type Encapsulation, encapsulate, template } from '../oracle/tunnel.ts';
@@ -167,6 +174,63 @@ test('a packet that is damaged on the way is dropped, or comes out whole', async
     }),
     { numRuns: 300 },
   );
+});
+
+test('ERSPAN headers come and go: numbered, version 2 with the time', async () => {
+  const { rig, guest, wire, tunnel } = await bench();
+  const frame = ethernet(0x0800, ipv4(6, tcp(1, 2, new Uint8Array(20))), {
+    src: [2, 3, 5, 7, 11, 13],
+  });
+  const gre: Encapsulation = {
+    ...{ type: 'gre', version: 4, key: 0, csum: false, sequence: 0, tos: 0 },
+    options: new Uint8Array(0),
+  };
+  const ip = template(gre).subarray(0, L4[4]);
+  const program = (type: number, behind: readonly number[]): number[] => {
+    const header = Uint8Array.of(...ip, ...behind);
+    const words = new Uint32Array(Math.ceil(header.length / 4));
+    new Uint8Array(words.buffer).set(header);
+    const push = [tunnel, wire, type | (header.length << 16), 0, ...words];
+    const output = [ACT_OUTPUT | (2 << 16), wire, END];
+    return [ACT_TUNNEL_PUSH | ((1 + push.length) << 16), ...push, ...output];
+  };
+  const pushed = (): Uint8Array => {
+    rig.send(guest, frame);
+    rig.poll();
+    return rig.sent(wire)[0]!.frame;
+  };
+  const number = (bytes: Uint8Array, at: number): number =>
+    new DataView(bytes.buffer, bytes.byteOffset).getUint32(at);
+  const session = [0x10, 0, 0, 0x7b];
+  const one = [0x10, 0, 0x88, 0xbe, 0, 0, 0, 0, ...session, 0, 0x0a, 0xbc, 0xde];
+  const two = [0x10, 0, 0x22, 0xeb, 0, 0, 0, 0, 0x20, 0, 0, 0x7b, 0, 0, 0, 0, 0, 0, 2, 0xa8];
+  setFlow(rig, wire, [ACT_TUNNEL_POP | (4 << 16), tunnel, TUNNEL_ERSPAN, 0, END]);
+  const up = [ACT_USERSPACE | (4 << 16), UPCALL_CONTROLLER, 1, 0xffff];
+  setFlow(rig, tunnel, [...up, ACT_OUTPUT | (2 << 16), guest, END]);
+  let sequence: number | undefined;
+  for (const [behind, word] of [
+    [one, 0x1abcde00],
+    [two, 0x2000006a],
+  ] as const) {
+    setFlow(rig, guest, program(TUNNEL_ERSPAN, behind));
+    const packet = pushed();
+    const at = L4[4];
+    if (sequence !== undefined) assert.equal(number(packet, at + 4), sequence + 1);
+    sequence = number(packet, at + 4);
+    const wanted = Uint8Array.from(behind);
+    wanted.set(packet.subarray(at + 4, at + 8), 4);
+    if (behind === two) wanted.set(packet.subarray(at + 12, at + 16), 12);
+    assert.deepEqual(packet.subarray(at), Uint8Array.of(...wanted, ...frame));
+    rig.send(wire, packet);
+    rig.poll();
+    assert.deepEqual(rig.sent(guest)[0]!.frame, frame);
+    const { key } = rig.upcalls()[0]!;
+    assert.equal(number(key, K_TUN_ERSPAN), word);
+    assert.equal(number(key, K_TUN_ID + 4), 0x7b);
+  }
+  // A layer 3 tunnel may carry what has that type, and its bytes are not ours.
+  setFlow(rig, guest, program(TUNNEL_GRE, [0, 0, 0x22, 0xeb]));
+  assert.deepEqual(pushed().subarray(L4[4]), Uint8Array.of(0, 0, 0x22, 0xeb, ...frame));
 });
 
 test('drops have names', async () => {

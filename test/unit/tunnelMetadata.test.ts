@@ -8,11 +8,15 @@ import {
   K_IN_PORT,
   K_PACKET_TYPE,
   K_TUN_DST,
+  K_TUN_ERSPAN,
+  K_TUN_GBP_ID,
+  K_TUN_GTPU_FLAGS,
   K_TUN_OPTS,
   K_TUN_OPTS_LEN,
   K_TUN_SRC,
   KEY_SIZE,
 } from '../../contract/key.ts';
+import { parseTunnelConfig } from '../../src/port/tunnelConfig.ts';
 import type { SwitchBridge } from '../../src/switch/bridge.ts';
 import { putBe32 } from '../../src/switch/flow.ts';
 import { translate } from '../../src/switch/translate/translate.ts';
@@ -61,7 +65,7 @@ async function bridgeWith(rules: (bridge: SwitchBridge) => void) {
   const port = rig.addPort(bridge, 'p1', {}, 1);
   rig.addPort(bridge, 'p2', {}, 2);
   rules(bridge);
-  return { rig, port: port.dpPort };
+  return { rig, bridge, port: port.dpPort };
 }
 
 test('a packet without options says nothing about those with options, and the reverse', async () => {
@@ -77,6 +81,46 @@ test('a packet without options says nothing about those with options, and the re
   }
   rig.close();
 });
+
+const RECEIVED: readonly (readonly [
+  type: string,
+  options: Readonly<Record<string, string>>,
+  at: number,
+])[] = [
+  ['vxlan', { exts: 'gbp' }, K_TUN_GBP_ID + 1],
+  ['gtpu', {}, K_TUN_GTPU_FLAGS],
+  ['erspan', { erspan_ver: 'flow' }, K_TUN_ERSPAN + 2],
+];
+
+for (const [type, options, at] of RECEIVED) {
+  test(`what ${type} brings besides options is looked at before a recirculation, and by none else`, async () => {
+    const { rig, bridge, port } = await bridgeWith((bridge) => {
+      const actions = parseActions('ct(table=1)');
+      bridge.tables[0]!.insert(makeRule(0, 0, parseMatch(''), actions));
+    });
+    const keys = [0, 1, 2].map((value) => {
+      const key = keyOf(port, undefined);
+      key[at] = value;
+      return key;
+    });
+    for (const isTunnel of [false, true]) {
+      if (isTunnel) {
+        const tunnel = parseTunnelConfig(
+          'p1',
+          type,
+          { remote_ip: 'flow', ...options },
+          assert.fail,
+        );
+        Object.assign(bridge.ports.get(1)!.netdev, { tunnel });
+      }
+      for (const a of keys) {
+        assert.equal(run(rig, a).mask[at] !== 0, isTunnel);
+        for (const b of keys) if (isTunnel) agree(rig, a, b);
+      }
+    }
+    rig.close();
+  });
+}
 
 test('options that are looked at behind a recirculation are looked at before it', async () => {
   const { rig, port } = await bridgeWith((bridge) => {

@@ -38,7 +38,7 @@ import { commit } from './commit.ts';
 import { report, type Xlate } from './context.ts';
 import { clearConntrack, clearConntrackFields } from './ctFields.ts';
 import { applyWrite, coverSubfield, fieldWriteOf, moveSubfield, readSubfield } from './fieldOps.ts';
-import { coverReceivedOptions } from './tunnel.ts';
+import { coverReceived } from './tunnel.ts';
 import type { FrozenState } from './types.ts';
 
 type Ct = Action & { type: 'ct' };
@@ -188,7 +188,7 @@ function putMasked(
 
 /** Appends a recirculation that goes on in `table` with the pipeline as it is. 0 = failed. */
 export function recirculate(x: Xlate, table: number, actions: readonly Action[] = []): number {
-  coverReceivedOptions(x);
+  coverReceived(x);
   return recirculateTo(x, {
     bridge: x.bridge,
     table,

@@ -16,7 +16,7 @@ import { recirculate } from './conntrack.ts';
 import { report, type Xlate } from './context.ts';
 import { REASONS, snapshot } from './output.ts';
 import { executeActionSet } from './tables.ts';
-import { coverReceivedOptions } from './tunnel.ts';
+import { coverReceived } from './tunnel.ts';
 
 /** Actions whose packet-ins name table and cookie of their rule. */
 const NAMING: ReadonlySet<Action['type']> = new Set([
@@ -127,7 +127,7 @@ function sendPaused(x: Xlate, action: Action & { type: 'controller' }): void {
   commit(x);
   // ofproto/trace without a packet sends none, and Open vSwitch shows no action then.
   if (x.trace !== undefined && !x.in.learn) return;
-  coverReceivedOptions(x);
+  coverReceived(x);
   const id = x.in.packetIns.add({
     bridge: x.bridge,
     reason: REASONS[action.reason] ?? 'action',

@@ -48,6 +48,8 @@ import {
   K_TUN_DST,
   K_TUN_ERSPAN,
   K_TUN_FLAGS,
+  K_TUN_GBP_ID,
+  K_TUN_GTPU_FLAGS,
   K_TUN_ID,
   K_TUN_IPV6_SRC,
   K_TUN_OPTS_LEN,
@@ -120,11 +122,22 @@ export function coverTunnel(wildcards: Uint8Array, flow: Uint8Array): void {
   if (isIp(flow) && (flow[K_TUN_TOS]! & ECN) === ECN_CE) wildcards[K_NW_TOS]! |= ECN;
 }
 
-/** The fields of the packet's Geneve options go into a frozen pipeline or into a header. */
-export function coverReceivedOptions(x: Xlate): void {
-  // Behind a recirculation they are those of the frozen pipeline.
+/** What the tunnel's header said besides addresses and key goes into a frozen pipeline or into another header. */
+export function coverReceived(x: Xlate): void {
+  // Behind a recirculation it is the frozen pipeline's.
   if (x.in.frozen !== undefined || !hasTunnel(x.received)) return;
-  coverFields(x.wildcards, x.in.bridge.tlvs ?? []);
+  const { wildcards } = x;
+  coverFields(wildcards, x.in.bridge.tlvs ?? []);
+  const config = x.effects.tunnels.find(({ received }) => received)?.netdev.tunnel;
+  if (config === undefined) return;
+  if (config.gbp) exact(wildcards, K_TUN_GBP_ID, 3);
+  if (config.type === 'gtpu') exact(wildcards, K_TUN_GTPU_FLAGS, 2);
+  if (isErspanType(config.type)) exact(wildcards, K_TUN_ERSPAN, 4);
+}
+
+/** Does a header of this tunnel say what flows, or the tunnel that a packet has come by, have left in the fields? */
+function hands({ type, gbp, erspan }: TunnelConfig): boolean {
+  return type === 'geneve' || type === 'gtpu' || gbp || erspan.flowBits !== 0;
 }
 
 /**
@@ -143,9 +156,7 @@ export function receiveFromTunnel(x: Xlate, port: BridgePort | undefined): boole
     putBe32(flow, K_PACKET_TYPE, 0);
   }
   if (!hasTunnel(flow) || !isIp(flow) || (flow[K_TUN_TOS]! & ECN) !== ECN_CE) return true;
-  if ((flow[K_NW_TOS]! & ECN) === 0) {
-    return false;
-  }
+  if ((flow[K_NW_TOS]! & ECN) === 0) return false;
   flow[K_NW_TOS]! |= ECN_CE;
   return true;
 }
@@ -287,7 +298,7 @@ function push(x: Xlate, netdev: TunnelPort): void {
     'detail',
     `tunneling from ${macText(sourceMac)} ${formatAddress(source)} to ${macText(nextMac)} ${next}`,
   );
-  if (netdev.tunnel.type === 'geneve') coverReceivedOptions(x);
+  if (hands(netdev.tunnel)) coverReceived(x);
   const options = netdev.tunnel.type === 'geneve' ? composeOptions(flow, bridge.tlvs ?? []) : NONE;
   if (options === undefined) {
     report(x, 'warn', 'native tunnel header build failed');

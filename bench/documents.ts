@@ -4,7 +4,7 @@
 import { readFileSync, writeFileSync } from 'node:fs';
 import path from 'node:path';
 import { aimsTable, judge } from './aims.ts';
-import { machineText } from './machine.ts';
+import { describeMachine, machineText } from './machine.ts';
 import type { Results } from './results.ts';
 import { median, medianRatio } from './rounds.ts';
 import { stageTable } from './stackChart.ts';
@@ -17,6 +17,14 @@ export function between(text: string, name: string, content: string): string {
   const [from, to] = [text.indexOf(open), text.indexOf(close)];
   if (from < 0 || to < from) throw new Error(`no ${open} … ${close}`);
   return `${text.slice(0, from + open.length)}\n${content.trim()}\n${text.slice(to)}`;
+}
+
+/** A table of stages into its place in docs/benchmarks.md. `what`: how it was made, behind commit and machine. */
+export function writeStages(name: string, what: string, table: string): void {
+  const file = path.join(import.meta.dirname, '..', 'docs', 'benchmarks.md');
+  const { commit, cpu } = describeMachine();
+  const content = `xvio ${commit}, ${cpu.split(',')[0]}${what}:\n\n${table}`;
+  writeFileSync(file, between(readFileSync(file, 'utf8'), `${name}-stages`, content));
 }
 
 /** What README shows of all that was measured. */

@@ -4,7 +4,7 @@
 //   node bench/firstPacketStages.ts [--rounds N] [--docs]       the docs: between their marks in docs/benchmarks.md
 
 import { once } from 'node:events';
-import { mkdtempSync, readFileSync, rmSync, writeFileSync } from 'node:fs';
+import { mkdtempSync, readFileSync, rmSync } from 'node:fs';
 import { tmpdir } from 'node:os';
 import path from 'node:path';
 import { setTimeout as sleep } from 'node:timers/promises';
@@ -14,11 +14,9 @@ import { eventfdCreate, eventfdSignal, eventfdTake } from '../src/sys/eventfd.ts
 import { closeFd, pollRaw } from '../src/sys/fd.ts';
 import { NativeBuffer } from '../src/sys/ffi.ts';
 import { setThreadAffinity } from '../src/sys/process.ts';
-import { ROOT } from '../test/interop/sandbox.ts';
-import { between } from './documents.ts';
+import { writeStages } from './documents.ts';
 import type { FirstPacket } from './generator/worker.ts';
-import { launcherIn } from './launcher.ts';
-import { describeMachine } from './machine.ts';
+import { preloadingLauncherIn } from './launcher.ts';
 import { xvioNamed } from './peers/xvio.ts';
 import { acquaint, dismiss, enlist, median } from './rounds.ts';
 import { markdownTable } from './tables.ts';
@@ -79,7 +77,7 @@ async function bareWakeUps(rounds: number): Promise<number[]> {
 /** Stamps of both sides, of the packets during which nothing else woke the worker. */
 async function firstPackets(ports: number, rounds: number): Promise<[FirstPacket, WakeStamps][]> {
   const directory = mkdtempSync(path.join(tmpdir(), 'xvf-'));
-  const file = launcherIn(directory, 'bench/wakeStamps.ts', STAMPS_FILE);
+  const file = preloadingLauncherIn(directory, 'bench/wakeStamps.ts', STAMPS_FILE);
   const options: Options = {
     ...{ rounds, durationMs: 100, realtime: false },
     ...{ switchCore: SWITCH_CORE, generatorCore: GENERATOR_CORE, peers: undefined, compare: [] },
@@ -160,12 +158,6 @@ if (!isMainThread) {
   const rounds = Number(values.rounds);
   const result = await run(rounds);
   console.log(result);
-  if (values.docs) {
-    const file = path.join(ROOT, 'docs', 'benchmarks.md');
-    const { commit, cpu } = describeMachine();
-    const what = `xvio ${commit}, ${cpu.split(',')[0]}, medians, µs:`;
-    const content = `${what}\n\n${result}`;
-    writeFileSync(file, between(readFileSync(file, 'utf8'), 'first-packet-stages', content));
-  }
+  if (values.docs) writeStages('first-packet', ', medians, µs', result);
   process.exit(0);
 }

@@ -7,14 +7,14 @@
 
 import { spawn } from 'node:child_process';
 import { once } from 'node:events';
-import { mkdtempSync, readFileSync, rmSync, writeFileSync } from 'node:fs';
+import { mkdtempSync, rmSync, writeFileSync } from 'node:fs';
 import { tmpdir } from 'node:os';
 import path from 'node:path';
 import { setTimeout as sleep } from 'node:timers/promises';
 import { parseArgs } from 'node:util';
-import { ROOT, Sandbox } from '../test/interop/sandbox.ts';
-import { between } from './documents.ts';
-import { describeMachine } from './machine.ts';
+import { Sandbox } from '../test/interop/sandbox.ts';
+import { writeStages } from './documents.ts';
+import { launcherIn } from './launcher.ts';
 import { median } from './rounds.ts';
 import { markdownTable } from './tables.ts';
 import {
@@ -22,8 +22,8 @@ import {
   type CpuTimes,
   cpuTimes,
   FLOW_MOD_STAGES,
-  launcherIn,
   nowUs,
+  profilerFlags,
   readProfile,
   stageNames,
   stageTimes,
@@ -108,7 +108,9 @@ async function run(rounds: number, flows: number): Promise<string> {
   const directory = mkdtempSync(path.join(tmpdir(), 'xvf-'));
   const series: Sample[][] = [[], [], []];
   try {
-    const profiled = await Sandbox.start({ binary: launcherIn(directory) });
+    const profiled = await Sandbox.start({
+      binary: launcherIn(directory, profilerFlags(directory)),
+    });
     try {
       await using xvio = await Sandbox.start();
       await using real = await Sandbox.start({ daemon: 'real' });
@@ -169,10 +171,5 @@ const { values } = parseArgs({
 const [rounds, flows] = [Number(values.rounds), Number(values.flows)];
 const result = await run(rounds, flows);
 console.log(result);
-if (values.docs) {
-  const file = path.join(ROOT, 'docs', 'benchmarks.md');
-  const { commit, cpu } = describeMachine();
-  const what = `xvio ${commit}, ${cpu.split(',')[0]}, ${flows} flows, medians of ${rounds} rounds, CPU time:`;
-  const content = `${what}\n\n${result}`;
-  writeFileSync(file, between(readFileSync(file, 'utf8'), 'flowmod-stages', content));
-}
+if (values.docs)
+  writeStages('flowmod', `, ${flows} flows, medians of ${rounds} rounds, CPU time`, result);

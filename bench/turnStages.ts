@@ -13,10 +13,8 @@ import { parseArgs } from 'node:util';
 import { isMainThread, parentPort, Worker, workerData } from 'node:worker_threads';
 import { SteadyClock } from '../src/sys/clock.ts';
 import { setRealtime, setThreadAffinity } from '../src/sys/process.ts';
-import { ROOT } from '../test/interop/sandbox.ts';
-import { between } from './documents.ts';
-import { launcherIn } from './launcher.ts';
-import { describeMachine } from './machine.ts';
+import { writeStages } from './documents.ts';
+import { preloadingLauncherIn } from './launcher.ts';
 import { xvioNamed } from './peers/xvio.ts';
 import { acquaint, dismiss, enlist, trialOf } from './rounds.ts';
 import { markdownTable } from './tables.ts';
@@ -90,7 +88,7 @@ const wholeNs = ({ ns }: AwakeTurns): number => sum(ns.map(sum));
 /** What was counted at each rate. */
 async function turnsAt(durationMs: number): Promise<AwakeTurns[]> {
   const directory = mkdtempSync(path.join(tmpdir(), 'xvt-'));
-  const file = launcherIn(directory, 'bench/turnStamps.ts', TURNS_FILE);
+  const file = preloadingLauncherIn(directory, 'bench/turnStamps.ts', TURNS_FILE);
   const options: Options = {
     ...{ rounds: 1, durationMs, realtime: true },
     ...{ switchCore: SWITCH_CORE, generatorCore: GENERATOR_CORE, peers: undefined, compare: [] },
@@ -177,11 +175,6 @@ if (!isMainThread) {
   });
   const result = await run(Number(values.ms));
   console.log(result);
-  if (values.docs) {
-    const file = path.join(ROOT, 'docs', 'benchmarks.md');
-    const { commit, cpu } = describeMachine();
-    const content = `xvio ${commit}, ${cpu.split(',')[0]}:\n\n${result}`;
-    writeFileSync(file, between(readFileSync(file, 'utf8'), 'turn-stages', content));
-  }
+  if (values.docs) writeStages('turn', '', result);
   process.exit(0);
 }

@@ -4,9 +4,9 @@
 // writes, it writes when the worker goes to sleep.
 
 import { appendFileSync } from 'node:fs';
-import { isMainThread } from 'node:worker_threads';
 import type { DataPlane } from '../src/engine/hostLoop.ts';
 import { c } from '../src/sys/ffi.ts';
+import { wrapDataPlane } from './preload.ts';
 
 export const TURNS_FILE = 'XVIO_BENCH_TURNS';
 
@@ -118,19 +118,4 @@ function counted(plane: DataPlane, file: string): DataPlane {
   };
 }
 
-const file = process.env[TURNS_FILE];
-if (!isMainThread && file) {
-  const Instance = WebAssembly.Instance;
-  const made = (
-    module: WebAssembly.Module,
-    imports?: WebAssembly.Imports,
-  ): WebAssembly.Instance => {
-    const instance = new Instance(module, imports);
-    if (!('wakeUp' in instance.exports)) return instance;
-    const plane = counted(instance.exports as unknown as DataPlane, file);
-    return { exports: plane } as unknown as WebAssembly.Instance;
-  };
-  WebAssembly.Instance = new Proxy(Instance, {
-    construct: (_, [module, imports]) => made(module, imports),
-  });
-}
+wrapDataPlane(TURNS_FILE, counted);

@@ -5,13 +5,12 @@
 //
 // CPU time, not rates: that means something on a busy machine, too.
 
-import { mkdirSync, mkdtempSync, readFileSync, renameSync, rmSync, writeFileSync } from 'node:fs';
+import { mkdtempSync, rmSync } from 'node:fs';
 import { tmpdir } from 'node:os';
 import path from 'node:path';
 import { parseArgs } from 'node:util';
-import { ROOT } from '../test/interop/sandbox.ts';
-import { between } from './documents.ts';
-import { describeMachine } from './machine.ts';
+import { writeStages } from './documents.ts';
+import { launcherIn } from './launcher.ts';
 import { xvio, xvioNamed } from './peers/xvio.ts';
 import { type Contestant, cpuNs, dismiss, enlist, median, trialOf } from './rounds.ts';
 import { NEW_FLOWS, NEW_FLOWS_RULE } from './scenarios/upcall.ts';
@@ -20,8 +19,8 @@ import type { Options, Peer } from './types.ts';
 import {
   type CpuProfile,
   cpuTimes,
-  launcherIn,
   nowUs,
+  profilerFlags,
   readProfile,
   stageNames,
   stageTimes,
@@ -85,9 +84,7 @@ async function play(peer: Peer, rounds: number): Promise<Sample[]> {
 async function run(rounds: number): Promise<string> {
   const directory = mkdtempSync(path.join(tmpdir(), 'xvu-'));
   try {
-    const launcher = launcherIn(directory);
-    mkdirSync(path.join(directory, 'bin'));
-    renameSync(launcher, path.join(directory, 'bin', 'ovs-vswitchd'));
+    launcherIn(directory, profilerFlags(directory));
     const profiled = await play(xvioNamed(directory, 'xvio'), rounds);
     const plain = await play(xvio, rounds);
     return table(readProfile(directory), profiled, plain);
@@ -131,11 +128,5 @@ const { values } = parseArgs({
 const rounds = Number(values.rounds);
 const result = await run(rounds);
 console.log(result);
-if (values.docs) {
-  const file = path.join(ROOT, 'docs', 'benchmarks.md');
-  const { commit, cpu } = describeMachine();
-  const what = `xvio ${commit}, ${cpu.split(',')[0]}, medians of ${rounds} rounds, CPU time:`;
-  const content = `${what}\n\n${result}`;
-  writeFileSync(file, between(readFileSync(file, 'utf8'), 'upcall-stages', content));
-}
+if (values.docs) writeStages('upcall', `, medians of ${rounds} rounds, CPU time`, result);
 process.exit(0);

@@ -1,9 +1,8 @@
 // Profiles of a daemon's main thread by V8's own sampler (--cpu-prof), sorted by stages: where the microseconds of an OpenFlow message
 // or of an upcall go. A table of stages is a map, not a ledger: what the compiler puts into a caller counts for that.
 
-import { chmodSync, readdirSync, readFileSync, writeFileSync } from 'node:fs';
+import { readdirSync, readFileSync } from 'node:fs';
 import path from 'node:path';
-import { ROOT } from '../test/interop/sandbox.ts';
 
 const SAMPLE_US = 200;
 
@@ -120,19 +119,9 @@ export function cpuTimes(pid: number): CpuTimes {
 /** The clock of a profile. */
 export const nowUs = (): number => Number(process.hrtime.bigint() / 1000n);
 
-/** Makes a launcher of the daemon with V8's profiler on, which leaves a file in the directory when the daemon ends. */
-export function launcherIn(directory: string): string {
-  const launcher = path.join(directory, 'ovs-vswitchd');
-  const node = path.join(ROOT, 'node_modules', '.bin', 'node');
-  const options = `--cpu-prof --cpu-prof-interval=${SAMPLE_US} --cpu-prof-dir='${directory}'`;
-  const main = path.join(ROOT, 'src', 'cli', 'ovs-vswitchd.ts');
-  writeFileSync(
-    launcher,
-    `#!/bin/sh\nexec '${node}' --disable-warning=ExperimentalWarning ${options} '${main}' "$@"\n`,
-  );
-  chmodSync(launcher, 0o755);
-  return launcher;
-}
+/** Flags of V8's profiler, which leaves a file in the directory when the daemon ends. */
+export const profilerFlags = (directory: string): string =>
+  `--cpu-prof --cpu-prof-interval=${SAMPLE_US} --cpu-prof-dir='${directory}'`;
 
 /** The profile of the main thread: the one that has loaded the command line. */
 export function readProfile(directory: string): CpuProfile {

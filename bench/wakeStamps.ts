@@ -2,9 +2,9 @@
 // behind that began and ended, and what it had done before. What it writes, it writes when the worker is about to sleep again.
 
 import { appendFileSync } from 'node:fs';
-import { isMainThread } from 'node:worker_threads';
 import type { DataPlane } from '../src/engine/hostLoop.ts';
 import { c } from '../src/sys/ffi.ts';
+import { wrapDataPlane } from './preload.ts';
 
 /** Of one time that a worker woke and found packets; nanoseconds of process.hrtime. */
 export interface WakeStamps {
@@ -59,19 +59,4 @@ function stamped(plane: DataPlane, file: string): DataPlane {
   };
 }
 
-const file = process.env[STAMPS_FILE];
-if (!isMainThread && file) {
-  const Instance = WebAssembly.Instance;
-  const made = (
-    module: WebAssembly.Module,
-    imports?: WebAssembly.Imports,
-  ): WebAssembly.Instance => {
-    const instance = new Instance(module, imports);
-    if (!('wakeUp' in instance.exports)) return instance;
-    const plane = stamped(instance.exports as unknown as DataPlane, file);
-    return { exports: plane } as unknown as WebAssembly.Instance;
-  };
-  WebAssembly.Instance = new Proxy(Instance, {
-    construct: (_, [module, imports]) => made(module, imports),
-  });
-}
+wrapDataPlane(STAMPS_FILE, stamped);

@@ -4,8 +4,10 @@
 import {
   DROP_FLOW_EXPLICIT,
   DROP_METER,
+  DROP_NO_LEARNED_PORT,
   DROP_NO_PORT,
   DROP_RECIRC_LIMIT,
+  DROP_RESERVED_MAC,
   DROP_RESUBMIT_LIMIT,
   DROP_RX_RUNT,
   DROP_STP,
@@ -15,6 +17,8 @@ import {
   DROP_TUNNEL_HEADROOM,
   DROP_TUNNEL_PROTOCOL,
   DROP_UPCALL_FULL,
+  DROP_UPCALL_NO_FLOW,
+  DROP_VLAN_FILTER,
 } from '../../contract/drop.ts';
 import { DROP_NAMES } from '../../contract/names.ts';
 import type { DataPlaneEngine } from '../engine/engine.ts';
@@ -36,7 +40,13 @@ const OVS_DROPS: Readonly<Record<string, readonly number[]>> = {
   datapath_drop_invalid_port: [DROP_NO_PORT],
   datapath_drop_tunnel_push_error: [DROP_TUNNEL_HEADROOM],
   datapath_drop_tunnel_pop_error: [DROP_TUNNEL_HEADER, DROP_TUNNEL_CHECKSUM, DROP_TUNNEL_PROTOCOL],
-  drop_action_of_pipeline: [DROP_FLOW_EXPLICIT],
+  drop_action_of_pipeline: [
+    DROP_FLOW_EXPLICIT,
+    DROP_UPCALL_NO_FLOW,
+    DROP_VLAN_FILTER,
+    DROP_NO_LEARNED_PORT,
+    DROP_RESERVED_MAC,
+  ],
   drop_action_recursion_too_deep: [DROP_RESUBMIT_LIMIT],
   drop_action_congestion: [DROP_TUNNEL_CONGESTION],
   drop_action_forwarding_disabled: [DROP_STP],

@@ -5,12 +5,10 @@ import {
   F_ACTSET_OUTPUT,
   F_IN_PORT,
   F_METADATA,
-  F_REGS,
   FLOW_SIZE,
   K_IN_PORT,
   K_PACKET_TYPE,
   K_PKT_MARK,
-  K_RECIRC_ID,
   K_TCP_FLAGS,
   KEY_SIZE,
 } from '../../contract/key.ts';
@@ -36,6 +34,7 @@ import { be16, newRecord, putBe32 } from './flow.ts';
 import { extractFlow } from './flowExtract.ts';
 import type { FlowEvent } from './flowMods.ts';
 import { GroupTable } from './groups.ts';
+import { hiddenRule, missRule, onceRule } from './hiddenRules.ts';
 import { MacTable } from './macLearning.ts';
 import { credit } from './megaflow.ts';
 import { MeterTable } from './meters.ts';
@@ -47,13 +46,12 @@ import { resume } from './resume.ts';
 import { ruleChange } from './ruleChange.ts';
 import { splitProgram } from './slowPath.ts';
 import type { BridgeTree } from './spanningTree/gate.ts';
+import { HIDDEN_TABLE, N_TABLES } from './tableNumbers.ts';
 import { translate } from './translate/translate.ts';
 import type { BridgeSampling, FragmentMode, Sample, TableMiss } from './translate/types.ts';
 import { copyTunnel } from './tunnel/record.ts';
 import type { BridgePort, Bundle, FlowOwner, FlowTable, PreparedPacketOut, Rule } from './types.ts';
 
-export const N_TABLES = 255;
-export const HIDDEN_TABLE = 254;
 const OFPORTS_MAX = 0xff00;
 
 /** VLAN settings of a Port row; what is missing has the default of a port without settings. */
@@ -94,46 +92,6 @@ function copyMetadata(from: Uint8Array, to: Uint8Array): void {
   to.set(from.subarray(K_PACKET_TYPE, K_PACKET_TYPE + 4), K_PACKET_TYPE);
   to.set(from.subarray(F_METADATA, F_ACTSET_OUTPUT), F_METADATA);
 }
-
-function hiddenRule(actions: readonly Action[], reg: number): Rule {
-  const match: Match = { key: new Uint8Array(FLOW_SIZE), mask: new Uint8Array(FLOW_SIZE) };
-  putBe32(match.key, F_REGS, reg);
-  match.mask.fill(0xff, F_REGS, F_REGS + 4);
-  return {
-    table: HIDDEN_TABLE,
-    priority: 0,
-    match,
-    cookie: 0n,
-    actions,
-    idleTimeout: 0,
-    hardTimeout: 0,
-    importance: 0,
-    flags: {
-      sendFlowRem: false,
-      checkOverlap: false,
-      resetCounts: false,
-      noPktCounts: false,
-      noBytCounts: false,
-    },
-    createdMs: 0,
-    modifiedMs: 0,
-    usedMs: 0,
-    packets: 0,
-    bytes: 0,
-    hidden: true,
-    removed: false,
-  };
-}
-
-/** What has not been recirculated finds nothing else in that table. */
-function onceRule(): Rule {
-  const rule = hiddenRule([], 0);
-  rule.match.mask.fill(0);
-  rule.match.mask.fill(0xff, K_RECIRC_ID, K_RECIRC_ID + 4);
-  return { ...rule, priority: 2 };
-}
-
-const IMPLICIT_MISS = 7;
 
 /** Flow changes in one go up to which megaflows are chosen one by one. */
 const RULE_CHANGES_MAX = 16;
@@ -192,10 +150,7 @@ export class SwitchBridge implements DatapathBridge {
       nowMs: () => this.nowMs(),
       settled: () => this.settled(),
     });
-    this.missRule = hiddenRule(
-      [{ type: 'controller', maxLen: 0xffff, controllerId: 0, reason: IMPLICIT_MISS }],
-      1,
-    );
+    this.missRule = missRule();
     this.noPacketInRule = hiddenRule([], 2);
     this.dropFragmentsRule = hiddenRule([], 3);
     const hidden: FlowTable = this.tables[HIDDEN_TABLE]!;

@@ -32,10 +32,10 @@ import {
 } from '../wire/openflow/types.ts';
 import { checkCt, checkNat, checkResubmitCt, isCtField } from './checkCt.ts';
 import { be16, be32, IPPROTO_TCP, isIp, putBe16, putBe32 } from './flow.ts';
+import { N_TABLES } from './tableNumbers.ts';
 
 /** Ports of a bridge: 1 … 0xfeff. A flow may name one that does not exist yet. */
 const MAX_PORTS = 0xff00;
-const N_TABLES = 255;
 /** Fields that no datapath action of ours can write (yet). */
 const NOT_WRITABLE = /^(mpls_bos|ct_|nd_reserved|nd_options_type)/;
 

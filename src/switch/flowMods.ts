@@ -10,16 +10,10 @@ import { OFPM_ALL } from '../wire/openflow/meter.ts';
 import type { Action, FlowMod, Match, OfVersion, Subfield } from '../wire/openflow/types.ts';
 import { evictionFields, victimOf } from './eviction.ts';
 import { actionsEqual, mentionsField, metersOf } from './flowModsActions.ts';
-import {
-  HIDDEN_TABLE,
-  meets,
-  N_TABLES,
-  newRule,
-  type RuleCriteria,
-  tablesOf,
-} from './flowModsRules.ts';
+import { meets, newRule, type RuleCriteria, tablesOf } from './flowModsRules.ts';
 import { FlowTransaction } from './flowTransaction.ts';
 import type { Meter } from './meters.ts';
+import { HIDDEN_TABLE, N_TABLES } from './tableNumbers.ts';
 import type { Bridge, FlowOwner, Rule } from './types.ts';
 import { crossed, freePercent, type Vacancy } from './vacancy.ts';
 

@@ -10,11 +10,9 @@ import {
   OfError,
 } from '../wire/openflow/types.ts';
 import { outputsToGroup, outputsToPort } from './flowModsActions.ts';
+import { HIDDEN_TABLE } from './tableNumbers.ts';
 import type { Bridge, FlowTable, Rule } from './types.ts';
 
-/** Tables 0 … 253 are the controllers', 254 belongs to the switch. */
-export const N_TABLES = 255;
-export const HIDDEN_TABLE = 254;
 export const ALL_TABLES = 0xff;
 export const OFPG_ANY = 0xffffffff;
 export const NO_BUFFER = 0xffffffff;

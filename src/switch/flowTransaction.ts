@@ -20,7 +20,6 @@ import {
 import {
   COOKIE_ALL_ONES,
   checkFlowMod,
-  HIDDEN_TABLE,
   meets,
   newRule,
   OFPG_ANY,
@@ -30,6 +29,7 @@ import {
   writableTable,
 } from './flowModsRules.ts';
 import { addOf, discardFlow, type PreparedFlow, setFromFlowMod } from './preparedFlow.ts';
+import { HIDDEN_TABLE } from './tableNumbers.ts';
 import type { FlowTable, Rule } from './types.ts';
 
 /** Changes that become visible to monitors, and final, together. */

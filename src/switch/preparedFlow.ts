@@ -11,13 +11,13 @@ import type { Place } from './classifier.ts';
 import { groupsOf, metersOf } from './flowModsActions.ts';
 import {
   COOKIE_ALL_ONES,
-  HIDDEN_TABLE,
   NO_BUFFER,
   newRule,
   OFPG_ANY,
   stateFlags,
   tableForCheck,
 } from './flowModsRules.ts';
+import { HIDDEN_TABLE } from './tableNumbers.ts';
 import type { Bridge, Rule } from './types.ts';
 
 export interface PreparedFlow {

@@ -4,8 +4,8 @@
 import { FLOW_SIZE } from '../../contract/key.ts';
 import type { Netdev, NetdevStatus } from '../../src/port/types.ts';
 import { Classifier } from '../../src/switch/classifier.ts';
-import { N_TABLES } from '../../src/switch/flowModsRules.ts';
 import { GroupTable } from '../../src/switch/groups.ts';
+import { N_TABLES } from '../../src/switch/tableNumbers.ts';
 import type { Bridge, BridgePort, FlowTable } from '../../src/switch/types.ts';
 import { emptyMatch, matchField } from '../../src/wire/openflow/fieldAccess.ts';
 import { fieldByName } from '../../src/wire/openflow/fields.ts';

@@ -9,7 +9,7 @@
 import { type DebugLog, rateLimit } from '../../observe/vlog.ts';
 import { startExpiry } from '../../switch/expire.ts';
 import { type CheckActions, type FlowTableRow, FlowTables } from '../../switch/flowMods.ts';
-import { HIDDEN_TABLE } from '../../switch/flowModsRules.ts';
+import { HIDDEN_TABLE } from '../../switch/tableNumbers.ts';
 import type { Bridge, BridgePort } from '../../switch/types.ts';
 import { ActionLists } from '../../wire/openflow/actionLists.ts';
 import type { Message, MessageType, Role } from '../../wire/openflow/messages.ts';

@@ -6,7 +6,8 @@
 
 import type { FlowEvent } from '../../switch/flowMods.ts';
 import { outputsToGroup, outputsToPort } from '../../switch/flowModsActions.ts';
-import { ALL_TABLES, isHidden, N_TABLES, tablesOf } from '../../switch/flowModsRules.ts';
+import { ALL_TABLES, isHidden, tablesOf } from '../../switch/flowModsRules.ts';
+import { N_TABLES } from '../../switch/tableNumbers.ts';
 import type { Rule } from '../../switch/types.ts';
 import type {
   FlowMonitorRequest,

@@ -1,7 +1,8 @@
 // Multipart requests (1.5.1 §7.3.5; "statistics" before 1.3): what the switch is and what it has counted. Replies
 // that can be long are made in slices, so that a dump of 100 000 flows delays nobody else.
 
-import { HIDDEN_TABLE, isHidden } from '../../switch/flowModsRules.ts';
+import { isHidden } from '../../switch/flowModsRules.ts';
+import { HIDDEN_TABLE } from '../../switch/tableNumbers.ts';
 import type { Bridge, Rule } from '../../switch/types.ts';
 import { encode } from '../../wire/openflow/message.ts';
 import type { TableFeatures } from '../../wire/openflow/messages.ts';

@@ -2,7 +2,7 @@
 // 1.2), whether a full table evicts flows, and when a controller hears that it is nearly full (from 1.4).
 
 import type { FlowTables } from '../../switch/flowMods.ts';
-import { HIDDEN_TABLE } from '../../switch/flowModsRules.ts';
+import { HIDDEN_TABLE } from '../../switch/tableNumbers.ts';
 import { vacancyAfter } from '../../switch/vacancy.ts';
 import type { TableDesc } from '../../wire/openflow/messages.ts';
 import { OfError } from '../../wire/openflow/types.ts';

@@ -16,6 +16,7 @@ import {
 } from '../../../contract/key.ts';
 import { type Action, OFPP_IN_PORT, OFPP_UNSET } from '../../wire/openflow/types.ts';
 import { be16, putBe16, putBe32 } from '../flow.ts';
+import { HIDDEN_TABLE } from '../tableNumbers.ts';
 import type { Rule } from '../types.ts';
 import { runActions } from './actions.ts';
 import {
@@ -31,7 +32,6 @@ import { hasOriginalTuple, swapWithOriginalTuple } from './ctFields.ts';
 import { awaitParse, keepForLater } from './freeze.ts';
 
 const OFPPC_NO_PACKET_IN = 64;
-const HIDDEN_TABLE = 254;
 /** Values: about what Open vSwitch holds in 64 KiB. */
 const MAX_STACK = 8192;
 

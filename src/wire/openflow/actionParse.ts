@@ -1,6 +1,7 @@
 // Actions from text, as ovs-ofctl takes them (ovs-actions(7)): the ones that the switch itself executes. Errors are
 // TextError with Open vSwitch's words where users meet them.
 
+import { PACKET_TYPE_NSH } from '../../../contract/tunnel.ts';
 import { parseCt } from './ctParse.ts';
 import { parseEncapProps } from './encapProps.ts';
 import { toBytes } from './fieldAccess.ts';
@@ -254,7 +255,7 @@ const PARSERS: Readonly<Record<string, Parser>> = {
 
 function encap(text: string): Action {
   const [, name = '', inner = ''] = /^\s*([^(\s]*)\s*(?:\((.*)\))?\s*$/s.exec(text) ?? [];
-  const packetType = { ethernet: 0, mpls: 0x18847, mpls_mc: 0x18848, nsh: 0x1894f }[name];
+  const packetType = { ethernet: 0, mpls: 0x18847, mpls_mc: 0x18848, nsh: PACKET_TYPE_NSH }[name];
   if (packetType === undefined) throw new TextError(`Encap hdr not supported: ${text}`);
   const properties = parseEncapProps(packetType, inner);
   return { type: 'encap', packetType, ...(properties.length === 0 ? {} : { properties }) };

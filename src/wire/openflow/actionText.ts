@@ -1,6 +1,7 @@
 // Actions as text, exactly as ovs-ofctl shows them (ovs-actions(7)): "mod_dl_dst:…,resubmit(,10),output:2". The opposite
 // direction is actionParse.ts.
 
+import { PACKET_TYPE_NSH } from '../../../contract/tunnel.ts';
 import { formatIpv4, formatIpv6, hex2 } from './address.ts';
 import { formatEncapProps } from './encapProps.ts';
 import { fromBytes, resolveField, toBytes } from './fieldAccess.ts';
@@ -128,7 +129,7 @@ const ENCAPSULATIONS: ReadonlyMap<number, string> = new Map([
   [0, 'ethernet'],
   [0x18847, 'mpls'],
   [0x18848, 'mpls_mc'],
-  [0x1894f, 'nsh'],
+  [PACKET_TYPE_NSH, 'nsh'],
 ]);
 /** decap without a packet type: that of the next header. */
 const NEXT_PROTOCOL = 0xfffe;

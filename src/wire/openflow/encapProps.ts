@@ -6,6 +6,7 @@
 //
 // Text: md_type=1, tlv(0x1000,10,0x12345678).
 
+import { PACKET_TYPE_NSH } from '../../../contract/tunnel.ts';
 import type { Reader, Writer } from './buffer.ts';
 import { TextError } from './fieldText.ts';
 import type { EncapProperty } from './types.ts';
@@ -14,7 +15,6 @@ import { OfError } from './types.ts';
 const NSH_CLASS = 4;
 const MD_TYPE = 1;
 const TLV = 2;
-const PACKET_TYPE_NSH = 0x1894f;
 /** Digits that a TLV's value may have. */
 const DIGITS_MAX = 251;
 

@@ -2,6 +2,7 @@
 // ovs-actions(7) says what they mean. All numbers that Open vSwitch 3.1 knows are decoded; the two debugging actions with
 // --enable-dummy only, else they get OFPBAC_BAD_VENDOR_TYPE as unknown numbers do.
 
+import { PACKET_TYPE_NSH } from '../../../contract/tunnel.ts';
 import { checkOutputPort, decodeActions, legacySet, moveFrom, pushMpls } from './actionDecode.ts';
 import type { Reader } from './buffer.ts';
 import { decodeCt, decodeNat } from './ctDecode.ts';
@@ -247,7 +248,7 @@ export function decodeNxAction(
 }
 
 /** Ethernet, MPLS unicast, MPLS multicast, NSH. */
-const ENCAPSULATIONS = new Set([0, 0x18847, 0x18848, 0x1894f]);
+const ENCAPSULATIONS = new Set([0, 0x18847, 0x18848, PACKET_TYPE_NSH]);
 
 function encap(r: Reader): Action {
   r.skip(2); // size of the header, if it matters

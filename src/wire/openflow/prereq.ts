@@ -14,7 +14,10 @@ import {
   K_VLAN0_TCI,
   VLAN_PRESENT,
 } from '../../../contract/key.ts';
+import { ETH_TYPE_NSH } from '../../../contract/tunnel.ts';
 import type { Prereq } from './fields.ts';
+
+export { ETH_TYPE_NSH };
 
 export const ETH_TYPE_IP = 0x0800;
 export const ETH_TYPE_ARP = 0x0806;
@@ -22,7 +25,6 @@ export const ETH_TYPE_RARP = 0x8035;
 export const ETH_TYPE_IPV6 = 0x86dd;
 export const ETH_TYPE_MPLS = 0x8847;
 export const ETH_TYPE_MPLS_MCAST = 0x8848;
-export const ETH_TYPE_NSH = 0x894f;
 export const ETH_TYPE_VLAN = 0x8100;
 export const ETH_TYPE_QINQ = 0x88a8;
 export const IPPROTO_ICMP = 1;

@@ -127,6 +127,28 @@ function compareFlowMod(text: string, m: FlowMod): void {
   if (m.hardTimeout !== 0) assert.match(line, new RegExp(` hard:${m.hardTimeout}\\b`));
 }
 
+test('ovs-ofctl reads service headers and fields of tunnels as we mean them', () => {
+  const flows = [
+    ['', 'encap(nsh(md_type=2,tlv(0x1000,10,0x12345678),tlv(0x2000,20,0xfedcba9876543210)))'],
+    ['', 'encap(nsh(md_type=1)),set_field:0x1234->nsh_spi,set_field:0x11223344->nsh_c1'],
+    ['packet_type=(1,0x894f),nsh_mdtype=1,nsh_spi=0x123456,nsh_c3=0x80/0xf0', 'dec_nsh_ttl'],
+    ['dl_type=0x894f,nsh_np=3,nsh_si=254,nsh_ttl=60', 'decap()'],
+    ['tun_erspan_ver=2,tun_erspan_dir=1,tun_erspan_hwid=0x3f', 'set_field:0x7->tun_erspan_idx'],
+    ['tun_gtpu_flags=0x30,tun_gtpu_msgtype=255', 'drop'],
+  ] as const;
+  const messages = flows.map(([match, actions], i) => {
+    const [plain] = fc.sample(flowModFor(6), { numRuns: 1, seed: 1 });
+    const flowMod = { ...plain!, match: parseMatch(match), actions: parseActions(actions) };
+    return encode(6, i + 1, { type: 'flow_mod', nxt: false, flowMod })[0]!;
+  });
+  const texts = ofpParse(messages);
+  for (const [i, [match, actions]] of flows.entries()) {
+    const text = texts[i + 1]!.trimEnd();
+    assert.ok(text.includes(formatMatch(parseMatch(match)).replace(/^eth,/, '')), text);
+    assert.equal(text.slice(text.indexOf('actions=') + 8), actions);
+  }
+});
+
 // ---- replies and asynchronous messages, as ovs-ofctl shows them
 
 const PORT: PortDesc = {

@@ -68,7 +68,7 @@ export const match: fc.Arbitrary<Match> = fc
     const add = (f: Field, value: bigint, mask?: bigint): void => {
       if (!prereqOk(f.prereq, m.key, m.mask) || fieldIsMatched(m, f)) return;
       if (mask === 0n || !isValueValid(f, value)) return;
-      // Of the fields of ERSPAN a text says no zeros: a value is its own mask.
+      // Of some fields of tunnels a text says no zeros: a value is its own mask.
       if (f.masksItself && (value & (mask ?? value)) === 0n) return;
       // A later fragment is a fragment, and has no ports.
       if (f.name === 'ip_frag' && ((value & 3n) === 2n || portsMatched(m))) return;

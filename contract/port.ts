@@ -69,4 +69,5 @@ export const Q_BROKEN = 28; // u32 W: not 0 = the ring was found invalid (a DROP
 export const Q_PACKETS = 32; // f64 W
 export const Q_BYTES = 40; // f64 W
 export const Q_BUSY_NS = 48; // f64 W: time spent on this queue while it had packets (pmd-rxq-show)
+export const Q_NOT_PLAIN = 56; // u32 W: bursts still to be received before plain.ts tries again
 export const Q_SPECIFIC = 64; // start of the part of the kind

@@ -1,7 +1,7 @@
 // The megaflow table: tuple-space search in shared memory. Written by the main thread alone (src/engine/flowTable.ts),
 // read by all workers without locks (dataplane/lookup.ts).
 //
-//   flow records   FLOWS_MAX x 576 bytes       header line, then the masked key
+//   flow records   FLOWS_MAX x 576 bytes       header line, then the masked key, then the line of plain packets
 //   flow index     2^19 buckets of u32         address of the first flow of a chain, 0 = none; hash over the masked key
 //   subtables      SUBTABLES_MAX x 576 bytes   one for each mask
 //   subtable hits  per worker, u32 each        lookups that ended in the subtable, for the order of the port lists
@@ -31,6 +31,16 @@ export const FL_INLINE = 28; // 9 words: a short program lives in the record its
 export const FL_INLINE_WORDS = 9;
 export const FL_KEY = 64; // KEY_SIZE bytes, masked
 
+// Last line of a flow record: all that dataplane/plain.ts needs of the flow, in one cache line.
+export const FL_PLAIN = 512;
+export const FP_PORT = FL_PLAIN; // u32 input port; FP_NONE: dead, or no plain packet can be of this flow
+export const FP_MASK = FL_PLAIN + 4; // u32 address of the mask (ST_PLAIN of the subtable)
+export const FP_OUTPUT = FL_PLAIN + 8; // u32 port, if the program does nothing but output to it; otherwise FP_NONE
+export const FP_BYTES = FL_PLAIN + 16; // PLAIN_BYTES, masked
+export const FP_NONE = 0xffffffff;
+/** The first bytes of a plain frame: Ethernet, IPv4 without options, ports; TCP flags are in the last two. */
+export const PLAIN_BYTES = 48;
+
 export const FLOW_INDEX_BASE = FLOW_TABLE_BASE + 0x9000000;
 export const FLOW_INDEX_BUCKETS = 0x80000;
 
@@ -45,6 +55,7 @@ export const ST_BLOCKS = 8; // u32: number of 16-byte blocks of the mask that ar
 export const ST_SIMPLE = 12; // u32: 1 = looks at nothing but what dataplane/simple.ts knows of a packet
 export const ST_BLOCK = 16; // u16 x 28: offsets of these blocks in key and mask
 export const ST_MASK = 80; // KEY_SIZE bytes
+export const ST_PLAIN = 528; // PLAIN_BYTES: what of it lies in a plain frame, where it lies there
 
 export const SUBTABLE_HITS_BASE = FLOW_TABLE_BASE + 0x9340000;
 

@@ -5,15 +5,7 @@ import { DROP_RECIRC_LIMIT, DROP_UPCALL_NO_FLOW } from '../contract/drop.ts';
 import { K_TCP_FLAGS } from '../contract/key.ts';
 import { CONTROL_BASE, CTL_UPCALLS_ENABLED } from '../contract/memory.ts';
 import { PKT_FLOW, PKT_HASH, PKT_IN_PORT, PKT_KEY, PKT_LEN, PKT_MARK } from '../contract/packet.ts';
-import {
-  FC_BYTES,
-  FC_PACKETS,
-  FC_TCP_FLAGS,
-  FC_USED_MS,
-  FL_INDEX,
-  FL_PROGRAM,
-  FLOW_COUNTER_SIZE,
-} from '../contract/table.ts';
+import { FC_BYTES, FC_PACKETS, FC_TCP_FLAGS, FC_USED_MS, FL_PROGRAM } from '../contract/table.ts';
 import { execute, takeRecirculated } from './act.ts';
 import { flushBatches, release } from './batch.ts';
 import { outputDirectly } from './direct.ts';
@@ -24,7 +16,7 @@ import { parseAgain, parseOne } from './parse.ts';
 import { S_BURST, S_GROUP_OF, S_GROUP_TABLE, S_GROUPS, S_SORTED } from './scratch.ts';
 import { isKeyless } from './simple.ts';
 import { upcall } from './upcall.ts';
-import { flowCountersBase, nowMs, privateBase } from './worker.ts';
+import { countersOf, nowMs, privateBase } from './worker.ts';
 
 const GROUP_TABLE_SIZE: u32 = 1024;
 const RECIRC_MAX = 8; // look-ups of one packet after the first, as in the Linux datapath
@@ -201,7 +193,7 @@ function countPackets(flow: u32, list: u32, n: i32): void {
 
 /** `tcpFlags` as they stand in the packet. */
 export function countFlow(flow: u32, n: i32, bytes: u32, tcpFlags: u32): void {
-  const counters = flowCountersBase + load<u32>(flow + FL_INDEX) * FLOW_COUNTER_SIZE;
+  const counters = countersOf(flow);
   store<f64>(counters + FC_PACKETS, load<f64>(counters + FC_PACKETS) + <f64>n);
   store<f64>(counters + FC_BYTES, load<f64>(counters + FC_BYTES) + <f64>bytes);
   store<f64>(counters + FC_USED_MS, nowMs);

@@ -49,16 +49,21 @@ export function outputDirectly(list: u32, n: i32): bool {
         : load<u16>(load<u32>(pkt + PKT_KEY) + K_TCP_FLAGS);
     countFlow(load<u32>(pkt + PKT_FLOW), 1, load<u32>(pkt + PKT_LEN), tcpFlags);
   }
-  const left = anyPush ? pushEach(list, n) : n;
+  outputInRuns(list, anyPush ? pushEach(list, n) : n);
+  return true;
+}
+
+/** Outputs the packets of `list` to their ports (S_DIRECT), runs of the same port together. */
+export function outputInRuns(list: u32, n: i32): void {
+  const ports = privateBase + S_DIRECT;
   let from = 0;
-  while (from < left) {
+  while (from < n) {
     const port = load<u32>(ports + (from << 2));
     let to = from + 1;
-    while (to < left && load<u32>(ports + (to << 2)) === port) to++;
+    while (to < n && load<u32>(ports + (to << 2)) === port) to++;
     outputList(list + (from << 2), to - from, port);
     from = to;
   }
-  return true;
 }
 
 /** Encapsulates the packets that have to be. Those that cannot be are dropped and leave the list. Returns how many are left. */

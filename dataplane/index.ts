@@ -60,6 +60,7 @@ import { startTracking } from './ct/index.ts';
 import { countDrop } from './drop.ts';
 import { injectBurst, injectEmpty, injectedUpTo, injectHead } from './inject.ts';
 import { parseBurst } from './parse.ts';
+import { plainBurst } from './plain.ts';
 import { heldBegin, prepareSleep, rxBurst, rxDone, txBurst, wake } from './port/index.ts';
 import { S_BURST, S_BUSY } from './scratch.ts';
 import { resetSimple, simpleBurst } from './simple.ts';
@@ -253,7 +254,7 @@ function receive(queue: u32): i32 {
         txBurst(relay - 1, burst, n);
       } else if (load<u32>(portAddress(port) + PT_SIMPLE) !== 0) {
         simpleBurst(packets, n, port);
-      } else {
+      } else if (!plainBurst(q, packets, n, port)) {
         parseBurst(packets, n);
         runBurst(n);
       }

@@ -30,11 +30,10 @@ import {
   FL_PROGRAM,
   FL_STATE,
   FL_SUBTABLE,
-  FLOW_COUNTER_SIZE,
   FLOW_INDEX_BASE,
   FLOW_INDEX_BUCKETS,
-  FLOW_RECORD_SIZE,
-  FLOW_RECORDS_BASE,
+  FP_NONE,
+  FP_PORT,
   ST_INDEX,
   ST_SIMPLE,
   SUBTABLE_HITS_BASE,
@@ -44,7 +43,7 @@ import { hashSimple, KEY_LINES, keyHash, LINE1, LINE3 } from './key.ts';
 import { keepTouched } from './port/receive.ts';
 import { S_MISSED } from './scratch.ts';
 import { flowHash, flowMatches } from './table/flow.ts';
-import { addStat, flowCountersBase, privateBase, worker } from './worker.ts';
+import { addStat, countersOf, privateBase, worker } from './worker.ts';
 
 /** Packets of a burst from which on it is worth a look whether they are alike. */
 const ALIKE_MIN = 16;
@@ -80,7 +79,7 @@ export function lookup(list: u32, n: i32): void {
   for (let i = 0; i < n; i++) {
     const pkt = load<u32>(list + (i << 2));
     const flow = load<u32>(pkt + PKT_FLOW);
-    if (flow !== 0 && isLive(flow) && flowMatches(load<u32>(pkt + PKT_KEY), flow)) continue;
+    if (isOf(flow, load<u32>(pkt + PKT_KEY))) continue;
     store<u32>(missed + (misses << 2), pkt);
     misses++;
   }
@@ -96,7 +95,7 @@ function likeFirst(list: u32, n: i32): i32 {
   const first = load<u32>(list);
   const key = load<u32>(first + PKT_KEY);
   let flow = cached(keyHash(key));
-  if (flow === 0 || !isLive(flow) || !flowMatches(key, flow)) flow = search(key);
+  if (!isOf(flow, key)) flow = search(key);
   if (flow === 0) return 0;
   let i = 0;
   for (; i < n; i++) {
@@ -116,11 +115,7 @@ function touchFlows(list: u32, n: i32): void {
     const flow = load<u32>(pkt + PKT_FLOW);
     if (flow === last || flow === 0) continue;
     last = flow;
-    const index = (flow - <u32>FLOW_RECORDS_BASE) / FLOW_RECORD_SIZE;
-    sum ^=
-      load<u32>(flow + FL_STATE) ^
-      load<u32>(flow + FL_KEY) ^
-      load<u32>(flowCountersBase + index * FLOW_COUNTER_SIZE);
+    sum ^= load<u32>(flow + FL_STATE) ^ load<u32>(flow + FL_KEY) ^ load<u32>(countersOf(flow));
     // Behind a tunnel, and with IPv6, another line counts.
     const lines = load<u32>(load<u32>(pkt + PKT_KEY) + KEY_LINES);
     if (lines & LINE1) sum ^= load<u32>(flow + FL_KEY + 64);
@@ -139,7 +134,7 @@ function lookupMissed(missed: u32, n: i32, inverse: u32): void {
     const hash = load<u32>(pkt + PKT_HASH);
     // An earlier packet of this burst may have brought the flow into the cache.
     let flow = inverse === 0 ? 0 : cached(hash);
-    if (flow === 0 || !isLive(flow) || !flowMatches(key, flow)) {
+    if (!isOf(flow, key)) {
       flow = search(key);
       if (flow !== 0 && inverse !== 0 && !isOuter(flow)) insert(hash, flow, inverse);
     }
@@ -148,6 +143,38 @@ function lookupMissed(missed: u32, n: i32, inverse: u32): void {
   }
   addStat(WK_FLOW_HITS, <f64>hits);
   addStat(WK_FLOW_PROBES, <f64>probes);
+}
+
+/**
+ * The megaflow of a plain packet (plain.ts) that was not remembered under `hash`, 0 = none. It has been parsed. Flows to which
+ * no plain packet can be compared are remembered as for others.
+ */
+export function findPlain(pkt: u32, hash: u32): u32 {
+  const key = load<u32>(pkt + PKT_KEY);
+  // An earlier packet of the burst may have brought it into the cache.
+  let flow = cached(hash);
+  if (isOf(flow, key)) return hit(flow);
+  const whole = keyHash(key);
+  flow = cached(whole);
+  if (isOf(flow, key)) return hit(flow);
+  probes = 0;
+  flow = search(key);
+  addStat(WK_FLOW_PROBES, <f64>probes);
+  if (flow === 0) return 0;
+  addStat(WK_FLOW_HITS, 1);
+  if (isOuter(flow)) return flow;
+  const comparable = load<u32>(flow + FP_PORT) !== FP_NONE;
+  insert(comparable ? hash : whole, flow, load<u32>(CONTROL_BASE + CTL_CACHE_INSERT_INV_PROB));
+  return flow;
+}
+
+function hit(flow: u32): u32 {
+  addStat(WK_CACHE_HITS, 1);
+  return flow;
+}
+
+function isOf(flow: u32, key: u32): bool {
+  return flow !== 0 && isLive(flow) && flowMatches(key, flow);
 }
 
 function isLive(flow: u32): bool {
@@ -167,7 +194,7 @@ function bucketOf(hash: u32): u32 {
 }
 
 /** Four signatures, then four flow addresses. */
-function cached(hash: u32): u32 {
+export function cached(hash: u32): u32 {
   const bucket = bucketOf(hash);
   const equal = i32x4.bitmask(i32x4.eq(v128.load(bucket), i32x4.splat(hash)));
   return equal === 0 ? 0 : load<u32>(bucket + (ctz<u32>(equal) << 2), 16);

@@ -65,6 +65,8 @@ const BE_MPLS: u32 = 0x4788;
 const BE_MPLS_MULTICAST: u32 = 0x4888;
 const BE_NSH: u32 = 0x4f89;
 
+export const NOT_PLAIN: u32 = 0xffffffff;
+
 /** Parses `n` packets of a burst whose keys are to be made from nothing. */
 export function parseBurst(first: u32, n: i32): void {
   for (let i = 0; i < n; i++) parseOne(first + i * PKT_SIZE);
@@ -80,36 +82,44 @@ export function parseOne(pkt: u32): void {
 }
 
 /**
- * TCP and UDP over IPv4 without tags, options and fragments: the key's first line in eight stores, of whole words, for the
- * line is loaded in words and longer. False: it is something else, or a header lies; nothing has been done.
+ * Is it plain: TCP or UDP over IPv4 without tags, options and fragments, with headers that do not lie? The TCP flags, as they
+ * stand in the packet, 0 for UDP; NOT_PLAIN for all others.
  */
-function parsePlain(pkt: u32, key: u32): bool {
-  const head = load<u32>(pkt + PKT_HEAD);
-  const ethernet = load<u64>(head, 8);
+export function plainFlags(pkt: u32, head: u32): u32 {
   // Type 0x0800, version 4, a header of 20 bytes.
-  if ((<u32>(ethernet >> 32) & 0xffffff) !== 0x450008) return false;
-  if ((load<u16>(head, 20) & 0xff3f) !== 0) return false;
+  if ((load<u32>(head, 12) & 0xffffff) !== 0x450008) return NOT_PLAIN;
+  if ((load<u16>(head, 20) & 0xff3f) !== 0) return NOT_PLAIN;
   const proto: u32 = load<u8>(head, 23);
   const headBytes = load<u32>(pkt + PKT_HEAD_LEN);
   const total: u32 = bswap<u16>(load<u16>(head, 16));
   // What the frame has behind the IP packet; much, if the packet claims to be longer.
   const padding = load<u32>(pkt + PKT_LEN) - 14 - total;
-  let flags: u64 = 0;
   if (proto === 17) {
-    if (headBytes < 42 || total < 28 || padding > 0xffff) return false;
-  } else if (proto === 6) {
-    if (headBytes < 54 || total < 40 || padding > 0xffff) return false;
-    const tcpBytes = (<u32>(load<u8>(head, 46) >> 4)) << 2;
-    if (tcpBytes < 20 || tcpBytes > total - 20) return false;
-    flags = load<u16>(head, 46) & 0xff0f;
-  } else return false;
+    return headBytes < 42 || total < 28 || padding > 0xffff ? NOT_PLAIN : 0;
+  }
+  if (proto !== 6 || headBytes < 54 || total < 40 || padding > 0xffff) return NOT_PLAIN;
+  const tcpBytes = (<u32>(load<u8>(head, 46) >> 4)) << 2;
+  return tcpBytes < 20 || tcpBytes > total - 20 ? NOT_PLAIN : load<u16>(head, 46) & 0xff0f;
+}
+
+/**
+ * The key's first line in eight stores, of whole words, for the line is loaded in words and longer. False: the packet is not
+ * plain; nothing has been done.
+ */
+function parsePlain(pkt: u32, key: u32): bool {
+  const head = load<u32>(pkt + PKT_HEAD);
+  const plain = plainFlags(pkt, head);
+  if (plain === NOT_PLAIN) return false;
+  const flags: u64 = plain;
+  const ethernet = load<u64>(head, 8);
+  const proto: u64 = load<u8>(head, 23);
   if (load<u32>(key + KEY_LINES) !== 0) clearKey(key);
   const tos: u64 = load<u8>(head, 15);
   const ttl: u64 = load<u8>(head, 22);
   store<u64>(key, bswap<u32>(load<u32>(pkt + PKT_IN_PORT)), K_IN_PORT);
   store<u64>(key, load<u64>(head), K_ETH_DST);
   store<u64>(key, ethernet & 0xffffffffffff, K_ETH_DST + 8);
-  store<u64>(key, (<u64>proto) << 48, K_ETH_DST + 16);
+  store<u64>(key, proto << 48, K_ETH_DST + 16);
   store<u64>(key, tos | (ttl << 8) | ((<u64>load<u32>(head, 34)) << 16) | (flags << 48), K_NW_TOS);
   store<u64>(key, load<u64>(head, 26), K_NW_SRC);
   store<u64>(key, 0, K_CT_STATE);

@@ -14,7 +14,12 @@ import {
   WORKER_SIZE,
 } from '../contract/memory.ts';
 import { privateAddress } from '../contract/packet.ts';
-import { flowCountersAddress } from '../contract/table.ts';
+import {
+  FLOW_COUNTER_SIZE,
+  FLOW_RECORD_SIZE,
+  FLOW_RECORDS_BASE,
+  flowCountersAddress,
+} from '../contract/table.ts';
 
 /** Number of this worker. */
 export let worker: u32 = 0;
@@ -25,7 +30,7 @@ export let privateBase: u32 = 0;
 /** Address of its counters of port 0; a port's are PORT_COUNTERS_SIZE x port further on. */
 export let portCountersBase: u32 = 0;
 /** Address of its counters of flow 0. */
-export let flowCountersBase: u32 = 0;
+let flowCountersBase: u32 = 0;
 /** The engine's clock at the start of the breath. */
 export let nowMs: f64 = 0;
 
@@ -53,6 +58,12 @@ export function tick(lowNs: u32): f64 {
   steadyLow = lowNs;
   nowMs = (steadyNs + load<f64>(CONTROL_BASE + CTL_CLOCK_SKEW_NS)) / 1e6;
   return steadyNs;
+}
+
+/** Its counters of a flow. The place of the record tells, so its header need not be in the cache. */
+export function countersOf(flow: u32): u32 {
+  const index = (flow - <u32>FLOW_RECORDS_BASE) / FLOW_RECORD_SIZE;
+  return flowCountersBase + index * FLOW_COUNTER_SIZE;
 }
 
 /** Adds to one of the f64 statistics of the worker record. */

@@ -25,10 +25,17 @@ import {
   FLOW_RECORD_SIZE,
   FLOW_RECORDS_BASE,
   FLOWS_MAX,
+  FP_BYTES,
+  FP_MASK,
+  FP_NONE,
+  FP_OUTPUT,
+  FP_PORT,
   flowCountersAddress,
+  ST_PLAIN,
 } from '../../contract/table.ts';
 import type { Grace } from './grace.ts';
 import type { EngineMemory } from './memory.ts';
+import { canBePlain, onlyOutput, writePlain } from './plainLine.ts';
 import { Programs } from './programs.ts';
 import { type Subtable, Subtables } from './subtables.ts';
 import type { FlowId, FlowStats } from './types.ts';
@@ -121,6 +128,12 @@ export class FlowTable {
     const bucket = bucketOf(hash);
     memory.set(record + FL_NEXT, memory.get(bucket));
     memory.set(record + FL_STATE, 1);
+    writePlain(u32, (record + FP_BYTES) / 4, u32, first);
+    memory.set(record + FP_MASK, subtable.address + ST_PLAIN);
+    memory.set(record + FP_OUTPUT, onlyOutput(actions));
+    const plain = canBePlain(u32, first, maskWords, lines);
+    // Last, for a worker may remember the record from before.
+    memory.store(record + FP_PORT, plain ? port : FP_NONE);
     memory.store(bucket, record);
     this.subtables.use(subtable, port);
     this.flows[id] = flow;
@@ -138,6 +151,7 @@ export class FlowTable {
     const program = this.writeProgram(id, flow, actions, false);
     if (program === 0) throw new Error('no room for action programs');
     this.memory.store(record + FL_PROGRAM, program);
+    this.memory.store(record + FP_OUTPUT, onlyOutput(actions));
     if (oldBytes > 0) this.grace.after(() => this.programs.give(oldAddress, oldBytes));
   }
 
@@ -146,6 +160,7 @@ export class FlowTable {
     const { memory } = this;
     const record = recordOf(id);
     memory.store(record + FL_STATE, 0);
+    memory.store(record + FP_PORT, FP_NONE);
     let link = bucketOf(memory.get(record + FL_HASH));
     while (memory.get(link) !== record) link = memory.get(link) + FL_NEXT;
     memory.store(link, memory.get(record + FL_NEXT));

@@ -25,6 +25,7 @@ import {
   ST_BLOCKS,
   ST_INDEX,
   ST_MASK,
+  ST_PLAIN,
   ST_SEED,
   ST_SIMPLE,
   SUBTABLE_HITS_BASE,
@@ -34,6 +35,7 @@ import {
 } from '../../contract/table.ts';
 import type { Grace } from './grace.ts';
 import type { EngineMemory } from './memory.ts';
+import { writePlain } from './plainLine.ts';
 
 /**
  * What dataplane/simple.ts knows of a packet just received: ports, Ethernet, VLAN tags and whether it is a fragment. And
@@ -141,6 +143,7 @@ export class Subtables {
     memory.set(address + ST_SIMPLE, simple ? 1 : 0);
     const hits = this.sumHits(index);
     const maskWords = new Uint32Array(mask.buffer, mask.byteOffset, KEY_SIZE / 4);
+    writePlain(memory.u32, (address + ST_PLAIN) / 4, maskWords, 0);
     const ports = new Map<number, number>();
     return { index, address, mask, maskWords, name, simple, ports, hitsBefore: hits, hits: 0 };
   }

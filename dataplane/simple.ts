@@ -23,6 +23,7 @@ import {
   ACT_SET_ETH,
   ACT_TRUNC,
 } from '../contract/action.ts';
+import { K_VLAN0_TCI } from '../contract/key.ts';
 import { CONTROL_BASE, CTL_VLAN_LIMIT, WK_SIMPLE_HITS } from '../contract/memory.ts';
 import {
   BURST_MAX,
@@ -81,22 +82,74 @@ function find(record: u32): u32 {
 /** Runs the `n` packets of S_BURST, which have come in at `port` and stand at `first`, to the end. */
 export function simpleBurst(first: u32, n: i32, port: u32): void {
   const records = privateBase + RECORDS;
-  makeRecords(first, n, records, bswap<u32>(port));
-  if ((burstWords & ODD) === 0) {
-    const flow = find(records);
-    if (flow !== 0 && allMatch(records, n, flow)) {
-      addStat(WK_SIMPLE_HITS, <f64>n);
-      countFlow(flow, n, burstBytes, burstWords);
-      const program = atomic.load<u32>(flow + FL_PROGRAM);
-      if (!isKeyless(program)) parseAll(first, n);
-      execute(program, privateBase + S_BURST, n);
-      finishBurst();
-      return;
-    }
+  const inPort = bswap<u32>(port);
+  makeRecords(first, 1, records, inPort);
+  const flow = burstWords & ODD ? 0 : find(records);
+  if (flow !== 0 && (n === 1 || likeFirst(first, n, flow))) {
+    addStat(WK_SIMPLE_HITS, <f64>n);
+    countFlow(flow, n, burstBytes, burstWords);
+    const program = atomic.load<u32>(flow + FL_PROGRAM);
+    if (!isKeyless(program)) parseAll(first, n);
+    execute(program, privateBase + S_BURST, n);
+  } else {
+    makeRecords(first, n, records, inPort);
+    lookupEach(first, n, records);
+    actByFlow(privateBase + S_BURST, n, true);
   }
-  lookupEach(first, n, records);
-  actByFlow(privateBase + S_BURST, n, true);
   finishBurst();
+}
+
+/**
+ * Are all packets of the first one's flow, which is `flow`? Only untagged ones are: their first 14 bytes stand for a record.
+ * Sums up lengths and words.
+ */
+function likeFirst(first: u32, n: i32, flow: u32): bool {
+  const subtable = load<u32>(flow + FL_SUBTABLE);
+  const mask = ofFrame(v128.load(subtable, ST_MASK), v128.load(subtable, ST_MASK + 16));
+  const key = ofFrame(v128.load(flow, FL_KEY), v128.load(flow, FL_KEY + 16));
+  if (load<u16>(flow, FL_KEY + K_VLAN0_TCI) !== 0) return false;
+  let difference = i64x2.splat(0);
+  let bytes: u32 = 0;
+  let words: u32 = 0;
+  const end = first + n * PKT_SIZE;
+  for (let pkt = first; pkt < end; pkt += PKT_SIZE) {
+    const head = load<u32>(pkt, PKT_HEAD);
+    const frame = v128.load(head);
+    difference = v128.or(difference, v128.xor(v128.and(frame, mask), key));
+    bytes += load<u32>(pkt, PKT_LEN);
+    const type: u32 = load<u16>(head, 12);
+    if (load<u32>(pkt, PKT_HEAD_LEN) < HEAD_MIN) words = ODD;
+    else if (type === BE_IPV4 || type === BE_IPV6) words |= wordOfIp(pkt, head, 14, type);
+    else if (type === BE_VLAN || type === BE_QINQ || bswap<u16>(<u16>type) < 0x600) words = ODD;
+  }
+  burstBytes = bytes;
+  burstWords = words;
+  return (words & ODD) === 0 && !v128.any_true(difference);
+}
+
+/** The first 16 bytes of an untagged frame, of the first 32 of a key: addresses, type, and two bytes of zero. */
+function ofFrame(low: v128, high: v128): v128 {
+  const moved = i8x16.shuffle(
+    low,
+    high,
+    8,
+    9,
+    10,
+    11,
+    12,
+    13,
+    14,
+    15,
+    16,
+    17,
+    18,
+    19,
+    20,
+    21,
+    22,
+    22,
+  );
+  return i16x8.replace_lane(moved, 7, 0);
 }
 
 /** What stands for the key of each packet; sums up lengths and words on the way. */

@@ -28,11 +28,17 @@ export const FQ_VNET = 96; // u32 bytes of the virtio-net header: 10 (AF_PACKET)
 export const FQ_OFFSETS = 100; // u32 address of u32 x entries: where in the byte ring the entry starts (transmit)
 export const FQ_REAL = 104; // u64 real address of byte 0 of the memory
 export const FQ_EPOCH = 112; // u32 different for each set-up of a queue: host loops cache addresses by it
+export const FQ_WATCH = 116; // u32 receive: WATCH_*, who waits for a silent device (src/engine/silentDevices.ts)
 export const FQ_HEAD = 128; // u32
 export const FQ_TAKEN = 132; // u32 W (data plane)
 export const FQ_BYTE_HEAD = 136; // u32 W (data plane) next free byte of the byte ring
 export const FQ_TAIL = 192; // u32
 export const FQ_FLUSHING = 196; // u32 W: host loops that want this transmit queue flushed; the first one does it
+
+export const WATCH_NONE = 0; // the host loop asks the device
+export const WATCH_WANTED = 1; // it does, and would rather not
+export const WATCH_SET = 2; // the main thread waits for it
+export const WATCH_NEVER = 3; // and cannot
 
 export const FRAME_TAP = 0;
 export const FRAME_PACKET = 1;

@@ -51,7 +51,7 @@ export const WORKER_SIZE = 0x10000; // 64 KiB
 export const PRIVATE_SIZE = 0x00200000; // 2 MiB
 export const CACHE_SIZE = 0x00400000; // 4 MiB
 
-// Control block, offsets from CONTROL_BASE. One writer: the main thread.
+// Control block, offsets from CONTROL_BASE. One writer, the main thread, unless said.
 export const CTL_GENERATION = 0; // u32: raised after every change; see WK_ACK
 export const CTL_WORKERS = 4; // u32: number of workers running
 export const CTL_VLAN_LIMIT = 8; // u32: 1 or 2 VLAN headers parsed
@@ -59,6 +59,7 @@ export const CTL_CACHE_INSERT_INV_PROB = 12; // u32: 0 = no microflow cache, 1 =
 export const CTL_UPCALLS_ENABLED = 16; // u32: 0 = a miss is dropped (no control plane yet)
 export const CTL_UPCALL_ARMED = 20; // u32: 1 = the main thread sleeps, the host loop of a worker has to wake it
 export const CTL_PATIENCE_US = 24; // u32: how long a worker polls empty queues before it goes to sleep
+export const CTL_WATCHES_WANTED = 28; // u32: raised by host loops, taken by the main thread: look for WATCH_WANTED (contract/frame.ts)
 export const CTL_CLOCK_SKEW_NS = 32; // f64: added to the workers' clocks; 0 unless a test has stopped the time
 
 // Worker record, offsets from WORKER_BASE + worker * WORKER_SIZE. W = written by the worker.

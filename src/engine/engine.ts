@@ -53,6 +53,7 @@ import { EngineMemory } from './memory.ts';
 import { type PortSettings, Ports } from './ports.ts';
 import { InjectRing, UpcallRing } from './rings.ts';
 import { RxScheduler } from './rxq.ts';
+import { SilentDevices } from './silentDevices.ts';
 import type {
   Engine,
   EngineOptions,
@@ -92,6 +93,7 @@ export class DataPlaneEngine implements Engine {
   private readonly workers: Workers;
   private readonly ports: Ports;
   private readonly rx: RxScheduler;
+  private readonly silent: SilentDevices;
   private readonly flows: FlowTable;
   private readonly arena = new Arena(ARENA_BASE, ARENA_SIZE);
   private readonly upcallRings: UpcallRing[] = [];
@@ -141,6 +143,7 @@ export class DataPlaneEngine implements Engine {
       onChange: () => this.grace.check(),
     });
     this.ports = new Ports(this.mem);
+    this.silent = new SilentDevices(this.mem);
     this.rx = new RxScheduler(this.mem, this.grace, this.ports, (worker) =>
       this.workers.wake(worker),
     );
@@ -231,6 +234,7 @@ export class DataPlaneEngine implements Engine {
     if (!this.ports.hasQueue(queue)) return;
     if (this.ports.isRx(queue)) {
       this.rx.detach(queue);
+      this.silent.forget(queue);
     } else {
       this.attachedTx.delete(queue);
       this.ports.setTxQueue(this.ports.portOf(queue), queue, false);
@@ -465,6 +469,7 @@ export class DataPlaneEngine implements Engine {
     this.grace.check();
     this.windows.fillPool();
     this.windows.checkFiles();
+    this.silent.look(this.rx.attached());
     for (const offset of this.stuck.find(this.workers.threads())) {
       if (this.windows.lostAt(offset)) continue;
       this.options.log?.('err', `a worker waits for lost memory at 0x${offset.toString(16)}`);
@@ -493,6 +498,7 @@ export class DataPlaneEngine implements Engine {
     await Promise.all(this.workers.list().map(({ id }) => this.workers.stop(id)));
     this.grace.check();
     this.watcher[Symbol.dispose]();
+    this.silent.close();
     closeFd(this.mainFd);
   }
 }

@@ -23,12 +23,18 @@ import {
   FQ_REAL,
   FQ_STYLE,
   FQ_TAIL,
+  FQ_WATCH,
   FRAME_PACKET,
   IOV_SIZE,
   MMSG_FLAGS,
   MMSG_LEN,
   MMSG_SIZE,
+  WATCH_NEVER,
+  WATCH_NONE,
+  WATCH_SET,
+  WATCH_WANTED,
 } from '../../contract/frame.ts';
+import { CONTROL_BASE, CTL_WATCHES_WANTED } from '../../contract/memory.ts';
 import {
   Q_DIR,
   Q_KIND,
@@ -50,6 +56,10 @@ const EIO = 5;
  */
 const EMPTY_WAIT_NS = 1000;
 const EMPTY_WAIT_MAX_NS = 200_000;
+/** So many questions with the longest wait, 100 ms awake, and somebody else is asked to wait for the device. */
+const QUESTIONS_MAX = 500;
+/** While somebody does: seldom, in case it is busy. */
+const WATCHED_WAIT_NS = 2_000_000;
 /**
  * Of the time 30 bits are compared, for differences of small integers are small integers, too. A worker that comes back after
  * a multiple of a second may take that for nothing, and leaves the device alone for one more wait.
@@ -74,6 +84,11 @@ interface Known {
   silent: boolean;
   waitNs: number;
   sinceNs: number;
+  /** Questions with the longest wait that nothing has come to. */
+  questions: number;
+  /** Word index of FQ_WATCH; whether the main thread has been seen to wait for the device. */
+  watch: number;
+  watched: boolean;
 }
 
 export class HostIo {
@@ -99,22 +114,49 @@ export class HostIo {
   rxFrames(queue: number, insist = true): number {
     const q = this.lookUp(queue);
     if (q === undefined) return 0;
-    if (!insist && q.silent && this.passed(q.sinceNs) < q.waitNs) return 0;
+    if (!insist && q.silent && this.passed(q.sinceNs) < q.waitNs) {
+      if (!q.watched || this.words[q.watch] === WATCH_SET) return 0;
+      this.startOver(q);
+    }
     const head = this.words[q.head]!;
     // Signed differences of counts modulo 2^32.
     const room = q.mask + 1 - ((head - Atomics.load(this.words, q.tail)) | 0);
     if (room <= 0) return 0;
     const received = q.packet ? this.receivePacket(q, head, room) : this.receiveTap(q, head, room);
     if (received === 0) {
-      q.waitNs = Math.min(q.waitNs * 2, EMPTY_WAIT_MAX_NS);
-      q.sinceNs = this.clock.lowNs;
-      q.silent = true;
+      this.noteNothing(q);
       return 0;
     }
-    q.waitNs = EMPTY_WAIT_NS;
+    this.startOver(q);
     q.silent = false;
     Atomics.store(this.words, q.head, (head + received) | 0);
     return received;
+  }
+
+  private noteNothing(q: Known): void {
+    q.sinceNs = this.clock.lowNs;
+    q.silent = true;
+    q.watched = this.words[q.watch] === WATCH_SET;
+    if (q.watched) {
+      q.waitNs = WATCHED_WAIT_NS;
+      return;
+    }
+    if (q.waitNs < EMPTY_WAIT_MAX_NS) q.waitNs = Math.min(q.waitNs * 2, EMPTY_WAIT_MAX_NS);
+    else if (++q.questions === QUESTIONS_MAX && this.words[q.watch] === WATCH_NONE) {
+      Atomics.store(this.words, q.watch, WATCH_WANTED);
+      // Nobody is rung for it: that takes 0.1 ms, in which packets wait. The main thread looks now and then.
+      Atomics.store(this.words, (CONTROL_BASE + CTL_WATCHES_WANTED) >> 2, 1);
+    }
+  }
+
+  /** The device has something, or may have: it is no silent one any more, and nobody has to wait for it. */
+  private startOver(q: Known): void {
+    q.waitNs = EMPTY_WAIT_NS;
+    q.questions = 0;
+    q.watched = false;
+    const watch = this.words[q.watch]!;
+    if (watch !== WATCH_NONE && watch !== WATCH_NEVER)
+      Atomics.store(this.words, q.watch, WATCH_NONE);
   }
 
   /** The device is known to have nothing now: it is asked again after its wait. */
@@ -262,6 +304,9 @@ export class HostIo {
       silent: false,
       waitNs: EMPTY_WAIT_NS,
       sinceNs: 0,
+      questions: 0,
+      watch: record + (FQ_WATCH >> 2),
+      watched: false,
     };
     this.known.set(queue, made);
     return made;

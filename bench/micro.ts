@@ -337,6 +337,8 @@ const CASES: readonly Case[] = [
     lengths: [60, 60, 60, 60, 60, 60, 60, 566, 566, 566, 566, 1514],
     install: port,
   },
+  { name: '150', flows: 1000, lengths: [150], install: port },
+  { name: '250', flows: 1000, lengths: [250], install: port },
   { name: '566', flows: 1000, lengths: [566], install: port },
   { name: '1514', flows: 1000, lengths: [1514], install: port },
   { name: 'rules', flows: 1000, lengths: [60], install: (bench) => installRules(bench, 1000) },

@@ -2,7 +2,8 @@
 //
 // The first PKT_HEAD_COPY bytes are copied once out of guest (or device) memory into the head buffer, are parsed and
 // modified there, and are never read from the guest again: a guest that changes its buffer under our feet changes
-// only payload. The rest stays where it is, described by segments, and is copied once, into the destination.
+// only payload. The rest stays where it is, described by segments, and is copied once, into the destination. Of a long
+// frame in one buffer only PKT_HEAD_FIRST bytes are copied until somebody needs more (dataplane/port/receive.ts, deepen).
 //
 //   packet record (PKT_SIZE bytes)
 //   +--------+-----------------------------+---------------------------------+
@@ -20,6 +21,7 @@ export const PKT_SEGS = 64;
 export const PKT_HEADROOM = 576;
 export const PKT_HEAD_START = 704;
 export const PKT_HEAD_COPY = 256;
+export const PKT_HEAD_FIRST = 64;
 
 export const PKT_HEAD = 0; // u32 address of the first byte of the frame
 export const PKT_HEAD_LEN = 4; // u32 bytes of the frame that are in the head buffer

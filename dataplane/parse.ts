@@ -53,6 +53,7 @@ import {
 } from './key.ts';
 import { clearNsh, parseNsh } from './nsh.ts';
 import { parseIpv4, parseIpv6 } from './parseIp.ts';
+import { deepen } from './port/receive.ts';
 
 // Ethernet types as a little-endian load sees them.
 const BE_IPV4: u32 = 0x0008;
@@ -74,6 +75,7 @@ export function parseBurst(first: u32, n: i32): void {
 
 /** Parses one packet whose key is to be made from nothing. */
 export function parseOne(pkt: u32): void {
+  deepen(pkt);
   const key = load<u32>(pkt + PKT_KEY);
   if (parsePlain(pkt, key)) return;
   clearKey(key);

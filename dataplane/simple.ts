@@ -45,6 +45,7 @@ import { findSimple, lookup } from './lookup.ts';
 import { MARK_UNPARSED } from './mark.ts';
 import { parseOne } from './parse.ts';
 import { tcpFlagsIpv4, tcpFlagsIpv6 } from './parseIp.ts';
+import { deepen } from './port/receive.ts';
 import { S_BURST, S_SIMPLE_MISSED } from './scratch.ts';
 import { addStat, privateBase } from './worker.ts';
 
@@ -189,7 +190,10 @@ function wordOfIp(pkt: u32, head: u32, l3: u32, type: u32): u32 {
     return load<u8>(at, 9) === 6 ? tcpFlagsIpv4(pkt, at) : 0;
   }
   const next: u32 = load<u8>(at, 6);
-  if (next === 6) return tcpFlagsIpv6(pkt, at);
+  if (next === 6) {
+    deepen(pkt);
+    return tcpFlagsIpv6(pkt, at);
+  }
   return next === 0 || next === 43 || next === 44 || next === 51 || next === 60 ? ODD : 0;
 }
 

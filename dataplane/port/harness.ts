@@ -4,8 +4,20 @@ import { setClock, setWorker, tick } from '../worker.ts';
 import { sumPacket } from './checksum.ts';
 import { copyBytes } from './copy.ts';
 import { heldBegin, prepareSleep, rxBurst, rxDone, txBurst, wake } from './index.ts';
+import { deepen } from './receive.ts';
 
-export { copyBytes, heldBegin, prepareSleep, rxBurst, rxDone, setWorker, sumPacket, txBurst, wake };
+export {
+  copyBytes,
+  deepen,
+  heldBegin,
+  prepareSleep,
+  rxBurst,
+  rxDone,
+  setWorker,
+  sumPacket,
+  txBurst,
+  wake,
+};
 
 export function setNow(ms: f64): void {
   setClock(ms * 1e6, 0);

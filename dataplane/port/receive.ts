@@ -21,6 +21,7 @@ import {
   PKT_HASH,
   PKT_HEAD,
   PKT_HEAD_COPY,
+  PKT_HEAD_FIRST,
   PKT_HEAD_LEN,
   PKT_HEAD_START,
   PKT_IN_PORT,
@@ -34,7 +35,14 @@ import {
   PKT_TRUNC,
   PKT_VNET_FLAGS,
 } from '../../contract/packet.ts';
-import { Q_PORT, QUEUE_SIZE } from '../../contract/port.ts';
+import {
+  PT_RELAY,
+  PT_SIMPLE,
+  portAddress,
+  Q_NOT_PLAIN,
+  Q_PORT,
+  QUEUE_SIZE,
+} from '../../contract/port.ts';
 import { VQ_FEATURES, VQ_HEADER, VQ_STALLED } from '../../contract/virtqueue.ts';
 import { countDrop } from '../drop.ts';
 import { nowMs } from '../worker.ts';
@@ -47,6 +55,9 @@ import { runAt, runBytes, runError } from './window.ts';
 export const FRAME_MAX: u32 = 65535 + 14 + 8;
 /** Descriptors looked at in one chain: more than a packet can need (hostile-guest case G6). */
 export const CHAIN_STEPS: u32 = 128;
+
+/** Frames up to this length go into the head whole: a segment costs more than to copy the rest twice. */
+const SHORT: u32 = 128;
 
 /** How long a receive queue waits for window space before its packets are dropped: the host needs a few ms. */
 const WINDOW_WAIT_MS: f64 = 50;
@@ -143,6 +154,7 @@ export function finishPackets(q: u32, first: u32, n: u32): u32 {
   const number = (q - QUEUE_BASE) / QUEUE_SIZE;
   const header = load<u32>(q, VQ_HEADER);
   const features = load<u32>(q, VQ_FEATURES);
+  const depth = headDepth(q, port);
   let gso: u32 = 0;
   let to = first;
   countBegin();
@@ -150,7 +162,7 @@ export function finishPackets(q: u32, first: u32, n: u32): u32 {
   for (let from = first; from < end; from += PKT_SIZE) {
     const whole = load<u32>(from, PKT_SEG_COUNT) === 1;
     const reason = whole
-      ? finishWhole(from, to, header, features)
+      ? finishWhole(from, to, header, features, depth)
       : finishPieces(from, to, header, features);
     if (reason !== DROP_NONE) {
       countDrop(port, reason);
@@ -169,13 +181,40 @@ export function finishPackets(q: u32, first: u32, n: u32): u32 {
   return (to - first) / PKT_SIZE;
 }
 
-/** Turns the one piece at `from` into a packet at `to` (the same record or an earlier one). */
-function finishWhole(from: u32, to: u32, header: u32, features: u32): u32 {
+/** Bytes to be copied of long frames: the queues of which most are going to be parsed need them all. */
+function headDepth(q: u32, port: u32): u32 {
+  const record = portAddress(port);
+  const shallow =
+    load<u32>(q, Q_NOT_PLAIN) === 0 ||
+    load<u32>(record, PT_SIMPLE) !== 0 ||
+    load<u32>(record, PT_RELAY) !== 0;
+  return shallow ? PKT_HEAD_FIRST : PKT_HEAD_COPY;
+}
+
+/** Copies what is missing of the head of a long frame that finishWhole() has left shallow. */
+export function deepen(packet: u32): void {
+  if (load<u32>(packet, PKT_HEAD_LEN) !== PKT_HEAD_FIRST) return;
+  if (load<u32>(packet, PKT_SEG_COUNT) !== 1) return;
+  const from = load<u32>(packet, PKT_SEGS);
+  const left = load<u32>(packet, PKT_SEGS + 4);
+  const bytes = min<u32>(left, PKT_HEAD_COPY - PKT_HEAD_FIRST);
+  copyBytes(load<u32>(packet, PKT_HEAD) + PKT_HEAD_FIRST, from, bytes);
+  store<u32>(packet, PKT_HEAD_FIRST + bytes, PKT_HEAD_LEN);
+  store<u32>(packet, from + bytes, PKT_SEGS);
+  store<u32>(packet, left - bytes, PKT_SEGS + 4);
+  store<u32>(packet, left === bytes ? 0 : 1, PKT_SEG_COUNT);
+}
+
+/**
+ * Turns the one piece at `from` into a packet at `to` (the same record or an earlier one). `depth`: bytes of a long frame
+ * that go into the head.
+ */
+function finishWhole(from: u32, to: u32, header: u32, features: u32, depth: u32): u32 {
   const address = load<u32>(from, PKT_HEAD);
   const words = load<u64>(address);
   const frame = address + header;
   const length = load<u32>(from, PKT_LEN) - header;
-  const headBytes = min<u32>(length, PKT_HEAD_COPY);
+  const headBytes = length > SHORT ? min<u32>(length, depth) : length;
   const head = to + PKT_HEAD_START;
   store<u32>(to, head, PKT_HEAD);
   store<u32>(to, headBytes, PKT_HEAD_LEN);
@@ -187,7 +226,13 @@ function finishWhole(from: u32, to: u32, header: u32, features: u32): u32 {
     store<u32>(to, length - headBytes, PKT_SEGS + 4);
   } else store<u32>(to, 0, PKT_SEG_COUNT);
   store<u64>(to, 0, PKT_VNET_FLAGS);
-  return <u16>words === 0 ? DROP_NONE : vnetReceive(to, words, load<u16>(address, 8), features);
+  return <u16>words === 0 ? DROP_NONE : finishOffload(to, words, load<u16>(address, 8), features);
+}
+
+/** Fields to be completed may lie anywhere in the head. */
+function finishOffload(packet: u32, words: u64, csumOffset: u32, features: u32): u32 {
+  deepen(packet);
+  return vnetReceive(packet, words, csumOffset, features);
 }
 
 /** The same for several pieces. */

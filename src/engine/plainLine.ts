@@ -84,4 +84,3 @@ export function canBePlain(
 export function onlyOutput(program: Uint32Array): number {
   return program[0] === OUTPUT && program[2] === END ? program[1]! : FP_NONE;
 }
-

@@ -80,6 +80,7 @@ interface PortsExports {
   wake(q: number): void;
   sumPacket(packet: number, start: number): number;
   copyBytes(to: number, from: number, length: number): void;
+  deepen(packet: number): void;
 }
 
 /** A region of guest memory: whole at `base`, or in chunks (`chunks`: memory offset of each, 0 = not mapped). */

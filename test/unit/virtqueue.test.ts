@@ -14,7 +14,12 @@ import {
   PC_TX_SIZES,
 } from '../../contract/counters.ts';
 import { MAX_CALLS, WK_CALL, WK_CALL_COUNT, WORKER_BASE } from '../../contract/memory.ts';
-import { VNET_DATA_VALID, VNET_GSO_TCPV4, VNET_NEEDS_CSUM } from '../../contract/packet.ts';
+import {
+  PKT_HEAD_LEN,
+  VNET_DATA_VALID,
+  VNET_GSO_TCPV4,
+  VNET_NEEDS_CSUM,
+} from '../../contract/packet.ts';
 import {
   OFFLOAD_CSUM,
   PORT_NO_TX,
@@ -25,6 +30,7 @@ import {
   portAddress,
   Q_ENABLED,
   Q_LOCK,
+  Q_NOT_PLAIN,
 } from '../../contract/port.ts';
 import {
   AVAIL_F_NO_INTERRUPT,
@@ -33,6 +39,7 @@ import {
   EVENT_DESC,
   EVENT_DISABLE,
   NOTIFY_OFF,
+  VF_CSUM,
   VF_LOG_ALL,
   VQ_CALL_FD,
   VQ_CALL_PENDING,
@@ -394,6 +401,51 @@ describe('windows in chunks', () => {
     ring.add([{ gpa: CHUNKED + 0x500000n - 99n, length: 100 }]);
     assert.equal(receive(ring), 0);
     assert.deepEqual(ports.drops(1), { rx_bad_descriptor: 2 });
+  });
+});
+
+describe('heads', () => {
+  /** Of a frame just received; whatever the guest writes into its buffer now must not be seen in it. */
+  const headBytes = () => ports.u32(ports.record(0) + PKT_HEAD_LEN);
+  test('a long frame is read once, however deep somebody looks', () => {
+    for (const packed of [false, true]) {
+      for (const length of [60, 128, 129, 255, 256, 257, 320, 1514]) {
+        const ring = setUp(0, { packed });
+        const scribble = (from: number): void => {
+          ring.guest.write(DATA + BigInt(ring.header + from), Buffer.alloc(2000 - from, 0xff));
+        };
+        give(ring, frame(length));
+        assert.equal(ports.wasm.rxBurst(ring.q, ports.record(0), 1), 1);
+        assert.equal(headBytes(), length > 128 ? 64 : length);
+        assert.ok(ports.packet(0).frame.equals(frame(length)));
+        const first = ports.packet(0).frame.subarray(0, headBytes());
+        ports.wasm.deepen(ports.record(0));
+        const deep = Math.min(length, 256);
+        assert.equal(headBytes(), deep);
+        assert.ok(ports.packet(0).frame.equals(frame(length)));
+        scribble(0);
+        ports.wasm.deepen(ports.record(0));
+        const changed = ports.packet(0).frame;
+        assert.ok(changed.subarray(0, deep).equals(frame(length).subarray(0, deep)));
+        assert.ok(changed.subarray(deep).every((byte) => byte === 0xff));
+        assert.ok(first.equals(frame(length).subarray(0, first.length)));
+        ports.wasm.rxDone(ring.q);
+      }
+    }
+  });
+  test('with offloads, and where packets are going to be parsed, the head is deep at once', () => {
+    const checksum = { flags: VNET_NEEDS_CSUM, csumStart: 34, csumOffset: 6 };
+    for (const parsed of [false, true]) {
+      const ring = setUp(0, { features: VF_CSUM });
+      ports.setU32(ring.q + Q_NOT_PLAIN, parsed ? 1 : 0);
+      const data = Buffer.concat([vnetHeader(ring.header, parsed ? {} : checksum), frame(400)]);
+      ring.guest.write(DATA, data);
+      assert.ok(ring.add([{ gpa: DATA, length: data.length }]));
+      assert.equal(ports.wasm.rxBurst(ring.q, ports.record(0), 1), 1);
+      assert.equal(headBytes(), 256);
+      assert.ok(ports.packet(0).frame.equals(frame(400)));
+      ports.wasm.rxDone(ring.q);
+    }
   });
 });
 

@@ -77,7 +77,7 @@ import {
   waitForWindow,
   windowFound,
 } from './receive.ts';
-import { wholeRun } from './window.ts';
+import { otherRun, wholeRun } from './window.ts';
 
 /** NEXT, WRITE and INDIRECT in the second half of a descriptor. */
 const CHAIN_FLAGS: u64 = 7 << 48;
@@ -191,7 +191,8 @@ export function packedReceive(q: u32, first: u32, max: u32): u32 {
     const length = <u32>word;
     if ((word & CHAIN_FLAGS) === 0 && length - shortest <= FRAME_MAX - 14) {
       // The common case: one buffer.
-      const at = wholeRun(load<u64>(desc + (position & 0x7fff) * 16), length);
+      let at = wholeRun(load<u64>(desc + (position & 0x7fff) * 16), length);
+      if (at === 0) at = otherRun(load<u64>(desc + (position & 0x7fff) * 16), length);
       if (at !== 0) {
         pieceSingle(packet, at, length);
         packet += PKT_SIZE;
@@ -320,7 +321,8 @@ export function packedTransmit(q: u32, list: u32, n: u32, offloads: u32): void {
     if (single && packedAvailable(packedFlags(word), next)) {
       // The common case: one buffer that holds the packet.
       const address = load<u64>(desc + (next & 0x7fff) * 16);
-      const at = wholeRun(address, header + length);
+      let at = wholeRun(address, header + length);
+      if (at === 0) at = otherRun(address, header + length);
       if (at !== 0) {
         const id = (<u32>(word >> 32) & 0xffff) | 0x10000;
         destinationSingle(packet, at, header + length, address, id);

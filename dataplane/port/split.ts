@@ -75,7 +75,7 @@ import {
   waitForWindow,
   windowFound,
 } from './receive.ts';
-import { wholeRun } from './window.ts';
+import { otherRun, wholeRun } from './window.ts';
 
 /** NEXT, WRITE and INDIRECT in the second half of a descriptor. */
 const CHAIN_FLAGS: u64 = 7 << 32;
@@ -164,7 +164,8 @@ export function splitReceive(q: u32, first: u32, max: u32): u32 {
     const word = load<u64>(desc + id * 16, 8);
     const length = <u32>word;
     if ((word & CHAIN_FLAGS) === 0 && length - shortest <= FRAME_MAX - 14) {
-      const at = wholeRun(address, length);
+      let at = wholeRun(address, length);
+      if (at === 0) at = otherRun(address, length);
       if (at !== 0) {
         pieceSingle(packet, at, length);
         packet += PKT_SIZE;
@@ -266,7 +267,8 @@ export function splitTransmit(q: u32, list: u32, n: u32, offloads: u32): void {
       const address = load<u64>(desc + (id & mask) * 16);
       const word = load<u64>(desc + (id & mask) * 16, 8);
       if ((word & CHAIN_FLAGS) === WRITE_FLAG && <u32>word >= header + length && id <= mask) {
-        const at = wholeRun(address, header + length);
+        let at = wholeRun(address, header + length);
+        if (at === 0) at = otherRun(address, header + length);
         if (at !== 0) {
           if (!log && load<u32>(packet, PKT_HEAD_LEN) === length) {
             chainSingle(id, header + length);

@@ -60,18 +60,16 @@ export function runAt(gpa: u64, wanted: u32): u32 {
   return base + <u32>offset;
 }
 
-/** The fast case of runAt(): all of [gpa, gpa + wanted) lies in one run. 0 if not, or if it is not mapped: ask runAt(). */
+/** The fast case of runAt(): all of [gpa, gpa + wanted) lies in the remembered run. 0 if not: ask otherRun(). */
 export function wholeRun(gpa: u64, wanted: u32): u32 {
   const offset = gpa - start;
-  if (offset < bytes && bytes - offset >= <u64>wanted) return base + <u32>offset;
-  return otherRun(gpa, wanted);
+  return offset < bytes && bytes - offset >= <u64>wanted ? base + <u32>offset : 0;
 }
 
-/** The first packet of a burst, and wherever buffers lie in several runs. */
-function otherRun(gpa: u64, wanted: u32): u32 {
+/** The same for the first packet of a burst, and wherever buffers lie in several runs. 0 if [gpa, gpa + wanted) lies in no single one: ask runAt(). */
+export function otherRun(gpa: u64, wanted: u32): u32 {
   if (gpa - start < bytes || !find(gpa)) return 0;
-  const offset = gpa - start;
-  return bytes - offset >= <u64>wanted ? base + <u32>offset : 0;
+  return wholeRun(gpa, wanted);
 }
 
 function find(gpa: u64): bool {

@@ -6,6 +6,8 @@ import { execFileSync, spawn } from 'node:child_process';
 import { after, before, test } from 'node:test';
 import { setTimeout as sleep } from 'node:timers/promises';
 import { ACT_END, ACT_OUTPUT } from '../../contract/action.ts';
+import { FQ_WATCH, WATCH_SET } from '../../contract/frame.ts';
+import { queueAddress } from '../../contract/port.ts';
 import { build } from '../../scripts/build.ts';
 import { createEngine, type DataPlaneEngine } from '../../src/engine/engine.ts';
 import { openAfxdp } from '../../src/port/afxdp.ts';
@@ -121,6 +123,42 @@ for (const [type, open] of openers) {
     );
   });
 }
+
+test('devices that are silent under a worker that polls are watched, heard, and may go', async () => {
+  addVeth();
+  const config = { options: {}, otherConfig: {} };
+  const device = await openSystem({ ...config, type: 'system', name: 'v0' }, context);
+  const tap = await openInternal({ ...config, type: 'internal', name: 'br0' }, context);
+  connect(device, tap);
+  ip('addr', 'add', '10.9.0.1/24', 'dev', 'br0');
+  ip('link', 'set', 'br0', 'up');
+  const view = new DataView(engine.memory.buffer);
+  const queues = engine
+    .workerStats()
+    .flatMap((worker) => worker.queues.map(({ queue }) => queueAddress(queue)));
+  assert.ok(queues.length >= 2);
+  const watched = (): boolean =>
+    queues.every((q) => view.getUint32(q + FQ_WATCH, true) === WATCH_SET);
+  engine.setPatience(1e9);
+  try {
+    for (const gone of [false, true]) {
+      await until('watched', watched);
+      if (gone) {
+        ip('link', 'del', 'v0');
+        await until('device gone', () => device.status().ifindex === 0);
+        addVeth();
+        await until('device back', () => device.status().linkUp);
+        ip('neigh', 'flush', 'all');
+      }
+      await ping();
+    }
+  } finally {
+    engine.setPatience(100);
+  }
+  await device.close();
+  await tap.close();
+  ip('link', 'del', 'v0');
+});
 
 test('changes of a device are heard after more changes than the netlink socket can hold', async () => {
   const config = { options: {}, otherConfig: {} };

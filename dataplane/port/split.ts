@@ -223,7 +223,8 @@ function publish(q: u32, chains: u32, count: u32, moved: u32, later: bool): void
   let at = start;
   while (done < count) {
     const part = min(count - done, size - at);
-    copyBytes(used + 4 + at * 8, chains + done * 8, part * 8);
+    if (part === 1) store<u64>(used + 4 + at * 8, load<u64>(chains + done * 8));
+    else copyBytes(used + 4 + at * 8, chains + done * 8, part * 8);
     if (log) logUsed(q, 4 + at * 8, part * 8);
     done += part;
     at = 0;

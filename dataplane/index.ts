@@ -144,8 +144,8 @@ export function poll(lowNs: u32): i32 {
 }
 
 /**
- * Until packets have come and none are left, or there are many, for a while: a turn of the host loop takes as long as several
- * looks, in which a packet that comes alone would wait. Returns the number of packets.
+ * Until there are many packets, or calls to make, for a while: a turn of the host loop takes as long as several looks, in which a
+ * packet that comes alone would wait. That none are left behind some says little of the next look. Returns the number of packets.
  */
 function lookRepeatedly(): i32 {
   const queues = atomic.load<u32>(workerRecord + WK_RXQ_COUNT);
@@ -158,7 +158,6 @@ function lookRepeatedly(): i32 {
     looks++;
     if (n === 0) {
       emptyLooks++;
-      if (total > 0) break;
     } else {
       total += n;
       if (n > FEW || owesAnything()) break;

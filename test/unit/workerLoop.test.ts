@@ -98,7 +98,7 @@ test('a breath that has met few packets looks again, and does not count that loo
   };
   // A microsecond for eight looks at one queue.
   for (let i = 0; i < 500; i++) rig.poll();
-  assert.equal(Math.round(busyAsOf(1)), 875);
+  assert.equal(Math.round(busyAsOf(1)), 125);
   assert.equal(Math.round(busyAsOf(9)), 1000);
   // Whom the main thread has to be told of does not wait for another look.
   rig.set(CTL_UPCALLS_ENABLED, 1);

@@ -48,7 +48,10 @@ import {
   portAddress,
   Q_BROKEN,
   Q_BUSY_NS,
+  Q_KIND,
   Q_PORT,
+  QUEUE_PACKED,
+  QUEUE_SPLIT,
   queueAddress,
 } from '../contract/port.ts';
 import { resetAct } from './act.ts';
@@ -72,12 +75,21 @@ const FEW = 8;
 /** Looks in a breath, and looks at single queues: for a microsecond or two the clock, the main thread and kernel devices wait. */
 const LOOKS_MAX = 8;
 const QUEUE_LOOKS_MAX: u32 = 32;
+/**
+ * A worker that has been awake for long waits longer for the next packet of a guest: this share of that time, up to so many times its
+ * patience. To sleep costs the guest a system call and the packet that ends it 0.2 ms, and guests are stopped for that long, too.
+ */
+const PATIENCE_SHARE: f64 = 1 / 16;
+const PATIENCE_TIMES: f64 = 20;
 /** Of what an empty look takes, as far as it can be the look's: interrupts are not. */
 const EMPTY_LOOK_MAX_NS: f64 = 1000;
 
 let lastNs: f64 = 0;
 /** When the last packet came. */
 let packetNs: f64 = 0;
+/** The queue in which it came, and since when the worker is awake. */
+let packetQueue: u32 = 0;
+let awakeNs: f64 = 0;
 let lastPackets: i32 = 0;
 let busyQueues: u32 = 0;
 // Looks of the last breath that found nothing, all its looks, and what an empty one takes in the long run.
@@ -103,6 +115,8 @@ export function start(id: u32, nowNs: f64, lowNs: u32): void {
   memory.fill(privateBase + PV_KEYS, 0, POOL_MAX * KEY_STRIDE);
   lastNs = nowNs;
   packetNs = nowNs;
+  packetQueue = 0;
+  awakeNs = nowNs;
   lastPackets = 0;
   busyQueues = 0;
   drowsy = false;
@@ -195,7 +209,12 @@ function noteBusy(queue: u32, n: u32): void {
 }
 
 function patienceNs(): f64 {
-  return <f64>atomic.load<u32>(CONTROL_BASE + CTL_PATIENCE_US) * 1000;
+  const least = <f64>atomic.load<u32>(CONTROL_BASE + CTL_PATIENCE_US) * 1000;
+  if (packetQueue === 0) return least;
+  // Kernel devices wake a worker by themselves, and those who fill them may need its core.
+  const kind = load<u32>(packetQueue + Q_KIND);
+  if (kind !== QUEUE_SPLIT && kind !== QUEUE_PACKED) return least;
+  return least + min<f64>(least * PATIENCE_TIMES, (packetNs - awakeNs) * PATIENCE_SHARE);
 }
 
 /** A worker that polls needs none. After the first breath, since whoever has woken it waits for that. */
@@ -242,6 +261,7 @@ function receive(queue: u32): i32 {
   store<u32>(workerRecord + WK_CURRENT_RXQ, queue);
   const n = rxBurst(q, packets, BURST_MAX);
   if (n > 0) {
+    packetQueue = q;
     heldBegin();
     const port = load<u32>(q + Q_PORT);
     const flags = load<u32>(portAddress(port) + PT_FLAGS);
@@ -350,6 +370,7 @@ export function wakeUp(lowNs: u32): void {
   drowsy = true;
   lastNs = tick(lowNs);
   packetNs = lastNs;
+  awakeNs = lastNs;
   lastPackets = 0;
   busyQueues = 0;
 }

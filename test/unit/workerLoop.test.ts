@@ -112,6 +112,22 @@ test('a breath that has met few packets looks again, and does not count that loo
   assert.equal(f64[(WORKER_BASE + WK_IDLE_NS) >> 3], last);
 });
 
+test('a worker that devices of the kernel have kept awake gives its core back as soon as any other', async () => {
+  const rig = await Rig.create();
+  const port = rig.addPort();
+  rig.set(CTL_PATIENCE_US, 100);
+  for (let i = 0; i < 50_000; i++) {
+    if (i % 50 === 0) rig.send(port, ethernet(0x0800, new Uint8Array(46)));
+    rig.poll();
+  }
+  rig.send(port, ethernet(0x0800, new Uint8Array(46)));
+  assert.equal(rig.poll(), 1);
+  const { dataPlane } = rig;
+  dataPlane.setTime(rig.nowNs + 99_000, 0);
+  assert.equal(dataPlane.poll(0), 0);
+  assert.equal(dataPlane.poll(2000), -1);
+});
+
 // Before V8 has compiled anything, with its quick compilers only, and with all of them.
 const stages = {
   'in the interpreter': ['--no-opt', '--no-maglev', '--no-sparkplug'],

@@ -466,3 +466,46 @@ test('who changes the list of a worker rings behind the generation', async () =>
     assert.equal(rung.at(-1), generation());
   }
 });
+
+// The packed ring of this guest lasts for one lap.
+for (const kind of ['split', 'split, event index'] as const) {
+  test(`a worker that guests have kept awake for long waits longer for the next packet: ${kind}`, () => {
+    const run = new Run(kind);
+    const { guest } = run;
+    mem.set(CONTROL_BASE + CTL_PATIENCE_US, 100);
+    let nowUs = 0;
+    const polled = (afterUs: number): number => {
+      nowUs += afterUs;
+      return dataPlane.poll((nowUs * 1000) | 0);
+    };
+    /** A packet in each of so many milliseconds. */
+    const keepAwake = (ms: number): void => {
+      for (let i = 0; i < ms * 20; i++) {
+        guest.publish(1);
+        assert.equal(polled(50), 1);
+        assert.equal(guest.pending(), 0);
+      }
+    };
+    /** Until it gives up. */
+    const waitedUs = (): number => {
+      for (let us = 10; us < 100_000; us += 10) if (polled(10) < 0) return us;
+      return assert.fail('it would wait for ever');
+    };
+    try {
+      dataPlane.start(0, 0, 0);
+      assert.equal(waitedUs(), 110, 'without a packet');
+      dataPlane.start(0, nowUs * 1000, (nowUs * 1000) | 0);
+      keepAwake(16);
+      assert.equal(waitedUs(), 1110, 'a sixteenth of 16 ms on top');
+      keepAwake(100);
+      assert.equal(waitedUs(), 2110, 'no more than 20 times as long on top');
+      assert.notEqual(dataPlane.sleep(), 0);
+      dataPlane.wakeUp((nowUs * 1000) | 0);
+      keepAwake(0.05);
+      const brief = waitedUs();
+      assert.ok(brief >= 100 && brief <= 120, `${brief} µs behind one packet`);
+    } finally {
+      run.close();
+    }
+  });
+}

@@ -73,6 +73,11 @@ export class SilentDevices {
 
   /** To be called before the descriptor of a queue may be closed. */
   forget(queue: number): void {
+    // It may be attached again as it is.
+    const word = (queueAddress(queue) + FQ_WATCH) >> 2;
+    if (this.#memory.get(queueAddress(queue) + Q_KIND) === QUEUE_FRAME) {
+      Atomics.compareExchange(this.#memory.i32, word, WATCH_SET, WATCH_NONE);
+    }
     this.#watchers.get(queue)?.[Symbol.dispose]();
     this.#watchers.delete(queue);
   }

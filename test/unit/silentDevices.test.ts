@@ -178,6 +178,8 @@ test('the event loop waits for a device once it is asked to, and gives it back w
     want();
     devices.look([QUEUE]);
     devices.forget(QUEUE);
+    assert.equal(watch(), WATCH_NONE, 'it may come back');
+    mem.set(q + FQ_WATCH, WATCH_SET);
     eventfdSignal(device);
     await sleep(5);
     assert.equal(watch(), WATCH_SET, 'nobody waits for a queue that has gone');

@@ -13,18 +13,19 @@ import { cpuNs, errorText, median, outOfTime, usablePeers } from '../rounds.ts';
 import type { Measurement, Options, Scenario, Series } from '../types.ts';
 import { guestSegments } from './guestSegments.ts';
 
-type Cable = 'veth' | 'tap';
+export type Cable = 'veth' | 'tap';
 
-interface Contender {
+export interface Contender {
   name: string;
   missing(): string | undefined;
   start(): Promise<Sandbox>;
-  bridge: 'ovs' | 'linux';
+  /** None: one veth pair from end to end. */
+  bridge: 'ovs' | 'linux' | 'none';
   /** It cannot take partial checksums and big segments: the namespaces do not offload. */
   plain?: boolean;
 }
 
-const CONTENDERS: readonly Contender[] = [
+export const CONTENDERS: readonly Contender[] = [
   { name: 'xvio', missing: () => undefined, start: () => Sandbox.start(), bridge: 'ovs' },
   {
     name: 'ovs-userspace-tso',
@@ -47,16 +48,18 @@ const CONTENDERS: readonly Contender[] = [
   },
 ];
 
-interface Result {
+export interface Result {
   bitsPerSecond: number;
   /** Of all threads of the daemon; a bridge of the kernel works at the expense of whoever sends. */
   daemonPercent?: number;
 }
 
-interface Field extends AsyncDisposable {
+export interface Field extends AsyncDisposable {
   name: string;
   pid: number;
-  iperf(seconds: number): Result;
+  serverPid: number;
+  /** `under`: a command that runs the client. */
+  iperf(seconds: number, under?: readonly string[]): Result;
 }
 
 const ADDRESS = (end: number): string => `192.0.2.${end + 1}`;
@@ -78,16 +81,21 @@ function connect(box: Sandbox, cable: Cable, i: number, end: string, linux: bool
   if (!linux) box.vsctl('add-port', 'br0', port);
 }
 
-async function prepare(contender: Contender, cable: Cable): Promise<Field> {
+export async function prepare(contender: Contender, cable: Cable): Promise<Field> {
   const box = await contender.start();
   let server: ChildProcess | undefined;
   try {
     const home = box.namespace!;
     const ends = ['a', 'b'].map((name) => box.addNamespace(name));
     const linux = contender.bridge === 'linux' ? createLinuxBridge('lbr', home) : undefined;
-    if (!linux) box.vsctl('add-br', 'br0', '--', 'set', 'bridge', 'br0', 'datapath_type=netdev');
+    const bare = contender.bridge === 'none';
+    if (bare) {
+      const peer = ['peer', 'name', 'eth0', 'netns', ends[1]!];
+      ip('-n', ends[0]!, 'link', 'add', 'eth0', 'type', 'veth', ...peer);
+    } else if (!linux)
+      box.vsctl('add-br', 'br0', '--', 'set', 'bridge', 'br0', 'datapath_type=netdev');
     for (const [i, end] of ends.entries()) {
-      connect(box, cable, i, end, linux !== undefined);
+      if (!bare) connect(box, cable, i, end, linux !== undefined);
       linux?.add(`p${i}`);
       ip('-n', end, 'addr', 'add', `${ADDRESS(i)}/24`, 'dev', 'eth0');
       ip('-n', end, 'link', 'set', 'eth0', 'up');
@@ -119,15 +127,16 @@ async function prepare(contender: Contender, cable: Cable): Promise<Field> {
     return {
       name: contender.name,
       pid,
-      iperf(seconds) {
+      serverPid: server.pid!,
+      iperf(seconds, under = []) {
         const threads = readdirSync(`/proc/${pid}/task`).map((tid) => ({ pid, tid: Number(tid) }));
         const [before, from] = [cpuNs(threads), performance.now()];
         const client = ['iperf3', '-c', ADDRESS(1), '-p', PORT, '-J', '-t', String(seconds)];
-        const report = JSON.parse(run(ends[0]!, ...client));
+        const report = JSON.parse(run(ends[0]!, ...under, ...client));
         const percent = (cpuNs(threads) - before) / (performance.now() - from) / 1e4;
         return {
           bitsPerSecond: report.end.sum_received.bits_per_second as number,
-          ...(linux ? {} : { daemonPercent: percent }),
+          ...(contender.bridge === 'ovs' ? { daemonPercent: percent } : {}),
         };
       },
       async [Symbol.asyncDispose]() {

@@ -81,6 +81,11 @@ const QUEUE_LOOKS_MAX: u32 = 32;
  */
 const PATIENCE_SHARE: f64 = 1 / 16;
 const PATIENCE_TIMES: f64 = 20;
+/**
+ * Of its patience, for a worker that has no guests: its devices wake it by themselves, for less than what it takes to look on, and the
+ * processes behind them may need its core.
+ */
+const KERNEL_SHARE: f64 = 1 / 5;
 /** Of what an empty look takes, as far as it can be the look's: interrupts are not. */
 const EMPTY_LOOK_MAX_NS: f64 = 1000;
 
@@ -211,10 +216,22 @@ function noteBusy(queue: u32, n: u32): void {
 function patienceNs(): f64 {
   const least = <f64>atomic.load<u32>(CONTROL_BASE + CTL_PATIENCE_US) * 1000;
   if (packetQueue === 0) return least;
-  // Kernel devices wake a worker by themselves, and those who fill them may need its core.
-  const kind = load<u32>(packetQueue + Q_KIND);
-  if (kind !== QUEUE_SPLIT && kind !== QUEUE_PACKED) return least;
+  if (!isGuests(packetQueue)) return hasGuests() ? least : least * KERNEL_SHARE;
   return least + min<f64>(least * PATIENCE_TIMES, (packetNs - awakeNs) * PATIENCE_SHARE);
+}
+
+function isGuests(q: u32): bool {
+  const kind = load<u32>(q + Q_KIND);
+  return kind === QUEUE_SPLIT || kind === QUEUE_PACKED;
+}
+
+/** Among the queues of the worker. */
+function hasGuests(): bool {
+  const queues = atomic.load<u32>(workerRecord + WK_RXQ_COUNT);
+  for (let i: u32 = 0; i < queues; i++) {
+    if (isGuests(queueAddress(load<u32>(workerRecord + WK_RXQ + i * 4)))) return true;
+  }
+  return false;
 }
 
 /** A worker that polls needs none. After the first breath, since whoever has woken it waits for that. */

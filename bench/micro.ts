@@ -304,6 +304,23 @@ function installRules(bench: Bench, flows: number): void {
   }
 }
 
+/** Megaflows of 64 addresses each. */
+function installPrefixes(bench: Bench, flows: number): void {
+  for (let flow = 0; flow < flows; flow += 64) {
+    bench.flow(
+      0,
+      0,
+      [
+        [K_NW_FRAG, [0], [0xff]],
+        [K_NW_PROTO, [17], [0xff]],
+        [K_NW_SRC, [10, 0, flow >> 8, flow & 255], [255, 255, 255, 0xc0]],
+        [K_TP_SRC, [0, 0, 0, 9], [0, 0, 255, 255]],
+      ],
+      bench.output(1),
+    );
+  }
+}
+
 function installFirewall(bench: Bench, flows: number): void {
   const state = (bits: number): [number, number[], number[]] => [
     K_CT_STATE,
@@ -347,6 +364,12 @@ const CASES: readonly Case[] = [
     flows: 64000,
     lengths: [60],
     install: (bench) => installRules(bench, 64000),
+  },
+  {
+    name: 'prefixes-64000',
+    flows: 64000,
+    lengths: [60],
+    install: (bench) => installPrefixes(bench, 64000),
   },
   { name: 'firewall-1', flows: 1, lengths: [60], install: (bench) => installFirewall(bench, 1) },
   {

@@ -76,6 +76,6 @@ export function flowCountersAddress(worker: u32, index: u32): u32 {
   return FLOW_COUNTERS_BASE + worker * FLOW_COUNTERS_PER_WORKER + index * FLOW_COUNTER_SIZE;
 }
 
-// Microflow cache of a worker: buckets of four signatures and four flow addresses (32 bytes).
-export const CACHE_BUCKETS = 0x10000; // x 4 entries x 8 bytes = 2 MiB of the worker's 4 MiB
+// Microflow cache of a worker: buckets of four signatures and four flow addresses (32 bytes), two in a cache line.
+export const CACHE_BUCKETS = 0x20000; // x 4 entries x 8 bytes = 4 MiB
 export const CACHE_BUCKET_SIZE = 32;

@@ -193,36 +193,52 @@ function bucketOf(hash: u32): u32 {
   return CACHE_BASE + worker * CACHE_SIZE + (hash & (CACHE_BUCKETS - 1)) * CACHE_BUCKET_SIZE;
 }
 
-/** Four signatures, then four flow addresses. */
+/** Four signatures, then four flow addresses. What finds no place in its bucket may stand in the other one of the cache line. */
 export function cached(hash: u32): u32 {
-  const bucket = bucketOf(hash);
-  const equal = i32x4.bitmask(i32x4.eq(v128.load(bucket), i32x4.splat(hash)));
-  return equal === 0 ? 0 : load<u32>(bucket + (ctz<u32>(equal) << 2), 16);
+  let bucket = bucketOf(hash);
+  let equal = ways(bucket, hash);
+  if (equal === 0) {
+    bucket ^= CACHE_BUCKET_SIZE;
+    equal = ways(bucket, hash);
+    if (equal === 0) return 0;
+  }
+  return load<u32>(bucket + (ctz<u32>(equal) << 2), 16);
+}
+
+/** A bit for each place of a bucket that has the signature. */
+function ways(bucket: u32, hash: u32): u32 {
+  return i32x4.bitmask(i32x4.eq(v128.load(bucket), i32x4.splat(hash)));
 }
 
 /** A place that is free, or has a dead flow, is taken at once; one flow in `inverse` drives another one out. */
 function insert(hash: u32, flow: u32, inverse: u32): void {
-  const bucket = bucketOf(hash);
-  const equal = i32x4.bitmask(i32x4.eq(v128.load(bucket), i32x4.splat(hash)));
-  let way: u32 = 4;
-  if (equal !== 0) {
-    way = ctz<u32>(equal);
-  } else {
-    for (let i: u32 = 0; i < 4; i++) {
-      const old = load<u32>(bucket + (i << 2), 16);
-      if (old === 0 || !isLive(old)) {
-        way = i;
-        break;
-      }
-    }
-    if (way === 4) {
-      if (++insertions < inverse) return;
-      insertions = 0;
-      way = hash >> 30;
-    }
+  const own = bucketOf(hash);
+  const other = own ^ CACHE_BUCKET_SIZE;
+  let place = placeOf(own, hash);
+  if (place === 0) place = placeOf(other, hash);
+  if (place === 0) place = freePlace(own);
+  if (place === 0) place = freePlace(other);
+  if (place === 0) {
+    if (++insertions < inverse) return;
+    insertions = 0;
+    place = own + ((hash >> 30) << 2);
   }
-  store<u32>(bucket + (way << 2), hash);
-  store<u32>(bucket + (way << 2), flow, 16);
+  store<u32>(place, hash);
+  store<u32>(place, flow, 16);
+}
+
+/** Where a bucket has the signature, 0 = nowhere. */
+function placeOf(bucket: u32, hash: u32): u32 {
+  const equal = ways(bucket, hash);
+  return equal === 0 ? 0 : bucket + (ctz<u32>(equal) << 2);
+}
+
+function freePlace(bucket: u32): u32 {
+  for (let place = bucket; place < bucket + 16; place += 4) {
+    const flow = load<u32>(place, 16);
+    if (flow === 0 || !isLive(flow)) return place;
+  }
+  return 0;
 }
 
 /** The simple flow (contract/table.ts) of a key, 0 = none, or not to be found so. */

@@ -17,10 +17,12 @@ import {
   renameSync,
   rmSync,
   statSync,
+  writeFileSync,
 } from 'node:fs';
 import path from 'node:path';
 import { fileURLToPath } from 'node:url';
 import asc from 'assemblyscript/asc';
+import binaryen from 'binaryen';
 
 const root = path.join(import.meta.dirname, '..');
 const buildDir = path.join(root, 'build');
@@ -39,6 +41,19 @@ const sharedMemory = [
 ];
 const release = ['-O3', '--noAssert', '--converge'];
 const debug = ['-O1', '--debug'];
+// asc puts small functions into their callers only, which leaves a dozen calls for each packet. V8 would do more (with larger
+// limits, --wasm-inlining-…), but where it has counted many calls, and while it counts most looks at rings find nothing.
+const inlining = { flexibleBytes: 1000, oneCallerBytes: 5000 };
+const { Features } = binaryen;
+const features =
+  Features.Atomics |
+  Features.BulkMemory |
+  Features.BulkMemoryOpt |
+  Features.MutableGlobals |
+  Features.NontrappingFPToInt |
+  Features.RelaxedSIMD |
+  Features.SignExt |
+  Features.SIMD128;
 
 interface Target {
   entry: string;
@@ -62,6 +77,19 @@ function newestSourceMs(entry: string): number {
   return Math.max(...sources.map((file) => statSync(path.join(root, file)).mtimeMs));
 }
 
+/** Puts functions into their callers, small or called from one place, loops in them or not. */
+function inline(file: string): void {
+  const module = binaryen.readBinaryWithFeatures(readFileSync(file), features);
+  binaryen.setOptimizeLevel(3);
+  binaryen.setShrinkLevel(0);
+  binaryen.setFlexibleInlineMaxSize(inlining.flexibleBytes);
+  binaryen.setOneCallerInlineMaxSize(inlining.oneCallerBytes);
+  binaryen.setAllowInliningFunctionsWithLoops(true);
+  module.optimize();
+  writeFileSync(file, module.emitBinary());
+  module.dispose();
+}
+
 /** Compiles one entry into `output` (absolute). Throws with the compiler's messages. */
 export async function compile(entry: string, output: string, options = release): Promise<void> {
   const temporary = `${output}.${process.pid}`;
@@ -74,6 +102,7 @@ export async function compile(entry: string, output: string, options = release):
     rmSync(temporary, { force: true });
     throw new Error(`${entry}: ${stderr.toString() || error.message}`);
   }
+  if (options === release) inline(temporary);
   if (options.includes('--noAssert')) refuseData(temporary);
   renameSync(temporary, output);
 }

@@ -2,17 +2,6 @@
 
 import { readFileSync } from 'node:fs';
 import path from 'node:path';
-import { setFlagsFromString } from 'node:v8';
-import { isMainThread } from 'node:worker_threads';
-
-// V8 puts functions of the module into their callers while it optimizes them, but not beyond these sizes, which are by default
-// a fraction of what a burst runs through; a call costs as much as a few cache hits, and there were a dozen a packet.
-// Flags of the whole process, so they are set once. They are read when a function is compiled.
-if (isMainThread) {
-  setFlagsFromString('--wasm-inlining-max-size=2000'); // bytes of a function, instead of 500
-  setFlagsFromString('--wasm-inlining-budget=20000'); // nodes of a graph, instead of 5 000
-  setFlagsFromString('--wasm-inlining-factor=10'); // times its size without, instead of 3
-}
 
 /** Maps a chunk of a port's guest memory: dataplane/host.ts. */
 export type Fault = (port: number, chunk: number) => number;

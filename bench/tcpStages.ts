@@ -44,23 +44,27 @@ interface Owner {
   pid: number;
 }
 
-/** Where a sample belongs; `chain`: from the function that ran to whoever called it first. */
+/**
+ * Where a sample belongs. `ran`: the function that did; `kernel`: the kernel's part of the chain of calls, if it ran there. What
+ * called the kernel says nothing: our worker runs within libuv's uv__io_poll for as long as it lives.
+ */
 function columnOf(
   { comm, pid }: Owner,
-  chain: readonly string[],
-  inKernel: boolean,
+  ran: string,
+  kernel: readonly string[],
   field: Field,
 ): Column | undefined {
-  const within = (pattern: RegExp): boolean => chain.some((name) => pattern.test(name));
+  const within = (pattern: RegExp): boolean => kernel.some((name) => pattern.test(name));
   const ours = pid === field.pid;
   const iperf = comm.startsWith('iperf3');
   if (!ours && !iperf && pid !== 0 && !comm.startsWith('ksoftirqd')) return undefined;
-  if (inKernel && within(SOFTIRQ)) return 'softirq';
+  if (within(SOFTIRQ)) return 'softirq';
   if (iperf) return pid === field.serverPid ? 'iperf3 server' : 'iperf3 client';
   if (!ours) return undefined; // an idle core
-  if (!inKernel) return COPY.test(chain[0]!) ? 'switch: user, copies' : 'switch: user, the rest';
-  if (within(/sys_(readv|read|recv)|tun_chr_read/)) return 'switch: receive calls';
-  if (within(/sys_(writev|write|send)|tun_chr_write/)) return 'switch: send calls';
+  if (kernel.length === 0)
+    return COPY.test(ran) ? 'switch: user, copies' : 'switch: user, the rest';
+  if (within(/sys_(readv|read|recv)|do_readv|tun_chr_read/)) return 'switch: receive calls';
+  if (within(/sys_(writev|write|send)|do_writev|tun_chr_write/)) return 'switch: send calls';
   return within(/poll|select/) ? 'switch: poll' : 'switch: other kernel';
 }
 
@@ -72,9 +76,9 @@ function count(text: string, field: Field): Map<Column, number> {
     const [, comm, pid] = /^\s*(\S.*?)\s+(\d+)\s*$/.exec(head ?? '') ?? [];
     const frames = lines.map((line) => /^\s*([0-9a-f]+)\s+(.*)$/.exec(line)).filter((m) => m);
     if (comm === undefined || frames.length === 0) continue;
-    const inKernel = frames[0]![1]!.length === 16 && frames[0]![1]!.startsWith('ffff');
-    const chain = frames.map((frame) => frame![2]!);
-    const column = columnOf({ comm, pid: Number(pid) }, chain, inKernel, field);
+    const kernel = frames.filter((frame) => /^ffff[0-9a-f]{12}$/.test(frame![1]!));
+    const names = kernel.map((frame) => frame![2]!);
+    const column = columnOf({ comm, pid: Number(pid) }, frames[0]![2]!, names, field);
     if (column !== undefined) counts.set(column, (counts.get(column) ?? 0) + 1);
   }
   return counts;

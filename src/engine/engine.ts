@@ -273,6 +273,10 @@ export class DataPlaneEngine implements Engine {
     return this.flows.put(key, mask, actions, keep);
   }
 
+  findFlow(key: Uint8Array, mask: Uint8Array): FlowId {
+    return this.flows.find(key, mask);
+  }
+
   setFlowActions(flow: FlowId, actions: Uint32Array): void {
     this.flows.setActions(flow, actions);
   }

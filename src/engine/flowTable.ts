@@ -83,9 +83,9 @@ export class FlowTable {
 
   /** `keep`: a flow of the same key and mask keeps its program. */
   put(key: Uint8Array, mask: Uint8Array, actions: Uint32Array, keep = false): FlowId {
-    const port = ((key[0]! << 24) | (key[1]! << 16) | (key[2]! << 8) | key[3]!) >>> 0;
+    const port = portOf(key);
     const fits = port < MAX_PORTS && actions.length <= ACTIONS_MAX_WORDS;
-    const id = fits ? (this.free.pop() ?? (this.next < FLOWS_MAX ? this.next++ : -1)) : -1;
+    const id = fits ? this.takeId() : -1;
     const subtable = id < 0 ? undefined : this.subtables.find(mask);
     if (subtable === undefined) {
       if (id >= 0) this.free.push(id);
@@ -93,18 +93,11 @@ export class FlowTable {
       return -1;
     }
     const { memory } = this;
-    const record = recordOf(id);
-    memory.u8.set(key, record + FL_KEY);
-    const first = (record + FL_KEY) / 4;
-    const { maskWords } = subtable;
     const { u32 } = memory;
-    let lines = 0;
-    for (let i = 0; i < KEY_SIZE / 4; i++) {
-      const word = u32[first + i]! & maskWords[i]!;
-      u32[first + i] = word;
-      if (word !== 0) lines |= 1 << (i >> 4);
-    }
-    memory.set(record + FL_LINES, lines);
+    const { maskWords } = subtable;
+    const record = recordOf(id);
+    const first = (record + FL_KEY) / 4;
+    const lines = this.writeKey(record, key, subtable);
     const hash = this.hashOf(record + FL_KEY, subtable.address) >>> 0;
     const existing = this.findSame(hash, subtable, record + FL_KEY);
     if (existing >= 0) {
@@ -120,6 +113,7 @@ export class FlowTable {
       this.overflows++;
       return -1;
     }
+    memory.set(record + FL_LINES, lines);
     memory.set(record + FL_HASH, hash);
     memory.set(record + FL_SUBTABLE, subtable.address);
     memory.set(record + FL_PROGRAM, program);
@@ -139,6 +133,19 @@ export class FlowTable {
     this.flows[id] = flow;
     this.live++;
     return id;
+  }
+
+  /** The flow of this key and mask, -1 = there is none. Nothing is put. */
+  find(key: Uint8Array, mask: Uint8Array): FlowId {
+    const subtable = this.subtables.known(mask);
+    // The hash is the data plane's own, of a key in its memory: a record that nobody uses lends its place.
+    const id = subtable === undefined ? -1 : this.takeId();
+    if (subtable === undefined || id < 0) return -1;
+    const at = recordOf(id) + FL_KEY;
+    this.writeKey(recordOf(id), key, subtable);
+    const found = this.findSame(this.hashOf(at, subtable.address) >>> 0, subtable, at);
+    this.free.push(id);
+    return found;
   }
 
   setActions(id: FlowId, actions: Uint32Array): void {
@@ -187,6 +194,24 @@ export class FlowTable {
   /** Orders the port lists by the use of their subtables. To be called now and then. */
   sort(): void {
     this.subtables.sort();
+  }
+
+  private takeId(): FlowId {
+    return this.free.pop() ?? (this.next < FLOWS_MAX ? this.next++ : -1);
+  }
+
+  /** The masked key, into a record that no worker reads. Gives the lines of it that are not zero. */
+  private writeKey(record: number, key: Uint8Array, { maskWords }: Subtable): number {
+    const { u8, u32 } = this.memory;
+    u8.set(key, record + FL_KEY);
+    const first = (record + FL_KEY) / 4;
+    let lines = 0;
+    for (let i = 0; i < KEY_SIZE / 4; i++) {
+      const word = u32[first + i]! & maskWords[i]!;
+      u32[first + i] = word;
+      if (word !== 0) lines |= 1 << (i >> 4);
+    }
+    return lines;
   }
 
   private flow(id: FlowId): Flow {
@@ -238,6 +263,10 @@ export class FlowTable {
     }
     return -1;
   }
+}
+
+function portOf(key: Uint8Array): number {
+  return ((key[0]! << 24) | (key[1]! << 16) | (key[2]! << 8) | key[3]!) >>> 0;
 }
 
 function recordOf(id: FlowId): number {

@@ -100,6 +100,19 @@ export class Subtables {
 
   /** The subtable of a mask, made if need be; undefined when there is no room for another mask. */
   find(mask: Uint8Array): Subtable | undefined {
+    const found = this.known(mask);
+    if (found !== undefined) return found;
+    const name = this.maskedName();
+    // The last number stays unused, so that a port list of all subtables has room for its end.
+    const index = this.free.pop() ?? (this.next < SUBTABLES_MAX - 1 ? this.next++ : -1);
+    if (index < 0) return undefined;
+    const subtable = this.write(index, this.masked.slice(), name);
+    this.byMask.set(name, subtable);
+    return subtable;
+  }
+
+  /** The subtable of a mask, if flows have it. */
+  known(mask: Uint8Array): Subtable | undefined {
     this.masked.set(mask.subarray(0, KEY_SIZE));
     this.masked.fill(0xff, 0, 8);
     // Misses come in runs with the same mask, and its name costs more than the comparison.
@@ -107,18 +120,13 @@ export class Subtables {
     if (last !== undefined && this.byMask.get(last.name) === last && this.isMasked(last)) {
       return last;
     }
-    const name = Buffer.from(this.masked.buffer).toString('latin1');
-    const found = this.byMask.get(name);
-    if (found !== undefined) {
-      this.lastFound = found;
-      return found;
-    }
-    // The last number stays unused, so that a port list of all subtables has room for its end.
-    const index = this.free.pop() ?? (this.next < SUBTABLES_MAX - 1 ? this.next++ : -1);
-    if (index < 0) return undefined;
-    const subtable = this.write(index, this.masked.slice(), name);
-    this.byMask.set(name, subtable);
-    return subtable;
+    const found = this.byMask.get(this.maskedName());
+    if (found !== undefined) this.lastFound = found;
+    return found;
+  }
+
+  private maskedName(): string {
+    return Buffer.from(this.masked.buffer).toString('latin1');
   }
 
   private isMasked({ maskWords }: Subtable): boolean {

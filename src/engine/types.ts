@@ -196,6 +196,8 @@ export interface Engine {
   // ---- megaflows. Key and mask have KEY_SIZE bytes; in_port and recirc_id are always matched exactly.
   /** Inserts the megaflow of this key and mask; one that is there gets the program, unless it shall `keep` its own. -1 = table full. */
   putFlow(key: Uint8Array, mask: Uint8Array, actions: Uint32Array, keep?: boolean): FlowId;
+  /** The megaflow of this key and mask, -1 = there is none. */
+  findFlow(key: Uint8Array, mask: Uint8Array): FlowId;
   /** New program, same counters. */
   setFlowActions(flow: FlowId, actions: Uint32Array): void;
   /** Out of the table at once; the number is reused after the workers have let go. Returns the final statistics then. */

@@ -48,6 +48,7 @@ function rigEngine(rig: Rig, clock: { nowMs: number }): Engine {
     portCounters: (port: number) => rig.counters(port),
     putFlow: (key: Uint8Array, mask: Uint8Array, actions: Uint32Array) =>
       rig.flows.put(key, mask, actions),
+    findFlow: (key: Uint8Array, mask: Uint8Array) => rig.flows.find(key, mask),
     setFlowActions: (id: number, actions: Uint32Array) => rig.flows.setActions(id, actions),
     deleteFlow: (id: number) => rig.flows.delete(id),
     flowStats: (id: number) => {

@@ -399,6 +399,22 @@ test('the flow limit keeps packets flowing without megaflows', async () => {
   rig.close();
 });
 
+test('at the flow limit a packet whose megaflow is there does not count as one that found no room', async () => {
+  const { rig, bridge } = await normalSwitch();
+  const p1 = bridge.ports.get(1)!;
+  // More flows than are compared before translation, and all packets miss before the first is handled.
+  const FLOWS = 12;
+  rig.datapath.revalidator.flowLimit = FLOWS;
+  const frames = Array.from({ length: FLOWS }, (_, i) => frame([2, 0, 0, 0, 1, i]));
+  rig.send(p1, ...frames, ...frames);
+  assert.equal(rig.datapath.megaflows.size, FLOWS);
+  assert.equal(rig.datapath.handler.upcallCount, 2 * FLOWS, 'all missed');
+  assert.equal(rig.datapath.handler.notInstalled, 0);
+  rig.send(p1, frame([2, 0, 0, 0, 2, 0]));
+  assert.equal(rig.datapath.handler.notInstalled, 1);
+  rig.close();
+});
+
 test('hidden rules live in table 254', async () => {
   const { rig, bridge } = await normalSwitch();
   const hidden = [...bridge.tables[254]!];

@@ -1,6 +1,6 @@
 // Samples of a thread by Linux perf, sorted by the stages of the data plane (ARCHITECTURE.md, "The path of a packet").
 //
-// perf finds the names of compiled functions in /tmp/perf-PID.map, which V8 writes. Functions that the compilers have put into
+// perf finds the names of compiled functions in /tmp/perf-PID.map, which V8 writes. Small functions that a compiler has put into
 // their callers count for these: a table of stages is a map, not a ledger.
 
 import { type ChildProcess, spawn, spawnSync } from 'node:child_process';
@@ -19,7 +19,7 @@ const STAGES: readonly (readonly [string, RegExp])[] = [
   ['connection tracking', /dataplane\/ct\//],
   ['tunnels', /dataplane\/(tunnel\/|nested)/],
   ['parse, hash', /dataplane\/(parse|parseIp|key|hash|mpls)\//],
-  ['look-up', /dataplane\/(lookup|simple|table)\//],
+  ['look-up', /dataplane\/(lookup|plain|simple|table)\//],
   ['actions, batches', /dataplane\/(act|batch|direct|rewrite|set|meter|drop|burst)\//],
   ['copies', /dataplane\/port\/copy\/|memmove|memcpy/],
   ['receive', /dataplane\/port\/(receive|chain|window)\/|dataplane\/port\/\w+\/\w*(receive|rx)/i],

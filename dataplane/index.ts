@@ -81,6 +81,8 @@ const QUEUE_LOOKS_MAX: u32 = 32;
  */
 const PATIENCE_SHARE: f64 = 1 / 16;
 const PATIENCE_TIMES: f64 = 20;
+/** But not for a trickle, whose packets are further apart than its patience, in the mean of so many gaps: it would never sleep. */
+const GAPS: f64 = 16;
 /**
  * Of its patience, for a worker that has no guests: its devices wake it by themselves, for less than what it takes to look on, and the
  * processes behind them may need its core.
@@ -92,6 +94,8 @@ const EMPTY_LOOK_MAX_NS: f64 = 1000;
 let lastNs: f64 = 0;
 /** When the last packet came. */
 let packetNs: f64 = 0;
+/** What passes between breaths with packets, of late. */
+let gapNs: f64 = 0;
 /** The queue in which it came, and since when the worker is awake. */
 let packetQueue: u32 = 0;
 let awakeNs: f64 = 0;
@@ -121,6 +125,7 @@ export function start(id: u32, nowNs: f64, lowNs: u32): void {
   lastNs = nowNs;
   packetNs = nowNs;
   packetQueue = 0;
+  gapNs = 0;
   awakeNs = nowNs;
   lastPackets = 0;
   busyQueues = 0;
@@ -157,8 +162,10 @@ export function poll(lowNs: u32): i32 {
   total += lookRepeatedly();
   lastPackets = total;
   if (drowsy) notificationsOff();
-  if (total > 0) packetNs = nowNs;
-  else if (nowNs - packetNs > patienceNs()) return -1;
+  if (total > 0) {
+    gapNs += (nowNs - packetNs - gapNs) / GAPS;
+    packetNs = nowNs;
+  } else if (nowNs - packetNs > patienceNs()) return -1;
   return total;
 }
 
@@ -217,6 +224,7 @@ function patienceNs(): f64 {
   const least = <f64>atomic.load<u32>(CONTROL_BASE + CTL_PATIENCE_US) * 1000;
   if (packetQueue === 0) return least;
   if (!isGuests(packetQueue)) return hasGuests() ? least : least * KERNEL_SHARE;
+  if (gapNs > least) return least;
   return least + min<f64>(least * PATIENCE_TIMES, (packetNs - awakeNs) * PATIENCE_SHARE);
 }
 

@@ -499,6 +499,15 @@ for (const kind of ['split', 'split, event index'] as const) {
       assert.equal(waitedUs(), 1110, 'a sixteenth of 16 ms on top');
       keepAwake(100);
       assert.equal(waitedUs(), 2110, 'no more than 20 times as long on top');
+      keepAwake(100);
+      const waits = Array.from({ length: 3 }, () => {
+        guest.publish(1);
+        assert.equal(polled(10), 1);
+        return waitedUs();
+      });
+      // A trickle does not keep it awake.
+      assert.equal(waits[0], 2110);
+      assert.ok(waits[1]! <= 120 && waits[2]! <= 120, `${waits} µs`);
       assert.notEqual(dataPlane.sleep(), 0);
       dataPlane.wakeUp((nowUs * 1000) | 0);
       keepAwake(0.05);

@@ -41,7 +41,7 @@ const SHORT: readonly (readonly [scenario: string, variant: RegExp, label: strin
   ['relay', /./, 'port paired with port'],
   ['tcp', /guest/, 'TCP segments of 64 KiB from guest to guest'],
   ['latency', /^1 Mpps/, 'p99 latency at 1 Mpps'],
-  ['upcall', /./, 'new flows through the control plane'],
+  ['upcall', /rush/, 'new flows through the control plane, more than it takes'],
   ['flowmod', /./, 'flow-mods, bundle of 100 000'],
   ['explosion', /./, 'what a tuple-space explosion leaves of the rate'],
   ['idle', /32/, 'a core, idle, 32 ports'],

@@ -29,7 +29,7 @@ const COSTS: Readonly<Record<string, Cost>> = {
   latency: { setupS: 55, roundS: 5.5 },
   pauses: { setupS: 9, roundS: 2.4 },
   idle: { setupS: 20, roundS: 6.4, most: 5 },
-  upcall: { setupS: 12, roundS: 2.3 },
+  upcall: { setupS: 24, roundS: 4 },
   flowmod: { setupS: 11, roundS: 13, most: 5 },
   explosion: { setupS: 12, roundS: 1 },
   ports: { setupS: 40, roundS: 3.6 },

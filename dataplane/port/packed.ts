@@ -18,7 +18,7 @@ import {
   DROP_TX_NO_BUFFER,
   DROP_TX_RING_FULL,
 } from '../../contract/drop.ts';
-import { PKT_LEN, PKT_SIZE, PV_IO } from '../../contract/packet.ts';
+import { PKT_HEAD_LEN, PKT_LEN, PKT_SIZE, PV_IO } from '../../contract/packet.ts';
 import { PT_TX_RETRIES, portAddress, Q_BROKEN, Q_PORT } from '../../contract/port.ts';
 import {
   DESC_F_AVAIL,
@@ -52,7 +52,10 @@ import {
   chainBegin,
   chainCount,
   chainEnd,
+  chainSingle,
   deliverAll,
+  deliverBoth,
+  deliverNow,
   destinationBegin,
   destinationCommit,
   destinationComplete,
@@ -60,6 +63,7 @@ import {
   destinationSingle,
   destinationWaste,
   isFirstChain,
+  isHeadAndTail,
   planBegin,
   planHasRoom,
 } from './deliver.ts';
@@ -311,6 +315,7 @@ export function packedTransmit(q: u32, list: u32, n: u32, offloads: u32): void {
   left = size;
   retries = load<u32>(portAddress(port) + PT_TX_RETRIES);
   touchDescriptors(q, next, n);
+  const log = isLogging(q);
   planBegin();
   for (let i: u32 = 0; i < n; i++) {
     if (!planHasRoom()) flush(q, header, offloads);
@@ -325,7 +330,13 @@ export function packedTransmit(q: u32, list: u32, n: u32, offloads: u32): void {
       if (at === 0) at = otherRun(address, header + length);
       if (at !== 0) {
         const id = (<u32>(word >> 32) & 0xffff) | 0x10000;
-        destinationSingle(packet, at, header + length, address, id);
+        if (!log && load<u32>(packet, PKT_HEAD_LEN) === length) {
+          chainSingle(id, header + length);
+          deliverNow(packet, at, header, length, length, offloads);
+        } else if (!log && isHeadAndTail(packet, length)) {
+          chainSingle(id, header + length);
+          deliverBoth(packet, at, header, length, offloads);
+        } else destinationSingle(packet, at, header + length, address, id);
         next = advance(next, 1, size);
         left--;
         continue;

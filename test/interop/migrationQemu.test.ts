@@ -52,7 +52,8 @@ function iperf(namespace: string, signal: AbortSignal, ...args: string[]): Promi
   });
   return new Promise((resolve, reject) => {
     child.once('error', reject);
-    child.once('exit', () => {
+    // Not at its exit: the report comes all at its end, and may be on its way still.
+    child.once('close', () => {
       try {
         resolve(JSON.parse(text) as Iperf);
       } catch {

@@ -195,6 +195,8 @@ function headDepth(q: u32, port: u32): u32 {
 export function deepen(packet: u32): void {
   if (load<u32>(packet, PKT_HEAD_LEN) !== PKT_HEAD_FIRST) return;
   if (load<u32>(packet, PKT_SEG_COUNT) !== 1) return;
+  // One that has lost headers has less room.
+  if (load<u32>(packet, PKT_HEAD) !== packet + PKT_HEAD_START) return;
   const from = load<u32>(packet, PKT_SEGS);
   const left = load<u32>(packet, PKT_SEGS + 4);
   const bytes = min<u32>(left, PKT_HEAD_COPY - PKT_HEAD_FIRST);

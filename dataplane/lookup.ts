@@ -32,8 +32,6 @@ import {
   FL_SUBTABLE,
   FLOW_INDEX_BASE,
   FLOW_INDEX_BUCKETS,
-  FP_NONE,
-  FP_PORT,
   ST_INDEX,
   ST_SIMPLE,
   SUBTABLE_HITS_BASE,
@@ -124,8 +122,11 @@ function touchFlows(list: u32, n: i32): void {
   keepTouched(sum);
 }
 
-/** `inverse`: 0 = without the microflow cache; n = one flow in n goes into it. */
-function lookupMissed(missed: u32, n: i32, inverse: u32): void {
+/**
+ * Sets PKT_FLOW of packets that the cache does not know by PKT_HASH. `inverse`: 0 = without the microflow cache; n = one flow in n
+ * goes into it.
+ */
+export function lookupMissed(missed: u32, n: i32, inverse: u32): void {
   let hits = 0;
   probes = 0;
   for (let i = 0; i < n; i++) {
@@ -143,34 +144,6 @@ function lookupMissed(missed: u32, n: i32, inverse: u32): void {
   }
   addStat(WK_FLOW_HITS, <f64>hits);
   addStat(WK_FLOW_PROBES, <f64>probes);
-}
-
-/**
- * The megaflow of a plain packet (plain.ts) that was not remembered under `hash`, 0 = none. It has been parsed. Flows to which
- * no plain packet can be compared are remembered as for others.
- */
-export function findPlain(pkt: u32, hash: u32): u32 {
-  const key = load<u32>(pkt + PKT_KEY);
-  // An earlier packet of the burst may have brought it into the cache.
-  let flow = cached(hash);
-  if (isOf(flow, key)) return hit(flow);
-  const whole = keyHash(key);
-  flow = cached(whole);
-  if (isOf(flow, key)) return hit(flow);
-  probes = 0;
-  flow = search(key);
-  addStat(WK_FLOW_PROBES, <f64>probes);
-  if (flow === 0) return 0;
-  addStat(WK_FLOW_HITS, 1);
-  if (isOuter(flow)) return flow;
-  const comparable = load<u32>(flow + FP_PORT) !== FP_NONE;
-  insert(comparable ? hash : whole, flow, load<u32>(CONTROL_BASE + CTL_CACHE_INSERT_INV_PROB));
-  return flow;
-}
-
-function hit(flow: u32): u32 {
-  addStat(WK_CACHE_HITS, 1);
-  return flow;
 }
 
 function isOf(flow: u32, key: u32): bool {

@@ -25,11 +25,11 @@ import { FP_BYTES, FP_MASK, FP_NONE, FP_OUTPUT, FP_PORT } from '../contract/tabl
 import { IO_SIMPLE } from '../contract/virtqueue.ts';
 import { actByFlow, countFlow, finishBurst } from './burst.ts';
 import { outputInRuns } from './direct.ts';
-import { cached, findPlain, lookup } from './lookup.ts';
+import { cached, lookup, lookupMissed } from './lookup.ts';
 import { MARK_UNPARSED } from './mark.ts';
 import { NOT_PLAIN, parseOne, plainFlags } from './parse.ts';
 import { keepTouched } from './port/receive.ts';
-import { S_BURST, S_DIRECT, S_SIMPLE_MISSED } from './scratch.ts';
+import { S_BURST, S_DIRECT, S_MISSED, S_SIMPLE_MISSED } from './scratch.ts';
 import { addStat, countersOf, privateBase } from './worker.ts';
 
 // Scratch: TCP flags and hash of each packet, then its flow, 0 = none yet.
@@ -46,7 +46,8 @@ export function plainBurst(q: u32, first: u32, n: i32, port: u32): bool {
     store<u32>(q, rest - 1, Q_NOT_PLAIN);
     return false;
   }
-  if (load<u32>(CONTROL_BASE + CTL_CACHE_INSERT_INV_PROB) === 0) return false;
+  const inverse = load<u32>(CONTROL_BASE + CTL_CACHE_INSERT_INV_PROB);
+  if (inverse === 0) return false;
   hashAll(first, n, port);
   findAll(n);
   let direct = compareAll(first, n, port);
@@ -54,7 +55,7 @@ export function plainBurst(q: u32, first: u32, n: i32, port: u32): bool {
     countAll(first, n);
     outputInRuns(privateBase + S_BURST, n);
   } else {
-    const odd = findOthers(first, n);
+    const odd = findOthers(first, n, inverse);
     direct = separate(first, n);
     if (n - direct + odd > n >> 1) store<u32>(q, REST, Q_NOT_PLAIN);
     outputInRuns(privateBase + S_BURST, direct);
@@ -160,23 +161,32 @@ function countAll(first: u32, n: i32): void {
   }
 }
 
-/** Parses packets that have no flow yet, and finds it. Returns how many are not plain. */
-function findOthers(first: u32, n: i32): i32 {
+/**
+ * Parses packets that have no flow yet, and finds it: those that are plain by the hash that they have. Returns how many are not.
+ */
+function findOthers(first: u32, n: i32, inverse: u32): i32 {
   const words = privateBase + WORDS;
   const flows = privateBase + FLOWS;
   const ports = privateBase + S_DIRECT;
-  const missed = privateBase + S_SIMPLE_MISSED;
-  let odd = 0;
+  const plain = privateBase + S_MISSED;
+  const odd = privateBase + S_SIMPLE_MISSED;
+  let plains = 0;
+  let odds = 0;
   for (let i = 0; i < n; i++) {
     if (load<u32>(flows + (i << 2)) !== 0) continue;
     const pkt = first + i * PKT_SIZE;
     parseOne(pkt);
     if (load<u32>(words + (i << 3), 4) === NOT_PLAIN) {
-      store<u32>(missed + (odd << 2), pkt);
-      odd++;
-    } else store<u32>(pkt, findPlain(pkt, load<u32>(words + (i << 3))), PKT_FLOW);
+      store<u32>(odd + (odds << 2), pkt);
+      odds++;
+    } else {
+      store<u32>(pkt, load<u32>(words + (i << 3)), PKT_HASH);
+      store<u32>(plain + (plains << 2), pkt);
+      plains++;
+    }
   }
-  if (odd > 0) lookup(missed, odd);
+  if (plains > 0) lookupMissed(plain, plains, inverse);
+  if (odds > 0) lookup(odd, odds);
   for (let i = 0; i < n; i++) {
     if (load<u32>(flows + (i << 2)) !== 0) continue;
     const pkt = first + i * PKT_SIZE;
@@ -185,7 +195,7 @@ function findOthers(first: u32, n: i32): i32 {
     store<u32>(ports + (i << 2), flow === 0 ? FP_NONE : atomic.load<u32>(flow, FP_OUTPUT));
     store<u32>(words + (i << 3), load<u16>(load<u32>(pkt, PKT_KEY) + K_TCP_FLAGS), 4);
   }
-  return odd;
+  return odds;
 }
 
 /**

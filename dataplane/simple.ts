@@ -23,7 +23,7 @@ import {
   ACT_SET_ETH,
   ACT_TRUNC,
 } from '../contract/action.ts';
-import { K_VLAN0_TCI } from '../contract/key.ts';
+import { K_ETH_DST, K_VLAN0_TCI } from '../contract/key.ts';
 import { CONTROL_BASE, CTL_VLAN_LIMIT, WK_SIMPLE_HITS } from '../contract/memory.ts';
 import {
   BURST_MAX,
@@ -106,8 +106,8 @@ export function simpleBurst(first: u32, n: i32, port: u32): void {
  */
 function likeFirst(first: u32, n: i32, flow: u32): bool {
   const subtable = load<u32>(flow + FL_SUBTABLE);
-  const mask = ofFrame(v128.load(subtable, ST_MASK), v128.load(subtable, ST_MASK + 16));
-  const key = ofFrame(v128.load(flow, FL_KEY), v128.load(flow, FL_KEY + 16));
+  const mask = ofFrame(subtable + ST_MASK);
+  const key = ofFrame(flow + FL_KEY);
   if (load<u16>(flow, FL_KEY + K_VLAN0_TCI) !== 0) return false;
   let difference = i64x2.splat(0);
   let bytes: u32 = 0;
@@ -128,29 +128,9 @@ function likeFirst(first: u32, n: i32, flow: u32): bool {
   return (words & ODD) === 0 && !v128.any_true(difference);
 }
 
-/** The first 16 bytes of an untagged frame, of the first 32 of a key: addresses, type, and two bytes of zero. */
-function ofFrame(low: v128, high: v128): v128 {
-  const moved = i8x16.shuffle(
-    low,
-    high,
-    8,
-    9,
-    10,
-    11,
-    12,
-    13,
-    14,
-    15,
-    16,
-    17,
-    18,
-    19,
-    20,
-    21,
-    22,
-    22,
-  );
-  return i16x8.replace_lane(moved, 7, 0);
+/** Of a key or mask the bytes that stand first in an untagged frame: addresses and type. Two bytes of zero behind them. */
+function ofFrame(key: u32): v128 {
+  return i16x8.replace_lane(v128.load(key, K_ETH_DST), 7, 0);
 }
 
 /** What stands for the key of each packet; sums up lengths and words on the way. */
@@ -208,21 +188,16 @@ function tag(pkt: u32, head: u32, record: u32, tpid: u32): u32 {
   return type === BE_IPV4 || type === BE_IPV6 ? wordOfIp(pkt, head, 18, type) : 0;
 }
 
-function allMatch(records: u32, n: i32, flow: u32): bool {
+function matches(record: u32, flow: u32): bool {
   const subtable = load<u32>(flow + FL_SUBTABLE);
-  const mask0 = v128.load(subtable, ST_MASK);
-  const mask1 = v128.load(subtable, ST_MASK + 16);
-  const key0 = v128.load(flow, FL_KEY);
-  const key1 = v128.load(flow, FL_KEY + 16);
-  const end = records + n * RECORD;
-  for (let record = records; record < end; record += RECORD) {
-    const difference = v128.or(
-      v128.xor(v128.and(v128.load(record), mask0), key0),
-      v128.xor(v128.and(v128.load(record, 16), mask1), key1),
-    );
-    if (v128.any_true(difference)) return false;
-  }
-  return true;
+  const difference = v128.or(
+    v128.xor(v128.and(v128.load(record), v128.load(subtable, ST_MASK)), v128.load(flow, FL_KEY)),
+    v128.xor(
+      v128.and(v128.load(record, 16), v128.load(subtable, ST_MASK + 16)),
+      v128.load(flow, FL_KEY + 16),
+    ),
+  );
+  return !v128.any_true(difference);
 }
 
 /** Sets PKT_FLOW of packets of several flows; parses those that no simple flow matches. */
@@ -237,7 +212,7 @@ function lookupEach(first: u32, n: i32, records: u32): void {
     const word = load<u32>(words + (i << 2));
     let flow: u32 = 0;
     if ((word & ODD) === 0) {
-      flow = last !== 0 && allMatch(record, 1, last) ? last : find(record);
+      flow = last !== 0 && matches(record, last) ? last : find(record);
     }
     if (flow === 0) {
       parseOne(pkt);

@@ -126,7 +126,7 @@ export function destinationWaste(): void {
 }
 
 /** The common case: the whole packet goes into one chain of one buffer, of which it takes `bytes`. */
-export function destinationSingle(packet: u32, at: u32, bytes: u32, gpa: u64, id: u32): void {
+function destinationSingle(packet: u32, at: u32, bytes: u32, gpa: u64, id: u32): void {
   const piece = privateBase + (PV_IO + IO_PIECES) + pieceCount * 16;
   store<u32>(piece, at);
   store<u32>(piece, bytes, 4);
@@ -144,8 +144,32 @@ export function destinationSingle(packet: u32, at: u32, bytes: u32, gpa: u64, id
   planCount++;
 }
 
+/**
+ * The whole packet, `length` bytes, goes into one chain of one buffer at `at`: written at once if it has one part or two and nobody
+ * has to be told which pages it touches (`log`), otherwise with the plan.
+ */
+export function deliverSingle(
+  packet: u32,
+  at: u32,
+  header: u32,
+  length: u32,
+  gpa: u64,
+  id: u32,
+  offloads: u32,
+  log: bool,
+): void {
+  const bytes = header + length;
+  if (!log && load<u32>(packet, PKT_HEAD_LEN) === length) {
+    chainSingle(id, bytes);
+    deliverNow(packet, at, header, length, length, offloads);
+  } else if (!log && isHeadAndTail(packet, length)) {
+    chainSingle(id, bytes);
+    deliverBoth(packet, at, header, length, offloads);
+  } else destinationSingle(packet, at, bytes, gpa, id);
+}
+
 /** A chain of one buffer that deliverNow() fills with `bytes`. */
-export function chainSingle(id: u32, bytes: u32): void {
+function chainSingle(id: u32, bytes: u32): void {
   const chain = privateBase + (PV_IO + IO_CHAINS) + chainCount * 8;
   store<u32>(chain, id);
   store<u32>(chain, bytes, 4);
@@ -153,7 +177,7 @@ export function chainSingle(id: u32, bytes: u32): void {
 }
 
 /** Copies the head of a frame of `length` bytes, or all of it if it is in the head, behind its virtio-net header to `to`. */
-export function deliverNow(
+function deliverNow(
   packet: u32,
   to: u32,
   header: u32,
@@ -172,14 +196,14 @@ export function deliverNow(
 }
 
 /** Is the packet a head and one segment, together `length` bytes? Most long frames are. */
-export function isHeadAndTail(packet: u32, length: u32): bool {
+function isHeadAndTail(packet: u32, length: u32): bool {
   if (load<u32>(packet, PKT_SEG_COUNT) !== 1) return false;
   const headBytes = load<u32>(packet, PKT_HEAD_LEN);
   return headBytes < length && load<u32>(packet, PKT_SEGS + 4) === length - headBytes;
 }
 
 /** Copies such a frame, behind its virtio-net header, to `to`. */
-export function deliverBoth(packet: u32, to: u32, header: u32, length: u32, offloads: u32): void {
+function deliverBoth(packet: u32, to: u32, header: u32, length: u32, offloads: u32): void {
   const headBytes = load<u32>(packet, PKT_HEAD_LEN);
   const tail = load<u32>(packet, PKT_SEGS);
   deliverNow(packet, to, header, headBytes, length, offloads);

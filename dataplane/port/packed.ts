@@ -18,7 +18,7 @@ import {
   DROP_TX_NO_BUFFER,
   DROP_TX_RING_FULL,
 } from '../../contract/drop.ts';
-import { PKT_HEAD_LEN, PKT_LEN, PKT_SIZE, PV_IO } from '../../contract/packet.ts';
+import { PKT_LEN, PKT_SIZE, PV_IO } from '../../contract/packet.ts';
 import { PT_TX_RETRIES, portAddress, Q_BROKEN, Q_PORT } from '../../contract/port.ts';
 import {
   DESC_F_AVAIL,
@@ -52,18 +52,14 @@ import {
   chainBegin,
   chainCount,
   chainEnd,
-  chainSingle,
   deliverAll,
-  deliverBoth,
-  deliverNow,
+  deliverSingle,
   destinationBegin,
   destinationCommit,
   destinationComplete,
   destinationRollback,
-  destinationSingle,
   destinationWaste,
   isFirstChain,
-  isHeadAndTail,
   planBegin,
   planHasRoom,
 } from './deliver.ts';
@@ -330,13 +326,7 @@ export function packedTransmit(q: u32, list: u32, n: u32, offloads: u32): void {
       if (at === 0) at = otherRun(address, header + length);
       if (at !== 0) {
         const id = (<u32>(word >> 32) & 0xffff) | 0x10000;
-        if (!log && load<u32>(packet, PKT_HEAD_LEN) === length) {
-          chainSingle(id, header + length);
-          deliverNow(packet, at, header, length, length, offloads);
-        } else if (!log && isHeadAndTail(packet, length)) {
-          chainSingle(id, header + length);
-          deliverBoth(packet, at, header, length, offloads);
-        } else destinationSingle(packet, at, header + length, address, id);
+        deliverSingle(packet, at, header, length, address, id, offloads, log);
         next = advance(next, 1, size);
         left--;
         continue;

@@ -64,7 +64,7 @@ function conditions({ date, machine, options, measurements }: Results): string {
   const counts = measurements.flatMap(({ series }) => series.map(({ rounds }) => rounds.length));
   const most = Math.max(0, ...counts);
   const host = machine.hypervisor === '?' ? '' : `, ${machine.hypervisor}`;
-  return `${date.slice(0, 10)}, xvio ${machine.commit}, ${machine.cpu.split(',')[0]}${host}, ${machine.cores} cores (one forwards, one generates), 64-byte packets unless said, medians of up to ${most} alternating rounds of ${options.durationMs} ms, ratios round by round`;
+  return `${date.slice(0, 10)}, xvio ${machine.commit}, ${machine.cpu.split(',')[0]}${host}, ${machine.cores} cores (one forwards, one generates), 64-byte packets unless said,\nmedians of up to ${most} alternating rounds of ${options.durationMs} ms, ratios round by round`;
 }
 
 export function readmeFigures(results: Results): string {

@@ -14,6 +14,7 @@ export interface HostileCase {
 
 const RING = 'unit/virtqueueHostile.test.ts';
 const QUEUE = 'unit/virtqueue.test.ts';
+const QUEUE_FRAMES = 'unit/virtqueueFrames.test.ts';
 const STATE = 'unit/vhostuser.test.ts';
 const PORT = 'unit/vhostuserPort.test.ts';
 const MODEL = 'property/virtqueue.test.ts';
@@ -333,7 +334,7 @@ export const GUEST_CASES: readonly HostileCase[] = [
     seen: '`tx_no_buffer`, `tx_mtu_exceeded`',
     tests: [
       [RING, 'G18 G33 too small'],
-      [QUEUE, 'MTU: two VLAN tags fit, more does not'],
+      [QUEUE_FRAMES, 'MTU: two VLAN tags fit, more does not'],
     ],
   },
 ];

@@ -60,6 +60,8 @@ import {
   destinationRollback,
   destinationWaste,
   isFirstChain,
+  OWN_MIN,
+  ownBuffer,
   planBegin,
   planHasRoom,
 } from './deliver.ts';
@@ -166,6 +168,19 @@ function touchDescriptors(q: u32, position: u32, n: u32): void {
     if (index >= size) break;
   }
   keepTouched(sum);
+}
+
+/** Asks for the first lines of the frames in the next `n` buffers from `position` on, as far as there are any; see ownBuffer(). */
+function ownBuffers(q: u32, position: u32, n: u32, header: u32): void {
+  const size = load<u32>(q, VQ_SIZE);
+  const desc = load<u32>(q, VQ_DESC);
+  let at = position;
+  for (let i: u32 = 0; i < n; i++) {
+    const word = loadWord(q, at);
+    if ((word & CHAIN_FLAGS) !== WRITE_FLAG || !packedAvailable(packedFlags(word), at)) return;
+    ownBuffer(load<u64>(desc + (at & 0x7fff) * 16), <u32>word, header);
+    at = advance(at, 1, size);
+  }
 }
 
 /** Takes up to `max` chains; see rxBurst (index.ts). */
@@ -312,6 +327,7 @@ export function packedTransmit(q: u32, list: u32, n: u32, offloads: u32): void {
   retries = load<u32>(portAddress(port) + PT_TX_RETRIES);
   touchDescriptors(q, next, n);
   const log = isLogging(q);
+  if (n >= OWN_MIN && !log) ownBuffers(q, next, min(n, size), header);
   planBegin();
   for (let i: u32 = 0; i < n; i++) {
     if (!planHasRoom()) flush(q, header, offloads);

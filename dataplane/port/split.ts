@@ -53,6 +53,8 @@ import {
   destinationRollback,
   destinationWaste,
   isFirstChain,
+  OWN_MIN,
+  ownBuffer,
   planBegin,
   planHasRoom,
 } from './deliver.ts';
@@ -110,14 +112,7 @@ function touchDescriptors(q: u32, position: u32, n: u32): void {
   keepTouched(sum);
 }
 
-/** Packets in a burst from which on it pays to ask for the lines of their destinations first. */
-const OWN_MIN: u32 = 4;
-
-/**
- * Writes to the first line of the frames in the buffers of `n` avail entries from `position` on. The driver has read
- * these lines, so each must be asked for before it can be written, and stores leave the core in order: with the rest of a copy between
- * them, one line after the other is waited for; here they are asked for together. The bytes are ours until the chain is given back.
- */
+/** Asks for the first lines of the frames in the buffers of `n` avail entries from `position` on; see ownBuffer(). */
 function ownBuffers(q: u32, position: u32, n: u32, header: u32): void {
   const mask = load<u32>(q, VQ_SIZE) - 1;
   const avail = load<u32>(q, VQ_AVAIL) + 4;
@@ -126,10 +121,7 @@ function ownBuffers(q: u32, position: u32, n: u32, header: u32): void {
     const id = <u32>load<u16>(avail + ((position + i) & mask) * 2) & mask;
     const address = load<u64>(desc + id * 16);
     const word = load<u64>(desc + id * 16, 8);
-    if ((word & CHAIN_FLAGS) !== WRITE_FLAG || <u32>word < header + 14) continue;
-    let at = wholeRun(address, header + 14);
-    if (at === 0) at = otherRun(address, header + 14);
-    if (at !== 0) store<u64>(at + header, 0);
+    if ((word & CHAIN_FLAGS) === WRITE_FLAG) ownBuffer(address, <u32>word, header);
   }
 }
 

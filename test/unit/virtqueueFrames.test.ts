@@ -31,7 +31,15 @@ import {
   Q_LOCK,
   Q_NOT_PLAIN,
 } from '../../contract/port.ts';
-import { DESC_F_AVAIL, DESC_F_WRITE, VF_CSUM, VQ_LAST_USED } from '../../contract/virtqueue.ts';
+import {
+  DESC_F_AVAIL,
+  DESC_F_WRITE,
+  VF_CSUM,
+  VF_LOG_ALL,
+  VQ_FEATURES,
+  VQ_LAST_USED,
+  VQ_LOG,
+} from '../../contract/virtqueue.ts';
 import { GuestMemory, Ring, vnetHeader } from '../net/ring.ts';
 import {
   BASE,
@@ -115,6 +123,44 @@ describe('transmit', () => {
     send(frame(60));
     assert.deepEqual(ports.drops(1), { tx_not_ready: 2, no_such_port: 1 });
   });
+  for (const packed of [false, true]) {
+    test(`${packed ? 'packed' : 'split'}: of buffers that are not delivered no more than eight bytes are written, and none if that is logged`, () => {
+      const STEP = 0x1000n;
+      const SIZE = 2048;
+      const SHORT = 4;
+      const READ_ONLY = 6;
+      for (const logged of [false, true]) {
+        const ring = setUp(1, { packed });
+        if (logged) {
+          ports.setU32(ring.q + VQ_FEATURES, ports.u32(ring.q + VQ_FEATURES) | VF_LOG_ALL);
+          ports.setU32(ring.q + VQ_LOG, 0x25000000);
+        }
+        const at = (i: number) => DATA + BigInt(i) * STEP;
+        for (let i = 0; i < 10; i++) ring.guest.write(at(i), Buffer.alloc(SIZE, 0xee));
+        for (let i = 0; i < 8; i++) {
+          ring.add([{ gpa: at(i), length: i === SHORT ? ring.header + 13 : SIZE }]);
+        }
+        const descriptors = Array.from({ length: 64 }, (_, i) => ring.descGpa + BigInt(i * 16));
+        const readOnly = descriptors.find(
+          (d) => ring.guest.read(d, 8).readBigUInt64LE() === at(READ_ONLY),
+        )!;
+        const flags = readOnly + (packed ? 14n : 12n);
+        const word = ring.guest.read(flags, 2);
+        word.writeUInt16LE(word.readUInt16LE() & ~DESC_F_WRITE);
+        ring.guest.write(flags, word);
+        send(...Array.from({ length: 12 }, () => frame(60)));
+        assert.equal(ring.reap().length, SHORT);
+        for (let i = SHORT; i < 10; i++) {
+          const before = Buffer.alloc(SIZE, 0xee);
+          // In packed rings nobody knows what is behind a chain that is not one writable buffer.
+          const asked =
+            !logged && (packed ? i < READ_ONLY : i < 8) && i !== SHORT && i !== READ_ONLY;
+          if (asked) before.fill(0, ring.header, ring.header + 8);
+          assert.ok(ring.guest.read(at(i), SIZE).equals(before), `buffer ${i}`);
+        }
+      }
+    });
+  }
   test('MTU: two VLAN tags fit, more does not; a GSO packet counts by its segments', () => {
     const ring = setUp(1, {}, { mtu: 1500, offloads: OFFLOAD_CSUM });
     room(ring, 10);

@@ -10,6 +10,7 @@ import { createLinuxBridge, linuxBridgeMissing } from '../peers/linuxBridge.ts';
 import { ovsUserspaceMissing, startOvsUserspace } from '../peers/ovsUserspace.ts';
 import { noTally, tallyNotes, whileNear } from '../placement.ts';
 import { cpuNs, errorText, median, outOfTime, usablePeers } from '../rounds.ts';
+import { toolsMissing } from '../tools.ts';
 import type { Measurement, Options, Scenario, Series } from '../types.ts';
 import { guestSegments } from './guestSegments.ts';
 
@@ -158,7 +159,10 @@ async function betweenNamespaces(cable: Cable, options: Options): Promise<Measur
     cable === 'tap' ? ['linux-bridge has veth pairs, which cost it less than taps would'] : [];
   const failures: string[] = [];
   try {
-    for (const contender of usablePeers(CONTENDERS, options, notes)) {
+    const missing = toolsMissing(['ip', 'ss', 'ping', 'ethtool', 'iperf3']);
+    if (missing !== undefined) failures.push(missing);
+    const contenders = missing === undefined ? usablePeers(CONTENDERS, options, notes) : [];
+    for (const contender of contenders) {
       try {
         const field = await prepare(contender, cable);
         fields.push(field);

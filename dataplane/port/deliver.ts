@@ -1,8 +1,9 @@
 // Delivery into a guest, the part that is common to split and packed rings.
 //
-// A transmit call runs in three loops. First split.ts or packed.ts reserves: for each packet it takes as many chains
-// of the driver as the packet needs (one, or with mergeable buffers several) and notes their pieces. Then all packets
-// are copied; stores to different lines overlap. Then the used entries are written, and one index makes them visible.
+// A transmit call begins by asking for the lines that a larger burst is going to be written to (ownBuffer()). Then it
+// runs in three loops. First split.ts or packed.ts reserves: for each packet it takes as many chains of the driver as
+// the packet needs (one, or with mergeable buffers several) and notes their pieces. Then all packets are copied; stores
+// to different lines overlap. Then the used entries are written, and one index makes them visible.
 //
 //   plan    512 x { record u32, first piece u32, pieces u32, chains u32 }       one per packet
 //   pieces 4096 x { address u32, bytes u32, guest physical address u64 }

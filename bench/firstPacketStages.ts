@@ -8,12 +8,12 @@ import { mkdtempSync, readFileSync, rmSync } from 'node:fs';
 import { tmpdir } from 'node:os';
 import path from 'node:path';
 import { setTimeout as sleep } from 'node:timers/promises';
-import { parseArgs } from 'node:util';
 import { isMainThread, parentPort, Worker, workerData } from 'node:worker_threads';
 import { eventfdCreate, eventfdSignal, eventfdTake } from '../src/sys/eventfd.ts';
 import { closeFd, pollRaw } from '../src/sys/fd.ts';
 import { NativeBuffer } from '../src/sys/ffi.ts';
 import { setThreadAffinity } from '../src/sys/process.ts';
+import { commandLine, needRoot, wholeNumber } from './commandLine.ts';
 import { writeStages } from './documents.ts';
 import type { FirstPacket } from './generator/worker.ts';
 import { preloadingLauncherIn } from './launcher.ts';
@@ -146,16 +146,23 @@ async function run(rounds: number): Promise<string> {
   return markdownTable(['ports', 'packets', ...names, 'a bare thread wakes in'], rows);
 }
 
+const HELP = `usage: node bench/firstPacketStages.ts [--rounds N] [--docs]
+
+  --rounds N   packets after silence (default 51)
+  --docs       writes the table between its marks in docs/benchmarks.md, too
+`;
+
 if (!isMainThread) {
   sleeper(workerData as number);
 } else {
-  const { values } = parseArgs({
+  const { values } = commandLine(HELP, {
     options: {
       rounds: { type: 'string', default: '51' },
       docs: { type: 'boolean', default: false },
     },
   });
-  const rounds = Number(values.rounds);
+  const rounds = wholeNumber('rounds', values.rounds, 1);
+  needRoot();
   const result = await run(rounds);
   console.log(result);
   if (values.docs) writeStages('first-packet', ', medians, µs', result);

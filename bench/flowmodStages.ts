@@ -11,8 +11,8 @@ import { mkdtempSync, rmSync, writeFileSync } from 'node:fs';
 import { tmpdir } from 'node:os';
 import path from 'node:path';
 import { setTimeout as sleep } from 'node:timers/promises';
-import { parseArgs } from 'node:util';
 import { Sandbox } from '../test/interop/sandbox.ts';
+import { commandLine, needRoot, wholeNumber } from './commandLine.ts';
 import { writeStages } from './documents.ts';
 import { launcherIn } from './launcher.ts';
 import { median } from './rounds.ts';
@@ -161,14 +161,23 @@ function table(profile: CpuProfile, series: readonly (readonly Sample[])[], flow
   return markdownTable([...head, ...STAGE_NAMES, 'other threads'], rows);
 }
 
-const { values } = parseArgs({
+const HELP = `usage: node bench/flowmodStages.ts [--rounds N] [--flows N] [--docs]
+
+  --rounds N   rounds of each switch (default 5)
+  --flows N    flows in a bundle (default 100000)
+  --docs       writes the table between its marks in docs/benchmarks.md, too
+`;
+
+const { values } = commandLine(HELP, {
   options: {
     rounds: { type: 'string', default: '5' },
     flows: { type: 'string', default: '100000' },
     docs: { type: 'boolean', default: false },
   },
 });
-const [rounds, flows] = [Number(values.rounds), Number(values.flows)];
+const rounds = wholeNumber('rounds', values.rounds, 1);
+const flows = wholeNumber('flows', values.flows, 1);
+needRoot();
 const result = await run(rounds, flows);
 console.log(result);
 if (values.docs)

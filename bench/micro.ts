@@ -6,9 +6,8 @@
 //
 // --burst 1: packets that come alone; --burst 0: polls that find nothing (nanoseconds a poll). Modules take turns in each round; printed are the least and the median of each case. All must have the same contract/.
 
-import { readFileSync } from 'node:fs';
+import { existsSync, readFileSync } from 'node:fs';
 import path from 'node:path';
-import { parseArgs } from 'node:util';
 import {
   ACT_CT,
   ACT_CT_WORDS,
@@ -75,6 +74,7 @@ import type { DataPlane } from '../src/engine/hostLoop.ts';
 import { EngineMemory } from '../src/engine/memory.ts';
 import { Ports } from '../src/engine/ports.ts';
 import { frameTemplate } from '../src/guest/thread.ts';
+import { commandLine, fail, wholeNumber } from './commandLine.ts';
 
 const RING = 1024;
 const BURST = 256;
@@ -407,7 +407,15 @@ function round(bench: Bench, turns: number, burst: number): number {
   return times[times.length >> 2]!; // a quarter of the turns were quicker: interrupts do not count
 }
 
-const { values, positionals } = parseArgs({
+const HELP = `usage: node bench/micro.ts [OPTIONS] [OTHER/build/dataplane.wasm …]
+
+  --rounds N       alternating rounds of each module (default 15)
+  --turns N        polls a round (default 400)
+  --burst N        packets a poll, 0 to ${BURST} (default ${BURST}); 0: polls that find nothing
+  --only NAME,…    only these of: ${CASES.map(({ name }) => name).join(', ')}
+`;
+
+const { values, positionals } = commandLine(HELP, {
   options: {
     rounds: { type: 'string', default: '15' },
     turns: { type: 'string', default: '400' },
@@ -418,14 +426,20 @@ const { values, positionals } = parseArgs({
 });
 const own = path.join(import.meta.dirname, '../build/dataplane.wasm');
 const files = [own, ...positionals];
-const only = values.only === '' ? CASES.map(({ name }) => name) : values.only.split(',');
+for (const file of files) if (!existsSync(file)) fail(`no module ${file}: npm run build`);
+const rounds = wholeNumber('rounds', values.rounds, 1);
+const turns = wholeNumber('turns', values.turns, 1);
+const burst = wholeNumber('burst', values.burst, 0, BURST);
+const names = CASES.map(({ name }) => name);
+const only = values.only === '' ? names : values.only.split(',');
+for (const name of only) if (!names.includes(name)) fail(`no case '${name}'\n${HELP}`);
 for (const of of CASES.filter(({ name }) => only.includes(name))) {
   const benches = files.map((file) => prepare(file, of));
   const results: number[][] = files.map(() => []);
-  for (let i = 0; i < Number(values.rounds) + 3; i++) {
+  for (let i = 0; i < rounds + 3; i++) {
     benches.forEach((_, n) => {
       const k = (n + i) % benches.length;
-      const ns = round(benches[k]!, Number(values.turns), Number(values.burst));
+      const ns = round(benches[k]!, turns, burst);
       if (i >= 3) results[k]!.push(ns); // the first ones have V8 compile
     });
   }

@@ -23,9 +23,20 @@ export function jsonOf({ measurements, ...rest }: Results): string {
   return `${JSON.stringify({ ...rest, results }, null, 2)}\n`;
 }
 
+function parsed(file: string) {
+  try {
+    return JSON.parse(readFileSync(file, 'utf8'));
+  } catch (error) {
+    throw new Error(`${file}: ${(error as Error).message}`);
+  }
+}
+
 export function readResults(file: string): Results {
-  const { results, ...rest } = JSON.parse(readFileSync(file, 'utf8'));
-  if (!Array.isArray(results)) throw new Error(`${file}: no results of npm run bench`);
+  const { results, ...rest } = parsed(file) ?? {};
+  const whole = (m: Measurement | null): boolean => Array.isArray(m?.series);
+  if (!Array.isArray(results) || !results.every(whole)) {
+    throw new Error(`${file}: no results of npm run bench`);
+  }
   const measurements = results.map(({ summary: _, ...m }: { summary: unknown }) => m);
   return { ...rest, measurements } as Results;
 }

@@ -1,8 +1,8 @@
 // npm run bench [-- SCENARIO…] [options]: runs scenarios and shows or writes what they measured.
 
-import { writeFileSync } from 'node:fs';
+import { closeSync, existsSync, mkdirSync, openSync, writeFileSync } from 'node:fs';
 import path from 'node:path';
-import { parseArgs } from 'node:util';
+import { commandLine, coreNumber, fail, needRoot, orFail, wholeNumber } from './commandLine.ts';
 import { refreshDocuments } from './documents.ts';
 import { describeMachine, machineText } from './machine.ts';
 import { survey } from './placement.ts';
@@ -39,55 +39,30 @@ scenarios (without one: all of them):
 ${SCENARIOS.map(({ name, title }) => `  ${name.padEnd(10)} ${title}`).join('\n')}
 `;
 
-function fail(text: string): never {
-  process.stderr.write(`bench: ${text}\n`);
-  process.exit(1);
-}
-
-function read() {
-  try {
-    return parseArgs({
-      allowPositionals: true,
-      options: {
-        json: { type: 'string' },
-        report: { type: 'string' },
-        minutes: { type: 'string' },
-        from: { type: 'string' },
-        markdown: { type: 'boolean', default: false },
-        docs: { type: 'boolean', default: false },
-        peers: { type: 'string' },
-        compare: { type: 'string', multiple: true, default: [] },
-        rounds: { type: 'string', default: '9' },
-        duration: { type: 'string', default: '300' },
-        'switch-core': { type: 'string', default: '0' },
-        'generator-core': { type: 'string', default: '1' },
-        'queue-size': { type: 'string', default: '1024' },
-        packed: { type: 'boolean', default: false },
-        'in-order': { type: 'boolean', default: false },
-        anywhere: { type: 'boolean', default: false },
-        'no-realtime': { type: 'boolean', default: false },
-        help: { type: 'boolean', short: 'h' },
-      },
-    });
-  } catch (error) {
-    return fail(`${(error as Error).message}\n${HELP}`);
-  }
-}
-
-function number(name: string, text: string, least: number): number {
-  const value = Number(text);
-  if (!Number.isInteger(value) || value < least)
-    fail(`--${name}: '${text}' is not a whole number ≥ ${least}`);
-  return value;
-}
-
-const { values, positionals } = read();
+const { values, positionals } = commandLine(HELP, {
+  allowPositionals: true,
+  options: {
+    json: { type: 'string' },
+    report: { type: 'string' },
+    minutes: { type: 'string' },
+    from: { type: 'string' },
+    markdown: { type: 'boolean', default: false },
+    docs: { type: 'boolean', default: false },
+    peers: { type: 'string' },
+    compare: { type: 'string', multiple: true, default: [] },
+    rounds: { type: 'string', default: '9' },
+    duration: { type: 'string', default: '300' },
+    'switch-core': { type: 'string', default: '0' },
+    'generator-core': { type: 'string', default: '1' },
+    'queue-size': { type: 'string', default: '1024' },
+    packed: { type: 'boolean', default: false },
+    'in-order': { type: 'boolean', default: false },
+    anywhere: { type: 'boolean', default: false },
+    'no-realtime': { type: 'boolean', default: false },
+  },
+});
 if (values.docs && values.from === undefined)
   fail('--docs needs the results of a run: --from FILE');
-if (values.help) {
-  process.stdout.write(HELP);
-  process.exit(0);
-}
 const scenarios =
   positionals.length === 0
     ? SCENARIOS
@@ -116,31 +91,47 @@ function show(results: Results): void {
   process.stderr.write(`figures written into ${files.join(', ')}\n`);
 }
 
+/** Better now than after half an hour of measuring. */
+function tryToWrite(): void {
+  orFail(() => {
+    if (values.json !== undefined) closeSync(openSync(values.json, 'a'));
+    if (reportDirectory !== undefined) mkdirSync(reportDirectory, { recursive: true });
+  });
+}
+
 function measured(): Results {
-  const results = readResults(values.from!);
+  const results = orFail(() => readResults(values.from!));
   const wanted = new Set(scenarios.map(({ name }) => name));
   return { ...results, measurements: results.measurements.filter((m) => wanted.has(m.scenario)) };
 }
 
 async function measure(): Promise<number> {
-  if (process.getuid?.() !== 0) {
-    fail('the peers need root (network namespaces, hugepages): run it as root');
-  }
   const options: Options = {
-    rounds: number('rounds', values.rounds, 1),
-    durationMs: number('duration', values.duration, 10),
+    rounds: wholeNumber('rounds', values.rounds, 1),
+    durationMs: wholeNumber('duration', values.duration, 10),
     realtime: !values['no-realtime'],
-    switchCore: number('switch-core', values['switch-core'], 0),
-    generatorCore: number('generator-core', values['generator-core'], 0),
+    switchCore: coreNumber('switch-core', values['switch-core']),
+    generatorCore: coreNumber('generator-core', values['generator-core']),
     peers: values.peers?.split(','),
     compare: values.compare,
-    queueSize: number('queue-size', values['queue-size'], 2),
+    queueSize: wholeNumber('queue-size', values['queue-size'], 2, 32768),
     packed: values.packed,
     inOrder: values['in-order'],
     near: !values.anywhere,
     log: (text) => process.stderr.write(`${text}\n`),
   };
-  const minutes = values.minutes === undefined ? undefined : number('minutes', values.minutes, 1);
+  if (!options.packed && (options.queueSize & (options.queueSize - 1)) !== 0) {
+    fail(`--queue-size: ${options.queueSize} is not a power of two, as split rings need it`);
+  }
+  for (const directory of options.compare) {
+    if (!existsSync(path.join(directory, 'bin/ovs-vswitchd'))) {
+      fail(`--compare: no checkout of xvio in ${directory}`);
+    }
+  }
+  const minutes =
+    values.minutes === undefined ? undefined : wholeNumber('minutes', values.minutes, 1);
+  needRoot();
+  tryToWrite();
   if (options.switchCore === options.generatorCore) {
     options.log('switch and generator share a core: rates mean nothing');
   }
@@ -180,6 +171,9 @@ async function measure(): Promise<number> {
   });
   show(collect(result));
   const failures = allFailures(result);
+  if (failures.length === 0 && result.measurements.every(({ series }) => series.length === 0)) {
+    fail('nothing was measured: none of these peers takes part');
+  }
   for (const { scenario, text } of failures) options.log(`FAILED ${scenario}: ${text}`);
   if (reportDirectory !== undefined) options.log(`report: ${reportDirectory}/report.md`);
   return failures.length > 0 ? 1 : 0;
@@ -187,6 +181,7 @@ async function measure(): Promise<number> {
 
 if (values.from === undefined) process.exit(await measure());
 const results = measured();
+tryToWrite();
 show(results);
 const asked = [
   values.json,

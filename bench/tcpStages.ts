@@ -10,8 +10,8 @@ import { execFileSync } from 'node:child_process';
 import { mkdtempSync, rmSync } from 'node:fs';
 import { tmpdir } from 'node:os';
 import path from 'node:path';
-import { parseArgs } from 'node:util';
 import { Sandbox } from '../test/interop/sandbox.ts';
+import { commandLine, fail, needRoot, wholeNumber } from './commandLine.ts';
 import { writeStages } from './documents.ts';
 import { perfMissing } from './profile.ts';
 import { median } from './rounds.ts';
@@ -131,8 +131,6 @@ async function rowOf(
 }
 
 async function run(rounds: number): Promise<string> {
-  const missing = perfMissing();
-  if (missing !== undefined) throw new Error(missing);
   const directory = mkdtempSync(path.join(tmpdir(), 'xvp-'));
   try {
     const able = CONTENDERS.filter(({ plain, missing }) => !plain && missing() === undefined);
@@ -149,13 +147,23 @@ async function run(rounds: number): Promise<string> {
   }
 }
 
-const { values } = parseArgs({
+const HELP = `usage: node bench/tcpStages.ts [--rounds N] [--docs]
+
+  --rounds N   rounds of each switch (default 3)
+  --docs       writes the table between its marks in docs/benchmarks.md, too
+`;
+
+const { values } = commandLine(HELP, {
   options: {
     rounds: { type: 'string', default: '3' },
     docs: { type: 'boolean', default: false },
   },
 });
-const result = await run(Number(values.rounds));
+const rounds = wholeNumber('rounds', values.rounds, 1);
+needRoot();
+const missing = perfMissing();
+if (missing !== undefined) fail(missing);
+const result = await run(rounds);
 console.log(result);
-if (values.docs) writeStages('tcp', `, medians of ${values.rounds} rounds, CPU time`, result);
+if (values.docs) writeStages('tcp', `, medians of ${rounds} rounds, CPU time`, result);
 process.exit(0);

@@ -9,10 +9,10 @@ import { mkdtempSync, readFileSync, rmSync, writeFileSync } from 'node:fs';
 import { tmpdir } from 'node:os';
 import path from 'node:path';
 import { setTimeout as sleep } from 'node:timers/promises';
-import { parseArgs } from 'node:util';
 import { isMainThread, parentPort, Worker, workerData } from 'node:worker_threads';
 import { SteadyClock } from '../src/sys/clock.ts';
 import { setRealtime, setThreadAffinity } from '../src/sys/process.ts';
+import { commandLine, needRoot, wholeNumber } from './commandLine.ts';
 import { writeStages } from './documents.ts';
 import { preloadingLauncherIn } from './launcher.ts';
 import { xvioNamed } from './peers/xvio.ts';
@@ -164,16 +164,24 @@ async function run(durationMs: number): Promise<string> {
   return markdownTable([...head, ...waits], rows);
 }
 
+const HELP = `usage: node bench/turnStages.ts [--ms N] [--docs]
+
+  --ms N   how long turns are counted at each rate (default 700)
+  --docs   writes the table between its marks in docs/benchmarks.md, too
+`;
+
 if (!isMainThread) {
   parentPort!.postMessage(spinner(workerData as Spin));
 } else {
-  const { values } = parseArgs({
+  const { values } = commandLine(HELP, {
     options: {
       ms: { type: 'string', default: '700' },
       docs: { type: 'boolean', default: false },
     },
   });
-  const result = await run(Number(values.ms));
+  const durationMs = wholeNumber('ms', values.ms, 10);
+  needRoot();
+  const result = await run(durationMs);
   console.log(result);
   if (values.docs) writeStages('turn', '', result);
   process.exit(0);

@@ -8,7 +8,7 @@
 import { mkdtempSync, rmSync } from 'node:fs';
 import { tmpdir } from 'node:os';
 import path from 'node:path';
-import { parseArgs } from 'node:util';
+import { commandLine, needRoot, wholeNumber } from './commandLine.ts';
 import { writeStages } from './documents.ts';
 import { launcherIn } from './launcher.ts';
 import { xvio, xvioNamed } from './peers/xvio.ts';
@@ -119,13 +119,20 @@ function table(profile: CpuProfile, profiled: readonly Sample[], plain: readonly
   );
 }
 
-const { values } = parseArgs({
+const HELP = `usage: node bench/upcallStages.ts [--rounds N] [--docs]
+
+  --rounds N   rounds of new flows (default 9)
+  --docs       writes the table between its marks in docs/benchmarks.md, too
+`;
+
+const { values } = commandLine(HELP, {
   options: {
     rounds: { type: 'string', default: '9' },
     docs: { type: 'boolean', default: false },
   },
 });
-const rounds = Number(values.rounds);
+const rounds = wholeNumber('rounds', values.rounds, 1);
+needRoot();
 const result = await run(rounds);
 console.log(result);
 if (values.docs) writeStages('upcall', `, medians of ${rounds} rounds, CPU time`, result);

@@ -232,6 +232,16 @@ describe('documents', () => {
         () => readResults(join(import.meta.dirname, '../../package.json')),
         /no results/,
       );
+      for (const [text, message] of [
+        ['{ broken', /broken\.json: .*JSON/],
+        ['null', /broken\.json: no results/],
+        ['{"results":[1]}', /broken\.json: no results/],
+      ] as const) {
+        const file = join(directory, 'broken.json');
+        writeFileSync(file, text);
+        assert.throws(() => readResults(file), message);
+      }
+      assert.throws(() => readResults(directory), new RegExp(`${directory}: EISDIR`));
     } finally {
       rmSync(directory, { recursive: true });
     }

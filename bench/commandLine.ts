@@ -1,0 +1,48 @@
+// Command lines of the programs in this directory: what is wrong with them is a sentence and an exit status, not a stack.
+
+import { cpus } from 'node:os';
+import { type ParseArgsConfig, parseArgs } from 'node:util';
+
+export function fail(text: string): never {
+  process.stderr.write(`bench: ${text}\n`);
+  process.exit(1);
+}
+
+/** Values and positionals of this process; --help prints `help` and ends it. */
+export function commandLine<T extends ParseArgsConfig>(help: string, config: T) {
+  const args = process.argv.slice(2);
+  if (args.includes('--help') || args.includes('-h')) {
+    process.stdout.write(help);
+    process.exit(0);
+  }
+  try {
+    return parseArgs(config);
+  } catch (error) {
+    return fail(`${(error as Error).message}\n${help}`);
+  }
+}
+
+export function wholeNumber(name: string, text: string, least: number, most = 2 ** 31): number {
+  const value = Number(text);
+  if (/^\d+$/.test(text) && value >= least && value <= most) return value;
+  const range = most === 2 ** 31 ? `≥ ${least}` : `from ${least} to ${most}`;
+  return fail(`--${name}: '${text}' is not a whole number ${range}`);
+}
+
+export const coreNumber = (name: string, text: string): number =>
+  wholeNumber(name, text, 0, cpus().length - 1);
+
+export function needRoot(): void {
+  if (process.getuid?.() !== 0) {
+    fail('the peers need root (network namespaces, hugepages): run it as root');
+  }
+}
+
+/** Tries what may not be possible with a file that was named on the command line. */
+export function orFail<T>(work: () => T): T {
+  try {
+    return work();
+  } catch (error) {
+    return fail((error as Error).message);
+  }
+}

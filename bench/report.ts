@@ -77,7 +77,7 @@ function stagesText(directory: string, measurements: readonly Measurement[]): st
   return [
     '![where the time goes](where.svg)',
     stageTable(profiles),
-    'Samples of the saturated forwarding thread, by function; functions that the compilers put into their callers count for these.',
+    'Samples of the saturated forwarding thread, by function, in a copy of the switch whose functions have been kept apart; those that the compilers put into their callers all the same count for these. The copy is slower than the switch: the table shows proportions.',
   ].join('\n\n');
 }
 

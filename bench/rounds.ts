@@ -39,10 +39,13 @@ export function median(values: readonly number[]): number {
   return sorted.length % 2 ? sorted[middle]! : (sorted[middle - 1]! + sorted[middle]!) / 2;
 }
 
-/** Medians of the ratios of round i of one peer to round i of the baseline, as far as both have played. */
+/**
+ * Median of the ratios of round i of one peer to round i of the baseline, as far as both have played. Rounds in which the
+ * baseline has nothing to be compared with are left out.
+ */
 export function medianRatio(series: Series, baseline: Series): number {
   const both = series.rounds.slice(0, baseline.rounds.length);
-  return median(both.map((value, i) => value / baseline.rounds[i]!));
+  return median(both.map((value, i) => value / baseline.rounds[i]!).filter(Number.isFinite));
 }
 
 /** Of those wanted, the peers that can run here; what the others lack goes to the log and to the notes. */
@@ -211,7 +214,7 @@ export async function play(match: Match, options: Options): Promise<Measurement>
         if (out.has(contestant)) continue;
         try {
           const sample = await whileNear(contestant.placement, contestant.tally, () =>
-            takeTurn(contestant, match, options),
+            takeTurn(contestant, match),
           );
           series[at]!.rounds.push(sample.value);
           if (sample.histogram) addHistogram(series[at]!, sample.histogram);
@@ -265,14 +268,14 @@ async function enter(peer: Peer, match: Match, options: Options): Promise<Contes
 async function takeTurn(
   contestant: Contestant,
   { measure, higherIsBetter = true }: Match,
-  { durationMs }: Options,
 ): Promise<Sample> {
   signal(contestant.testbed, 'SIGCONT');
   try {
     await sleep(30);
     let sample = await measure(contestant);
-    // Trials that short ask for correctness alone, on machines so busy that a thread may get no core in that time.
-    for (let i = 0; i < 5 && durationMs < 100 && higherIsBetter && sample.value === 0; i++) {
+    // In a trial in which nothing arrives a thread had no core, or the switch was busy with what was before: short ones ask for
+    // correctness alone, on busy machines; OVS-DPDK may still be emptying its table of connections.
+    for (let i = 0; i < 5 && higherIsBetter && sample.value === 0; i++) {
       sample = await measure(contestant);
     }
     if (!Number.isFinite(sample.value)) throw new Error('nothing that could be measured');

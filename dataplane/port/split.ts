@@ -118,7 +118,8 @@ function ownBuffers(q: u32, position: u32, n: u32, header: u32): void {
   const avail = load<u32>(q, VQ_AVAIL) + 4;
   const desc = load<u32>(q, VQ_DESC);
   for (let i: u32 = 0; i < n; i++) {
-    const id = <u32>load<u16>(avail + ((position + i) & mask) * 2) & mask;
+    const id = <u32>load<u16>(avail + ((position + i) & mask) * 2);
+    if (id > mask) continue;
     const address = load<u64>(desc + id * 16);
     const word = load<u64>(desc + id * 16, 8);
     if ((word & CHAIN_FLAGS) === WRITE_FLAG) ownBuffer(address, <u32>word, header);

@@ -117,6 +117,13 @@ describe('figures', () => {
     assert.equal(medianRatio(b, a), 0.5);
   });
 
+  it('a round in which nothing arrived at the baseline is compared with nothing', () => {
+    const a = { peer: 'a', rounds: [20, 20, 0, 60], details: {} };
+    const b = { peer: 'b', rounds: [10, 0, 0, 20], details: {} };
+    assert.equal(medianRatio(a, b), 2.5);
+    assert.equal(medianRatio(b, a), 1 / 3);
+  });
+
   it('percentiles of the histogram', () => {
     const histogram = new Float64Array(256);
     histogram[3] = 99; // up to 4/16 µs

@@ -128,6 +128,7 @@ describe('transmit', () => {
       const STEP = 0x1000n;
       const SIZE = 2048;
       const SHORT = 4;
+      const BAD_INDEX = 5;
       const READ_ONLY = 6;
       for (const logged of [false, true]) {
         const ring = setUp(1, { packed });
@@ -148,13 +149,23 @@ describe('transmit', () => {
         const word = ring.guest.read(flags, 2);
         word.writeUInt16LE(word.readUInt16LE() & ~DESC_F_WRITE);
         ring.guest.write(flags, word);
+        if (!packed) {
+          // An index that is none; its lower bits are those of a descriptor that nobody has offered.
+          const [unused, entry] = [Buffer.alloc(16), Buffer.alloc(2)];
+          unused.writeBigUInt64LE(at(9));
+          unused.writeUInt32LE(SIZE, 8);
+          unused.writeUInt16LE(DESC_F_WRITE, 12);
+          ring.guest.write(ring.descGpa + 30n * 16n, unused);
+          entry.writeUInt16LE(64 + 30);
+          ring.guest.write(ring.availGpa + 4n + BigInt(BAD_INDEX * 2), entry);
+        }
         send(...Array.from({ length: 12 }, () => frame(60)));
         assert.equal(ring.reap().length, SHORT);
         for (let i = SHORT; i < 10; i++) {
           const before = Buffer.alloc(SIZE, 0xee);
           // In packed rings nobody knows what is behind a chain that is not one writable buffer.
-          const asked =
-            !logged && (packed ? i < READ_ONLY : i < 8) && i !== SHORT && i !== READ_ONLY;
+          const odd = i === SHORT || i === READ_ONLY || (i === BAD_INDEX && !packed);
+          const asked = !logged && !odd && i < (packed ? READ_ONLY : 8);
           if (asked) before.fill(0, ring.header, ring.header + 8);
           assert.ok(ring.guest.read(at(i), SIZE).equals(before), `buffer ${i}`);
         }

@@ -75,11 +75,13 @@ const AIMS: readonly Aim[] = [
     { scenario, aim: 'at least 0.7 x its own relay', check: times('xvio-relay', 0.7) },
   ]),
   { scenario: 'port', aim: 'aiming at 24 Mpps on one core', check: atLeast(24e6, 'packets/s') },
-  ...['acl-vxlan', 'firewall', '1500', '9000', 'rfc2544', 'ports', 'workers'].map((scenario) => ({
+  ...['acl-vxlan', 'firewall', '1500', '9000', 'rfc2544', 'ports'].map((scenario) => ({
     scenario,
     aim: 'ahead of OVS-DPDK',
     check: times(DPDK, 1),
   })),
+  // At equal rates a worker that polls and a PMD thread that does take the same time, a core.
+  { scenario: 'workers', variant: /saturated/, aim: 'ahead of OVS-DPDK', check: times(DPDK, 1) },
   {
     scenario: 'relay',
     aim: "relay at least testpmd's vhost",

@@ -6,9 +6,9 @@ import path from 'node:path';
 import { aimsTable, judge } from './aims.ts';
 import { describeMachine, machineText } from './machine.ts';
 import type { Results } from './results.ts';
-import { median, medianRatio } from './rounds.ts';
+import { median } from './rounds.ts';
 import { stageTable } from './stackChart.ts';
-import { figure, markdownOf, markdownTable, ours } from './tables.ts';
+import { farNote, figure, markdownOf, markdownTable, ours, ratioText } from './tables.ts';
 import type { Measurement } from './types.ts';
 
 /** Replaces what stands between `<!-- bench:NAME -->` and `<!-- /bench:NAME -->`. */
@@ -52,12 +52,7 @@ function shortRow(m: Measurement, label: string): string[] | undefined {
   const base = m.series.find(({ peer }) => peer === m.baseline);
   if (!mine || !base || mine === base) return undefined;
   const value = (rounds: readonly number[]): string => `${figure(median(rounds))} ${m.unit}`;
-  return [
-    label,
-    value(mine.rounds),
-    `${base.peer} ${value(base.rounds)}`,
-    medianRatio(mine, base).toFixed(2),
-  ];
+  return [label, value(mine.rounds), `${base.peer} ${value(base.rounds)}`, ratioText(mine, base)];
 }
 
 function conditions({ date, machine, options, measurements }: Results): string {
@@ -75,7 +70,8 @@ export function readmeFigures(results: Results): string {
     const row = found && shortRow(found, label);
     return row ? [row] : [];
   });
-  return `${conditions(results)}:\n\n${markdownTable(['', 'xvio', 'peer', 'ratio'], body)}`;
+  const table = markdownTable(['', 'xvio', 'peer', 'ratio'], body);
+  return `${conditions(results)}:\n\n${table}${farNote(table)}`;
 }
 
 const profilesOf = ({ measurements }: Results): Measurement[] =>

@@ -232,6 +232,7 @@ export async function play(match: Match, options: Options): Promise<Measurement>
       for (const [name, values] of Object.entries(details[i]!)) {
         series[i]!.details[name] = median(values);
       }
+      series[i]!.far = contestant.tally.far;
       notes.push(...contestant.notes, ...tallyNotes(contestant.testbed.name, contestant.tally));
       if (out.has(contestant)) continue;
       notes.push(...dropNotes(contestant.testbed));

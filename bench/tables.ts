@@ -104,6 +104,19 @@ export function markdownOfOne(measurement: Measurement): string {
   return lines.join('\n');
 }
 
+/** At a ratio of which one side was far in more than half of its rounds. */
+const FAR = '°';
+const FAR_NOTE = `${FAR} more than half of the rounds of xvio or of its peer were played with cores far from each other.`;
+
+/** Median of the ratios, as a table shows it. */
+export function ratioText(mine: Series, base: Series): string {
+  const far = [mine, base].some((s) => (s.far ?? 0) * 2 > s.rounds.length);
+  return medianRatio(mine, base).toFixed(2) + (far ? FAR : '');
+}
+
+/** What has to stand below tables in which a ratio is marked; empty if none is. */
+export const farNote = (tables: string): string => (tables.includes(FAR) ? `\n\n${FAR_NOTE}` : '');
+
 /** The series that is ours: the switch, or what stands first where the switch itself did not take part. */
 export const ours = ({ series }: Measurement): Series | undefined =>
   series.find(({ peer }) => peer === 'xvio') ?? series.find(({ peer }) => peer.startsWith('xvio'));
@@ -125,7 +138,7 @@ export function markdownOf(measurements: readonly Measurement[]): string {
           `\`${m.scenario}\`, ${m.variant}`,
           mine ? figure(median(mine.rounds)) : '-',
           peers.join('; ') || '-',
-          mine && base && mine !== base ? medianRatio(mine, base).toFixed(2) : '-',
+          mine && base && mine !== base ? ratioText(mine, base) : '-',
           busy.some((ns) => ns !== undefined)
             ? busy.map((ns) => (ns === undefined ? '-' : ns.toFixed(0))).join(' / ')
             : '',
@@ -142,5 +155,6 @@ export function markdownOf(measurements: readonly Measurement[]): string {
           ),
     );
   }
-  return `${parts.join('\n\n')}\n`;
+  const tables = parts.join('\n\n');
+  return `${tables}${farNote(tables)}\n`;
 }

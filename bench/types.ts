@@ -88,6 +88,8 @@ export interface Series {
   details: Record<string, number>;
   /** Histogram of ages over all rounds, where that is what is measured: upper end in microseconds, packets. */
   latency?: [us: number, packets: number][];
+  /** Rounds that were played although the cores were far from each other (placement.ts). */
+  far?: number;
   /** Of all that was ever sent: packets that did not arrive, and those that the switch has dropped under a name. */
   loss?: { packets: number; named: number };
 }

@@ -205,7 +205,10 @@ async function betweenNamespaces(cable: Cable, options: Options): Promise<Measur
     for (const [i, values] of shares.entries()) {
       if (values.length > 0) series[i]!.details.daemonPercent = median(values);
     }
-    for (const [i, { name }] of fields.entries()) notes.push(...tallyNotes(name, tallies[i]!));
+    for (const [i, { name }] of fields.entries()) {
+      series[i]!.far = tallies[i]!.far;
+      notes.push(...tallyNotes(name, tallies[i]!));
+    }
     return {
       scenario: 'tcp',
       variant: `${cable} ports, 1 connection, no pinning`,

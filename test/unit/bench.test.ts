@@ -31,7 +31,7 @@ import { SCENARIOS } from '../../bench/scenarios/index.ts';
 import { stackChart, stageTable } from '../../bench/stackChart.ts';
 import { allFailures, runSuite } from '../../bench/suite.ts';
 import { markdownOf, summarize, textOf } from '../../bench/tables.ts';
-import type { Measurement, Options } from '../../bench/types.ts';
+import type { Measurement, Options, Series } from '../../bench/types.ts';
 
 const options: Options = {
   rounds: 9,
@@ -122,6 +122,17 @@ describe('figures', () => {
     const b = { peer: 'b', rounds: [10, 0, 0, 20], details: {} };
     assert.equal(medianRatio(a, b), 2.5);
     assert.equal(medianRatio(b, a), 1 / 3);
+  });
+
+  it('a ratio is marked if most rounds of one side were played with cores far apart', () => {
+    const [first, b] = measurement.series as [Series, Series];
+    const a = { ...first, peer: 'xvio' };
+    const half = { ...b, far: b.rounds.length / 2 };
+    assert.doesNotMatch(markdownOf([{ ...measurement, series: [a, half] }]), /°/);
+    const most = { ...b, far: b.rounds.length };
+    const text = markdownOf([{ ...measurement, series: [a, most] }]);
+    assert.match(text, /2\.00° \|/);
+    assert.match(text, /\n\n° more than half of the rounds/);
   });
 
   it('percentiles of the histogram', () => {

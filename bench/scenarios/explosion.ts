@@ -5,7 +5,7 @@
 import { ipOf } from '../generator/generator.ts';
 import { ovsDpdk } from '../peers/ovsDpdk.ts';
 import { xvio, xvioOf } from '../peers/xvio.ts';
-import { noTally, whileNear } from '../placement.ts';
+import { noTally, tallyNotes, whileNear } from '../placement.ts';
 import { acquaint, type Contestant, median, play, trialOf } from '../rounds.ts';
 import type { Options, Scenario } from '../types.ts';
 
@@ -23,10 +23,12 @@ const BEFORE_TRIALS = 9;
 /** The rate without an attack, with the cores as near to each other as in the rounds. */
 async function rateBefore(contestant: Contestant, options: Options): Promise<number> {
   const rates: number[] = [];
+  const tally = noTally();
   for (let i = 0; i < Math.min(BEFORE_TRIALS, options.rounds); i++) {
     const trial = () => trialOf(contestant, [LEGITIMATE], options);
-    rates.push((await whileNear(contestant.placement, noTally(), trial)).value);
+    rates.push((await whileNear(contestant.placement, tally, trial)).value);
   }
+  contestant.notes.push(...tallyNotes(`${contestant.testbed.name}, the rate before`, tally));
   return median(rates);
 }
 

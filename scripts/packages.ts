@@ -41,8 +41,10 @@ export const PEERS: Readonly<Record<string, string>> = {
   systemd: '/usr/bin/systemd-analyze',
 };
 
-export function missingPackages(): string[] {
+/** Those of `packages`, of all by default, that are not installed. */
+export function missingPackages(packages: readonly string[] = Object.keys(PEERS)): string[] {
   return Object.entries(PEERS)
+    .filter(([name]) => packages.includes(name))
     .filter(([, file]) => !existsSync(file) && !existsSync(file.replace('/usr/', '/')))
     .map(([name]) => name);
 }

@@ -5,12 +5,12 @@
 
 import { type ChildProcess, execFileSync, spawn } from 'node:child_process';
 import { readdirSync } from 'node:fs';
+import { missingPackages } from '../../scripts/packages.ts';
 import { Sandbox } from '../../test/interop/sandbox.ts';
 import { createLinuxBridge, linuxBridgeMissing } from '../peers/linuxBridge.ts';
 import { ovsUserspaceMissing, startOvsUserspace } from '../peers/ovsUserspace.ts';
 import { noTally, tallyNotes, whileNear } from '../placement.ts';
 import { cpuNs, errorText, median, outOfTime, usablePeers } from '../rounds.ts';
-import { toolsMissing } from '../tools.ts';
 import type { Measurement, Options, Scenario, Series } from '../types.ts';
 import { guestSegments } from './guestSegments.ts';
 
@@ -159,9 +159,9 @@ async function betweenNamespaces(cable: Cable, options: Options): Promise<Measur
     cable === 'tap' ? ['linux-bridge has veth pairs, which cost it less than taps would'] : [];
   const failures: string[] = [];
   try {
-    const missing = toolsMissing(['ip', 'ss', 'ping', 'ethtool', 'iperf3']);
-    if (missing !== undefined) failures.push(missing);
-    const contenders = missing === undefined ? usablePeers(CONTENDERS, options, notes) : [];
+    const missing = missingPackages(['iproute2', 'iputils-ping', 'ethtool', 'iperf3']);
+    if (missing.length > 0) failures.push(`not installed: apt-get install ${missing.join(' ')}`);
+    const contenders = missing.length === 0 ? usablePeers(CONTENDERS, options, notes) : [];
     for (const contender of contenders) {
       try {
         const field = await prepare(contender, cable);

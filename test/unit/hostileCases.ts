@@ -191,7 +191,8 @@ export const GUEST_CASES: readonly HostileCase[] = [
   {
     id: 'G18',
     attack: 'receive buffers too small, not mergeable',
-    reaction: 'packet dropped, the buffer stays for the next',
+    reaction:
+      'packet dropped, the buffer stays for the next; of it no more than eight bytes are written',
     seen: '`tx_no_buffer`',
     tests: [[RING, 'G18 G33 too small without mergeable buffers']],
   },

@@ -25,6 +25,7 @@ export interface TestpmdOptions {
 export class Testpmd implements AsyncDisposable {
   readonly #process: ChildProcess;
   readonly #exited: Promise<void>;
+  #errors = '';
   output = '';
 
   constructor({ mainCore, core, vdevs, args = [], directory }: TestpmdOptions) {
@@ -47,14 +48,16 @@ export class Testpmd implements AsyncDisposable {
       ],
       { env: { ...process.env, RUNTIME_DIRECTORY: directory } },
     );
-    for (const stream of [this.#process.stdout!, this.#process.stderr!]) {
-      stream.setEncoding('utf8').on('data', (text: string) => {
-        this.output += text;
-      });
-    }
+    // Apart, or errors that testpmd ignores may stand in the middle of its prompt.
+    this.#process.stdout!.setEncoding('utf8').on('data', (text: string) => {
+      this.output += text;
+    });
+    this.#process.stderr!.setEncoding('utf8').on('data', (text: string) => {
+      this.#errors += text;
+    });
     this.#exited = new Promise((resolve) => {
       this.#process.once('error', (error) => {
-        this.output += error.message;
+        this.#errors += error.message;
         resolve();
       });
       this.#process.once('exit', () => resolve());
@@ -79,11 +82,21 @@ export class Testpmd implements AsyncDisposable {
     for (;;) {
       const text = this.output.slice(from);
       if (pattern.test(text)) return text;
-      if (this.#process.exitCode !== null || Date.now() > end) {
-        throw new Error(`testpmd: no ${pattern} in: ${this.output.slice(-2000)}`);
+      if (this.#ended || Date.now() > end) {
+        const last = [text, this.#errors].map((said) =>
+          said.trim().split('\n').slice(-3).join('; '),
+        );
+        const why = this.#ended ? 'it has ended' : `none for ${timeoutMs / 1000} s`;
+        throw new Error(
+          `testpmd: no ${pattern}, ${why}; its last words: ${last.join('; errors: ')}`,
+        );
       }
       await sleep(20);
     }
+  }
+
+  get #ended(): boolean {
+    return this.#process.exitCode !== null || this.#process.signalCode !== null;
   }
 
   /** Gives a command; resolves with what comes until `end`. */
@@ -100,7 +113,7 @@ export class Testpmd implements AsyncDisposable {
   }
 
   async [Symbol.asyncDispose](): Promise<void> {
-    if (this.#process.exitCode === null) this.#process.kill('SIGKILL');
+    if (!this.#ended) this.#process.kill('SIGKILL');
     await this.#exited;
   }
 }

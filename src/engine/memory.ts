@@ -2,7 +2,27 @@
 //
 // 4 GiB of address space; the kernel gives pages when they are touched. A fresh engine costs a few MiB.
 
-import { memoryBase } from '../sys/memory.ts';
+import { CT_LOCKS, CT_RECORDS } from '../../contract/ct.ts';
+import {
+  FLOW_TABLE_BASE,
+  MAX_WORKERS,
+  METER_BASE,
+  PRIVATE_BASE,
+  PRIVATE_SIZE,
+} from '../../contract/memory.ts';
+import { adviseHuge, memoryBase } from '../sys/memory.ts';
+
+/**
+ * Where packets of many flows touch a line here and a line there, so that each would need an entry of the TLB of its own: from
+ * where to where. What is filled from the beginning grows by 2 MiB then; the index of connections is spread, and has 32.
+ */
+const HUGE_RANGES: readonly (readonly [number, number])[] = [
+  [PRIVATE_BASE, PRIVATE_BASE + MAX_WORKERS * PRIVATE_SIZE],
+  // Megaflows, their counters and the caches of them are neighbours.
+  [FLOW_TABLE_BASE, METER_BASE],
+  // And so are connections and their index.
+  [CT_RECORDS, CT_LOCKS],
+];
 
 export class EngineMemory {
   readonly memory: WebAssembly.Memory;
@@ -18,6 +38,7 @@ export class EngineMemory {
   ) {
     this.memory = memory;
     this.base = memoryBase(memory);
+    for (const [from, to] of HUGE_RANGES) adviseHuge(this.base + BigInt(from), to - from);
     this.u8 = new Uint8Array(memory.buffer);
     this.u16 = new Uint16Array(memory.buffer);
     this.u32 = new Uint32Array(memory.buffer);

@@ -16,6 +16,7 @@ const MAP_FIXED = 0x10;
 const MAP_ANONYMOUS = 0x20;
 const MAP_NORESERVE = 0x4000;
 const MAP_POPULATE = 0x8000;
+const MADV_HUGEPAGE = 14;
 const MAP_FAILED = 0xffffffffffffffffn;
 
 const MFD_CLOEXEC = 1;
@@ -75,6 +76,14 @@ export function mapAnonymous(address: bigint, length: number): void {
  */
 export function mapNone(address: bigint, length: number): void {
   mapAt(address, length, 0, MAP_PRIVATE | MAP_ANONYMOUS | MAP_FIXED | MAP_NORESERVE, -1, 0);
+}
+
+/**
+ * Asks for huge pages where anonymous pages are going to be touched. Nothing but time depends on it: kernels without them, or
+ * told to give none (/sys/kernel/mm/transparent_hugepage/enabled), go on with small ones.
+ */
+export function adviseHuge(address: bigint, length: number): void {
+  c.madvise(address, BigInt(length), MADV_HUGEPAGE);
 }
 
 /** A file in memory: descriptor, closed on exec. `huge`: in huge pages of the default size. */

@@ -2,7 +2,6 @@
 //
 // 4 GiB of address space; the kernel gives pages when they are touched. A fresh engine costs a few MiB.
 
-import { CT_LOCKS, CT_RECORDS } from '../../contract/ct.ts';
 import {
   FLOW_TABLE_BASE,
   MAX_WORKERS,
@@ -14,14 +13,13 @@ import { adviseHuge, memoryBase } from '../sys/memory.ts';
 
 /**
  * Where packets of many flows touch a line here and a line there, so that each would need an entry of the TLB of its own: from
- * where to where. What is filled from the beginning grows by 2 MiB then; the index of connections is spread, and has 32.
+ * where to where. Not connections, of which workers touch a page for the first time: what the kernel may do to find
+ * 2 MiB in one piece would be a pause for all packets of a worker, again and again.
  */
 const HUGE_RANGES: readonly (readonly [number, number])[] = [
   [PRIVATE_BASE, PRIVATE_BASE + MAX_WORKERS * PRIVATE_SIZE],
   // Megaflows, their counters and the caches of them are neighbours.
   [FLOW_TABLE_BASE, METER_BASE],
-  // And so are connections and their index.
-  [CT_RECORDS, CT_LOCKS],
 ];
 
 export class EngineMemory {

@@ -4,7 +4,7 @@
 import assert from 'node:assert/strict';
 import { existsSync, readFileSync } from 'node:fs';
 import { it } from 'node:test';
-import { CT_INDEX, CT_LOCKS, CT_RECORDS } from '../../contract/ct.ts';
+import { CT_RECORDS } from '../../contract/ct.ts';
 import {
   ARENA_BASE,
   CACHE_BASE,
@@ -33,15 +33,13 @@ const HUGE = {
   FLOW_COUNTERS_BASE,
   CACHE_BASE,
   PRIVATE_BASE,
-  CT_RECORDS,
-  CT_INDEX,
 };
-const SMALL = { PORT_COUNTERS_BASE, UPCALL_BASE, ARENA_BASE, CT_LOCKS, WINDOW_BASE };
+const SMALL = { PORT_COUNTERS_BASE, UPCALL_BASE, ARENA_BASE, CT_RECORDS, WINDOW_BASE };
 
 // A kernel built without them has no such directory, and the advice no effect.
 const skip = !existsSync('/sys/kernel/mm/transparent_hugepage') && 'the kernel has no huge pages';
 
-it('huge pages for flows, connections and caches', { skip }, () => {
+it('huge pages for flows and caches', { skip }, () => {
   const { base } = new EngineMemory();
   for (const [name, offset] of Object.entries(HUGE)) {
     assert.ok(flagsOf(base + BigInt(offset)).includes('hg'), name);

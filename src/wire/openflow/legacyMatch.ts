@@ -34,6 +34,7 @@ import {
 } from '../../../contract/key.ts';
 import type { Reader, Writer } from './buffer.ts';
 import { emptyMatch, port10To11, port11To10 } from './fieldAccess.ts';
+import { wordsOf } from './packedMatch.ts';
 import * as pre from './prereq.ts';
 import { get16, get32, put16, put32 } from './prereq.ts';
 import type { Match } from './types.ts';
@@ -70,9 +71,10 @@ function maskMac(mask: Uint8Array, offset: number): void {
   mask.fill(0xff, offset, offset + 6);
 }
 
-/** key &= mask. */
-export function zeroWildcarded(match: Match): void {
-  for (let i = 0; i < match.key.length; i++) match.key[i]! &= match.mask[i]!;
+/** key &= mask, of records as emptyMatch() makes them: aligned. */
+function zeroWildcarded(match: Match): void {
+  const [key, mask] = [wordsOf(match.key), wordsOf(match.mask)];
+  for (let i = 0; i < key.length; i++) key[i]! &= mask[i]!;
 }
 
 export function pullOfp10Match(r: Reader): Match {

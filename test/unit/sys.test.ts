@@ -163,7 +163,7 @@ test('watchFd: calls back, drains promises, can be paused and disposed; plain fi
   await new Promise((resolve) => setTimeout(resolve, 20));
   assert.equal(wakeups, 1);
   watcherA.want({ read: true });
-  await new Promise((resolve) => setTimeout(resolve, 20));
+  for (let i = 0; i < 500 && wakeups < 2; i++) await sleep(10);
   assert.equal(wakeups, 2);
   watcherA[Symbol.dispose]();
   eventfdSignal(a.fd);

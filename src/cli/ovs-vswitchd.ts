@@ -11,7 +11,6 @@ import type { Vswitchd } from '../main/vswitchd.ts';
 import { Coverage } from '../observe/coverage.ts';
 import { syslogSender } from '../observe/syslog.ts';
 import { Vlog } from '../observe/vlog.ts';
-import { lockAllMemory } from '../sys/process.ts';
 import { becomeUser, lookupUser } from '../sys/user.ts';
 import {
   currentStage,
@@ -102,13 +101,6 @@ async function runDaemon(options: VswitchdOptions, vlog: Vlog, standby: boolean)
   // Taking over, the files belong to the other daemon until it is gone.
   const takeOver = options.takeOver !== undefined && !standby;
   if (!takeOver && !standby) claimPidfile();
-  if (options.mlockall) {
-    try {
-      lockAllMemory();
-    } catch (error) {
-      log.err(`mlockall failed: ${(error as Error).message}`);
-    }
-  }
   if (options.chdir && options.detach) chdir('/');
   if (options.user !== undefined) {
     try {
@@ -190,6 +182,7 @@ async function runDaemon(options: VswitchdOptions, vlog: Vlog, standby: boolean)
     vlog,
     coverage,
     commands,
+    lockMemory: options.mlockall,
     systemDatapath: !options.disableSystem,
     systemRoutes: !options.disableSystemRoute,
     dummies: options.enableDummy === undefined ? undefined : dummyLevelOf(options.enableDummy),
@@ -266,8 +259,8 @@ if (stage === 'parent') {
   const standby = isStandby();
   if (stage === 'daemon' && !standby) openLogFile(options, vlog);
   if (stage === 'monitor') {
-    // What a standby makes beforehand it makes with all rights, and it would lock its memory, too.
-    const spare = options.user === undefined && !options.mlockall;
+    // What a standby makes beforehand it makes with all rights.
+    const spare = options.user === undefined;
     runMonitor((text) => vlog.module('daemon_unix').err(text), options.detach, spare);
   } else {
     await runDaemon(options, vlog, standby);

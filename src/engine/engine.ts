@@ -40,7 +40,7 @@ import { Q_BROKEN, Q_BUSY_NS, Q_PACKETS, queueAddress } from '../../contract/por
 import { surviveBusErrors } from '../sys/busError.ts';
 import { eventfdCreate, eventfdTake } from '../sys/eventfd.ts';
 import { closeFd } from '../sys/fd.ts';
-import { mapFixed } from '../sys/memory.ts';
+import { lockProgram, mapFixed } from '../sys/memory.ts';
 import { watchFd } from '../sys/poll.ts';
 import { Arena } from './arena.ts';
 import { ConntrackTable } from './conntrack.ts';
@@ -107,6 +107,7 @@ export class DataPlaneEngine implements Engine {
   private nextRing = 0;
   private turnScheduled = false;
   private closed = false;
+  private locked = false;
   private changingCores: Promise<void> = Promise.resolve();
   /** When a worker's figures have been zero, and what it had sent by then. */
   private readonly statsBegin = new Map<number, { ms: number; sent: number }>();
@@ -173,8 +174,15 @@ export class DataPlaneEngine implements Engine {
   adoptConntrack(fd: number, crashed = false): void {
     this.conntrack.stop();
     mapFixed(this.mem.base + BigInt(CT_BASE), fd, 0, CT_SIZE);
+    if (this.locked) this.mem.lock();
     if (crashed) this.conntrack.unlockAll();
     this.conntrack.start();
+  }
+
+  lockMemory(): void {
+    this.mem.lock();
+    this.locked = true;
+    lockProgram();
   }
 
   nowMs(): number {

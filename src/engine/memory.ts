@@ -9,7 +9,7 @@ import {
   PRIVATE_BASE,
   PRIVATE_SIZE,
 } from '../../contract/memory.ts';
-import { adviseHuge, memoryBase } from '../sys/memory.ts';
+import { adviseHuge, lockOnFault, memoryBase } from '../sys/memory.ts';
 
 /**
  * Where packets of many flows touch a line here and a line there, so that each would need an entry of the TLB of its own: from
@@ -42,6 +42,13 @@ export class EngineMemory {
     this.u32 = new Uint32Array(memory.buffer);
     this.i32 = new Int32Array(memory.buffer);
     this.f64 = new Float64Array(memory.buffer);
+  }
+
+  /**
+   * What is used of it stays in memory (no swap). To be called again after a file has been mapped into it. Throws SysError.
+   */
+  lock(): void {
+    lockOnFault(this.base, this.u8.length);
   }
 
   /** Reads a word that another thread may be writing. */

@@ -53,6 +53,8 @@ export interface VswitchdOptions {
   /** false: --disable-system-route. */
   systemRoutes?: boolean;
   ssl?: TlsFiles;
+  /** --mlockall. */
+  lockMemory?: boolean;
   /** --enable-dummy. */
   dummies?: DummyLevel | undefined;
   /** After the first configuration is in force and in the database. */
@@ -154,6 +156,7 @@ class Daemon implements Vswitchd {
       ...(salvaged ? { originNs: salvaged.originNs } : {}),
     });
     this.engine = engine;
+    if (options.lockMemory) this.#lockMemory();
     this.datapath = new Datapath({
       engine,
       ...(this.#dummies ? { name: 'dummy@ovs-dummy' } : {}),
@@ -233,6 +236,15 @@ class Daemon implements Vswitchd {
     coverage.addSource(() => eventCounts(this));
     options.commands.add(...switchCommands(this));
     if (this.#dummies && this.#clock) this.#addDummyCommands(engine, this.#dummies, this.#clock);
+  }
+
+  #lockMemory(): void {
+    try {
+      this.engine.lockMemory();
+    } catch (error) {
+      const text = error instanceof Error ? error.message : String(error);
+      this.#options.vlog.module('vswitchd').err(`mlockall failed: ${text}`);
+    }
   }
 
   #addDummyCommands(engine: DataPlaneEngine, dummies: Dummies, clock: DummyClock): void {

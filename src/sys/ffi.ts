@@ -48,7 +48,7 @@ const { lib, functions } = dlopen(null, {
   },
   munmap: { arguments: ['uint64', 'uint64'], return: 'int32' },
   madvise: { arguments: ['uint64', 'uint64', 'int32'], return: 'int32' },
-  mlockall: { arguments: ['int32'], return: 'int32' },
+  mlock2: { arguments: ['uint64', 'uint64', 'uint32'], return: 'int32' },
   memfd_create: { arguments: ['pointer', 'uint32'], return: 'int32' },
   ftruncate: { arguments: ['int32', 'int64'], return: 'int32' },
   // sockets

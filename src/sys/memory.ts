@@ -5,7 +5,7 @@
 // loads and stores. Offsets, lengths and file offsets are multiples of the page size; for huge pages, multiples of
 // theirs, counted from the real address.
 
-import { fstatSync } from 'node:fs';
+import { fstatSync, readFileSync } from 'node:fs';
 import { addressOf, c, check, cString, errno, SysError } from './ffi.ts';
 
 const PROT_READ = 1;
@@ -17,6 +17,7 @@ const MAP_ANONYMOUS = 0x20;
 const MAP_NORESERVE = 0x4000;
 const MAP_POPULATE = 0x8000;
 const MADV_HUGEPAGE = 14;
+const MLOCK_ONFAULT = 1;
 const MAP_FAILED = 0xffffffffffffffffn;
 
 const MFD_CLOEXEC = 1;
@@ -84,6 +85,21 @@ export function mapNone(address: bigint, length: number): void {
  */
 export function adviseHuge(address: bigint, length: number): void {
   c.madvise(address, BigInt(length), MADV_HUGEPAGE);
+}
+
+/** Pages of the range stay in memory from their first use on: what is never used costs nothing. Throws SysError. */
+export function lockOnFault(address: bigint, length: number): void {
+  check(c.mlock2(address, BigInt(length), MLOCK_ONFAULT), 'mlock2');
+}
+
+/** The same for what is mapped from files by now: the program's code, and that of its libraries. */
+export function lockProgram(): void {
+  for (const line of readFileSync('/proc/self/maps', 'utf8').split('\n')) {
+    const range = /^([0-9a-f]+)-([0-9a-f]+) .* \//.exec(line);
+    if (range === null) continue;
+    const [from, to] = [BigInt(`0x${range[1]}`), BigInt(`0x${range[2]}`)];
+    lockOnFault(from, Number(to - from));
+  }
 }
 
 /** A file in memory: descriptor, closed on exec. `huge`: in huge pages of the default size. */

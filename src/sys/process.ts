@@ -5,8 +5,6 @@ import { c, check, cString, EPERM, errno, NativeBuffer } from './ffi.ts';
 const PR_SET_NAME = 15;
 const CLOCK_PROCESS_CPUTIME_ID = 2;
 const CLOCK_THREAD_CPUTIME_ID = 3;
-const MCL_CURRENT = 1;
-const MCL_FUTURE = 2;
 const CPU_SET_BYTES = 128;
 
 export function getTid(): number {
@@ -70,11 +68,6 @@ export function threadCpuNs(tid = 0): number {
 
 export function processCpuNs(): number {
   return cpuClockNs(CLOCK_PROCESS_CPUTIME_ID);
-}
-
-/** Locks present and future pages in memory (--mlockall). Throws SysError. */
-export function lockAllMemory(): void {
-  check(c.mlockall(MCL_CURRENT | MCL_FUTURE), 'mlockall');
 }
 
 /** True if a process with this number exists. */

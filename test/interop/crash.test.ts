@@ -191,7 +191,7 @@ const titleOf = (pid: number): string => readFileSync(`/proc/${pid}/cmdline`, 'u
 
 describe('a daemon that dies', () => {
   it('under --monitor comes back with flows, groups and connections', (t) =>
-    withTraffic(['--monitor'], async (scene) => {
+    withTraffic(['--monitor', '--mlockall'], async (scene) => {
       const { box, threads } = scene;
       box.ofctl('-O', 'OpenFlow15', 'add-group', 'br0', 'group_id=7,type=all,bucket=output:a');
       box.ofctl('add-flow', 'br0', 'priority=50,udp,cookie=0x77,actions=ct(commit,zone=9,table=1)');
@@ -231,7 +231,7 @@ describe('a daemon that dies', () => {
     }));
 
   it('under --monitor has a standby, which goes on where it was', (t) =>
-    withTraffic(['--monitor'], async (scene) => {
+    withTraffic(['--monitor', '--mlockall'], async (scene) => {
       const { box, guests } = scene;
       box.ofctl('add-flow', 'br0', 'priority=50,udp,cookie=0x77,actions=NORMAL');
       await start(scene);

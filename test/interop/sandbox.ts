@@ -69,6 +69,11 @@ export class Sandbox implements AsyncDisposable {
     }
   }
 
+  /** Nothing is started yet, and there is no database: for those who bring their own scripts. */
+  static empty(): Sandbox {
+    return new Sandbox({});
+  }
+
   path(name: string): string {
     return join(this.dir, name);
   }

@@ -16,10 +16,15 @@ import {
   K_TP_DST,
   K_TP_SRC,
 } from '../../contract/key.ts';
-import { type MatchShape, type PackedMatch, packMatch } from '../wire/openflow/packedMatch.ts';
+import {
+  type MatchShape,
+  type PackedMatch,
+  packMatch,
+  wordsOf,
+} from '../wire/openflow/packedMatch.ts';
 import type { Match } from '../wire/openflow/types.ts';
 import { conjunctionsOf, resolveConjunctions, type SoftMatch } from './conjunction.ts';
-import { be16, be32, ETH_TYPE_IP, ETH_TYPE_IPV6, or16, wordsOf } from './flow.ts';
+import { be16, be32, ETH_TYPE_IP, ETH_TYPE_IPV6, or16 } from './flow.ts';
 
 import { PrefixTrie } from './prefixTrie.ts';
 import { networkWord, type PrefixField, Subtable } from './subtable.ts';

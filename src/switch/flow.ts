@@ -134,11 +134,3 @@ export function isLaterFragment(flow: Uint8Array): boolean {
 export function newRecord(): Uint8Array {
   return new Uint8Array(FLOW_SIZE);
 }
-
-/** 32-bit host words of a record, for hashing and comparing; copies when the record is not aligned. */
-export function wordsOf(record: Uint8Array): Int32Array {
-  if ((record.byteOffset & 3) === 0) {
-    return new Int32Array(record.buffer, record.byteOffset, record.length >> 2);
-  }
-  return new Int32Array(record.slice().buffer);
-}

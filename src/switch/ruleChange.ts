@@ -9,8 +9,9 @@
 // matches conj_id says nothing, since its conjunction's flows have fought for it with theirs.
 
 import { F_CONJ_ID, KEY_SIZE } from '../../contract/key.ts';
+import { wordsOf } from '../wire/openflow/packedMatch.ts';
 import { isConjunctive } from './conjunction.ts';
-import { be32, wordsOf } from './flow.ts';
+import { be32 } from './flow.ts';
 import type { Megaflow } from './megaflow.ts';
 import type { XlateBridge } from './translate/types.ts';
 import type { FlowTable, Rule } from './types.ts';

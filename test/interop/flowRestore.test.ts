@@ -4,23 +4,14 @@
 import assert from 'node:assert/strict';
 import { writeFileSync } from 'node:fs';
 import { after, before, describe, it } from 'node:test';
-import { Guest } from '../../src/guest/guest.ts';
+import type { Guest } from '../../src/guest/guest.ts';
 import { TestDriver } from '../../src/guest/testDriver.ts';
 import { Sandbox } from './sandbox.ts';
+import { numberedFrame, plugGuests } from './sandboxGuests.ts';
 
 const SAVE = '/usr/share/openvswitch/scripts/ovs-save';
 let box: Sandbox;
 let guests: Guest[] = [];
-
-/** A broadcast that says where it comes from. */
-function frame(number: number): Uint8Array {
-  const bytes = new Uint8Array(60);
-  bytes.fill(0xff, 0, 6);
-  bytes.set([2, 0, 0, 0, 0, 1], 6);
-  new DataView(bytes.buffer).setUint16(12, 0x88b5);
-  new DataView(bytes.buffer).setUint32(14, number);
-  return bytes;
-}
 
 const rows = (text: string): string[] =>
   text
@@ -38,16 +29,7 @@ before(async () => {
     'fail_mode=secure',
     'protocols=[OpenFlow10,OpenFlow13,OpenFlow15]',
   );
-  guests = ['a', 'b'].map((name) => {
-    box.vsctl(
-      ...['add-port', 'br0', name, '--', 'set', 'interface', name, 'type=dpdkvhostuserclient'],
-      `options:vhost-server-path=${box.path(`${name}.sock`)}`,
-    );
-    const guest = new Guest({ path: box.path(`${name}.sock`), mode: 'server' });
-    guest.open();
-    return guest;
-  });
-  await Promise.all(guests.map((guest) => guest.connected()));
+  guests = await plugGuests(box, 'br0', ['a', 'b']);
 });
 
 after(async () => {
@@ -66,7 +48,7 @@ describe('a restart with ovs-save and flow-restore-wait', () => {
     ]) {
       box.ofctl('-O', 'OpenFlow15', 'add-flow', 'br0', flow);
     }
-    from!.send(frame(1));
+    from!.send(numberedFrame(1));
     assert.equal((await to!.expect(1)).length, 1);
     const [flowsBefore, groupsBefore] = [flows(), groups()];
     assert.ok(flowsBefore.length >= 3 && groupsBefore.length === 1);
@@ -78,7 +60,7 @@ describe('a restart with ovs-save and flow-restore-wait', () => {
     await box.startDaemon();
     await Promise.all(guests.map((guest) => guest.connected(2)));
     await box.until(() => box.run('ovs-ofctl', 'show', 'br0').status === 0, 20_000, 'bridge');
-    from!.send(frame(2));
+    from!.send(numberedFrame(2));
     assert.equal((await to!.expect(1, 500)).length, 0, 'forwarded before the flows were back');
     box.must('sh', script);
     box.vsctl('--no-wait', 'remove', 'Open_vSwitch', '.', 'other_config', 'flow-restore-wait');
@@ -87,7 +69,7 @@ describe('a restart with ovs-save and flow-restore-wait', () => {
     let number = 3;
     await box.until(
       async () => {
-        from!.send(frame(number++));
+        from!.send(numberedFrame(number++));
         return (await to!.expect(1, 200)).length > 0;
       },
       20_000,

@@ -3,8 +3,9 @@
 
 import { DROP_FLOW_EXPLICIT } from '../../../contract/drop.ts';
 import { F_IN_PORT, K_PRIORITY, KEY_SIZE } from '../../../contract/key.ts';
+import { wordsOf } from '../../wire/openflow/packedMatch.ts';
 import type { Action } from '../../wire/openflow/types.ts';
-import { be32, newRecord, wordsOf } from '../flow.ts';
+import { be32, newRecord } from '../flow.ts';
 import { NETFLOW_DROP } from '../netflow.ts';
 import type { BridgePort, Rule } from '../types.ts';
 import { emptyEffects, ResultKeeper } from './keptResults.ts';

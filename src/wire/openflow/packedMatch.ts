@@ -126,7 +126,7 @@ export function shapeOf(mask: Int32Array): MatchShape {
 
 /** 32-bit host words of a flow record: the record's own if it is aligned, else a copy. */
 export function wordsOf(record: Uint8Array): Int32Array {
-  const aligned = (record.byteOffset & 3) === 0 ? record : Uint8Array.from(record);
+  const aligned = (record.byteOffset & 3) === 0 ? record : record.slice();
   return new Int32Array(aligned.buffer, aligned.byteOffset, WORDS);
 }
 

@@ -1,6 +1,7 @@
 // The report's first pages: performance and host CPU used, each as one table over all scenarios.
 
-import { median, medianRatio } from './rounds.ts';
+import { Footnotes } from './ratios.ts';
+import { median } from './rounds.ts';
 import { figure, markdownTable } from './tables.ts';
 import type { Measurement, Series } from './types.ts';
 
@@ -16,27 +17,27 @@ const lossText = (series: Series | undefined): string => {
 /** Rates of all scenarios: ours, the other peers', the ratio to the baseline, and what was lost. */
 export function performanceTable(measurements: readonly Measurement[]): string {
   const body: string[][] = [];
+  const notes = new Footnotes();
   for (const m of measurements) {
     if (!RATES.includes(m.unit)) continue;
     // Elsewhere the relay is the measure of what services cost, and no contestant.
     const subject = m.scenario === 'relay' ? OURS : /^xvio$/;
     for (const mine of m.series.filter(({ peer }) => subject.test(peer))) {
       for (const other of m.series.filter(({ peer }) => !OURS.test(peer))) {
+        const name = `\`${m.scenario}\`, ${m.variant}${mine.peer === 'xvio' ? '' : ` (${mine.peer})`}`;
         body.push([
-          `\`${m.scenario}\`, ${m.variant}${mine.peer === 'xvio' ? '' : ` (${mine.peer})`}`,
+          name,
           `${figure(median(mine.rounds))} ${m.unit}`,
           other.peer,
           `${figure(median(other.rounds))} ${m.unit}`,
-          `${medianRatio(mine, other).toFixed(2)} x`,
+          `${notes.ratio(name, m, mine, other)} x`,
           [lossText(mine), lossText(other)].filter(Boolean).join(' / '),
         ]);
       }
     }
   }
-  return markdownTable(
-    ['', 'xvio', 'peer', "peer's", 'ratio', 'lost of a million, xvio / peer'],
-    body,
-  );
+  const header = ['', 'xvio', 'peer', "peer's", 'ratio', 'lost of a million, xvio / peer'];
+  return markdownTable(header, body) + notes.below();
 }
 
 /** What forwarding costs: time in polls that found packets, and all time of the forwarding thread, a packet. */

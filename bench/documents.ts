@@ -5,11 +5,12 @@ import { readFileSync, writeFileSync } from 'node:fs';
 import path from 'node:path';
 import { aimsTable, judge } from './aims.ts';
 import { describeMachine, machineText } from './machine.ts';
+import { Footnotes, HOW_TO_READ } from './ratios.ts';
 import type { Results } from './results.ts';
 import { median } from './rounds.ts';
 import { stageTable } from './stackChart.ts';
-import { farNote, figure, markdownOf, markdownTable, ours, ratioText } from './tables.ts';
-import type { Measurement } from './types.ts';
+import { figure, markdownOf, markdownTable, ours } from './tables.ts';
+import type { Measurement, Series } from './types.ts';
 
 /** Replaces what stands between `<!-- bench:NAME -->` and `<!-- /bench:NAME -->`. */
 export function between(text: string, name: string, content: string): string {
@@ -27,8 +28,16 @@ export function writeStages(name: string, what: string, table: string): void {
   writeFileSync(file, between(readFileSync(file, 'utf8'), `${name}-stages`, content));
 }
 
-/** What README shows of all that was measured. */
-const SHORT: readonly (readonly [scenario: string, variant: RegExp, label: string])[] = [
+/**
+ * What README shows of all that was measured: also where others are ahead, and, where it is shown beside several peers, those that
+ * are not the baseline.
+ */
+const SHORT: readonly (readonly [
+  scenario: string,
+  variant: RegExp,
+  label: string,
+  peers?: readonly string[],
+])[] = [
   ['port', /1 000 flows/, 'port to port, 1 000 flows'],
   ['l2', /1 000 flows/, 'MAC learning (NORMAL), 1 000 flows'],
   ['l2', /64 000 flows/, 'MAC learning (NORMAL), 64 000 flows'],
@@ -40,53 +49,83 @@ const SHORT: readonly (readonly [scenario: string, variant: RegExp, label: strin
   ['firewall', /new connections/, 'firewall, new connections'],
   ['relay', /./, 'port paired with port'],
   ['tcp', /guest/, 'TCP segments of 64 KiB from guest to guest'],
+  ['tcp', /veth/, 'TCP over veth ports', ['ovs-userspace-tso', 'linux-bridge']],
+  ['tcp', /tap/, 'TCP over taps (the bridge: veth)', ['ovs-userspace-tso', 'linux-bridge']],
+  ['latency', /^0\.1 Mpps/, 'p99 latency at 0.1 Mpps'],
   ['latency', /^1 Mpps/, 'p99 latency at 1 Mpps'],
+  ['latency', /^3 Mpps/, 'p99 latency at 3 Mpps'],
   ['upcall', /rush/, 'new flows through the control plane, more than it takes'],
   ['flowmod', /./, 'flow-mods, bundle of 100 000'],
   ['explosion', /./, 'what a tuple-space explosion leaves of the rate'],
   ['idle', /32/, 'a core, idle, 32 ports'],
 ];
 
-function shortRow(m: Measurement, label: string): string[] | undefined {
+function shortRow(
+  m: Measurement,
+  label: string,
+  names: readonly string[],
+  notes: Footnotes,
+): string[] | undefined {
   const mine = ours(m);
-  const base = m.series.find(({ peer }) => peer === m.baseline);
-  if (!mine || !base || mine === base) return undefined;
-  const value = (rounds: readonly number[]): string => `${figure(median(rounds))} ${m.unit}`;
-  return [label, value(mine.rounds), `${base.peer} ${value(base.rounds)}`, ratioText(mine, base)];
+  const peers = names.flatMap((name) => m.series.find((s) => s.peer === name && s !== mine) ?? []);
+  if (!mine || peers.length === 0) return undefined;
+  // The label says which percentile.
+  const unit = m.unit.replace(/ \(p99\)$/, '');
+  const value = ({ rounds }: Series): string => figure(median(rounds));
+  return [
+    notes.name(label, m),
+    `${value(mine)} ${unit}`,
+    `${peers.map((s) => `${s.peer} ${value(s)}`).join('; ')} ${unit}`,
+    peers.map((s) => notes.ratio(label, m, mine, s)).join('; '),
+  ];
 }
 
 function conditions({ date, machine, options, measurements }: Results): string {
   const counts = measurements.flatMap(({ series }) => series.map(({ rounds }) => rounds.length));
-  const most = Math.max(0, ...counts);
+  const most = Math.min(Math.max(0, ...counts), options.rounds);
   const host = machine.hypervisor === '?' ? '' : `, ${machine.hypervisor}`;
-  return `${date.slice(0, 10)}, xvio ${machine.commit}, ${machine.cpu.split(',')[0]}${host}, ${machine.cores} cores (one forwards, one generates), 64-byte packets unless said,\nmedians of up to ${most} alternating rounds of ${options.durationMs} ms, ratios round by round`;
+  return `${date.slice(0, 10)}, xvio ${machine.commit}, ${machine.cpu.split(',')[0]}${host}, ${machine.cores} cores (one forwards, one generates), 64-byte packets unless said,\nmedians of up to ${most} alternating rounds of ${options.durationMs} ms.\n${HOW_TO_READ}`;
 }
 
 export function readmeFigures(results: Results): string {
-  const body = SHORT.flatMap(([scenario, variant, label]) => {
+  const notes = new Footnotes();
+  const missing: string[] = [];
+  const body = SHORT.flatMap(([scenario, variant, label, peers]) => {
     const found = results.measurements.find(
       (m) => m.scenario === scenario && variant.test(m.variant),
     );
-    const row = found && shortRow(found, label);
+    const row = found && shortRow(found, label, peers ?? [found.baseline], notes);
+    if (!row) missing.push(label);
     return row ? [row] : [];
   });
   const table = markdownTable(['', 'xvio', 'peer', 'ratio'], body);
-  return `${conditions(results)}:\n\n${table}${farNote(table)}`;
+  // Otherwise a row that is not there would look like one that there never was.
+  const without =
+    missing.length > 0 ? `\n\nWithout figures in this run: ${missing.join('; ')}.` : '';
+  return `${conditions(results)}\n\n${table}${notes.below()}${without}`;
 }
 
 const profilesOf = ({ measurements }: Results): Measurement[] =>
   measurements.filter(({ scenario, series }) => scenario === 'stages' && series.length > 0);
+
+/** Scenarios of which there is nothing, and why. */
+function withoutFigures({ failures }: Results): string[] {
+  if (failures.length === 0) return [];
+  const list = failures.map(({ scenario, text }) => `\`${scenario}\` (${text})`).join('; ');
+  return [`Without figures, or not with all of them: ${list}.`];
+}
 
 export function docsFigures(results: Results): string {
   const measurements = results.measurements.filter(({ scenario }) => scenario !== 'stages');
   const verdicts = judge(measurements);
   const met = verdicts.filter((verdict) => verdict.met).length;
   return [
-    `${conditions(results)}. The whole run took ${results.minutes.toFixed(0)} minutes.`,
+    `${conditions(results)} The whole run took ${results.minutes.toFixed(0)} minutes.`,
     machineText(results.machine)
       .map((line) => `- ${line}`)
       .join('\n'),
     markdownOf(measurements).trim(),
+    ...withoutFigures(results),
     `**Aims: ${met} of ${verdicts.length} met.** Those that were not:`,
     aimsTable(measurements, false),
   ].join('\n\n');

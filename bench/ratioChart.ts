@@ -1,6 +1,7 @@
 // Chart of the report's first page: xvio against the baseline of each measurement, on a logarithmic axis with a line at 1.
 
 import { COLORS, escapeXml } from './chart.ts';
+import { ratioFigure } from './ratios.ts';
 import { medianRatio } from './rounds.ts';
 import { ours } from './tables.ts';
 import type { Measurement } from './types.ts';
@@ -31,7 +32,7 @@ export function ratioChart(title: string, measurements: readonly Measurement[]):
     return [
       `<text x="${LEFT - 6}" y="${y + 12}" text-anchor="end" font-size="11">${escapeXml(short)}</text>`,
       `<rect x="${from.toFixed(1)}" y="${y + 2}" width="${(to - from).toFixed(1)}" height="${ROW - 6}" fill="${COLORS[ratio >= 1 ? 0 : 2]}"/>`,
-      `<text x="${(to + 5).toFixed(1)}" y="${y + 12}">${ratio.toFixed(2)}</text>`,
+      `<text x="${(to + 5).toFixed(1)}" y="${y + 12}">${ratioFigure(ratio)}</text>`,
     ].join('\n');
   });
   return [

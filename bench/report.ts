@@ -12,6 +12,7 @@ import { featureTable } from './features.ts';
 import { latencyChart } from './latencyChart.ts';
 import { machineText } from './machine.ts';
 import { ratioChart } from './ratioChart.ts';
+import { HOW_TO_READ } from './ratios.ts';
 import { jsonOf, type Results } from './results.ts';
 import { stackChart, stageTable } from './stackChart.ts';
 import { allFailures } from './suite.ts';
@@ -26,7 +27,7 @@ function methodText({ options, minutes }: Results): string {
     ? 'SCHED_FIFO during a trial, except where the control plane is what is measured'
     : 'ordinary scheduling';
   return list([
-    `${options.rounds} alternating rounds at most (the tables say how many were played), trials of ${options.durationMs} ms after 20 ms of warm-up; the whole run took ${minutes.toFixed(0)} minutes. Ratios are medians of the ratios round by round.`,
+    `${options.rounds} alternating rounds at most (the tables say how many were played), trials of ${options.durationMs} ms after 20 ms of warm-up; the whole run took ${minutes.toFixed(0)} minutes. ${HOW_TO_READ.replace('\n', ' ')}`,
     `Forwarding thread on core ${options.switchCore}, generator on core ${options.generatorCore}; ${time}. All peers run at once, those that wait are stopped.`,
     options.near
       ? 'Before and after each trial the time of a cache line from core to core is taken: rounds wait until the cores are near each other (the host of a virtual machine moves them), and are played again when they have parted; notes say how often, and which rounds were played far apart after all.'

@@ -48,6 +48,12 @@ export function medianRatio(series: Series, baseline: Series): number {
   return median(both.map((value, i) => value / baseline.rounds[i]!).filter(Number.isFinite));
 }
 
+/** How many of the rounds that both have played give no ratio, since the baseline's figure is 0. */
+export function roundsWithout(series: Series, baseline: Series): { without: number; of: number } {
+  const both = baseline.rounds.slice(0, series.rounds.length);
+  return { without: both.filter((value) => value === 0).length, of: both.length };
+}
+
 /** Of those wanted, the peers that can run here; what the others lack goes to the log and to the notes. */
 export function usablePeers<P extends Pick<Peer, 'name' | 'missing'>>(
   peers: readonly P[],

@@ -1,5 +1,6 @@
 // Measurements as tables: for the terminal, for the report, and short ones for other documents.
 
+import { Footnotes, ratioFigure, ratioNotes } from './ratios.ts';
 import { median, medianRatio } from './rounds.ts';
 import type { Measurement, Series } from './types.ts';
 
@@ -23,19 +24,20 @@ export function summarize({ series, baseline }: Measurement): Summary[] {
   }));
 }
 
-/** 12345678 → "12.35 M" */
-export function figure(value: number): string {
+/** 12345678 → "12.35 M"; `more`: further digits. */
+export function figure(value: number, more = 0): string {
   if (!Number.isFinite(value)) return '-';
   const size = Math.abs(value);
-  if (size >= 1e9) return `${(value / 1e9).toFixed(2)} G`;
-  if (size >= 1e6) return `${(value / 1e6).toFixed(2)} M`;
-  if (size >= 1e4) return `${(value / 1e3).toFixed(1)} k`;
-  if (size >= 100 || value === 0) return value.toFixed(0);
-  return value.toPrecision(3);
+  if (size >= 1e9) return `${(value / 1e9).toFixed(2 + more)} G`;
+  if (size >= 1e6) return `${(value / 1e6).toFixed(2 + more)} M`;
+  if (size >= 1e4) return `${(value / 1e3).toFixed(1 + more)} k`;
+  if (value === 0) return '0';
+  if (size >= 100) return value.toFixed(more);
+  return value.toPrecision(3 + more);
 }
 
 const timesText = (ratio: number | undefined): string =>
-  ratio === undefined || !Number.isFinite(ratio) ? '' : `${ratio.toFixed(2)} x`;
+  ratio === undefined || !Number.isFinite(ratio) ? '' : `${ratioFigure(ratio)} x`;
 
 function rows(measurement: Measurement): string[][] {
   const summaries = summarize(measurement);
@@ -57,6 +59,8 @@ const roundsText = ({ series }: Measurement): string => {
   return `${numbers.join(', ') || 0} round${numbers.length === 1 && numbers[0] === 1 ? '' : 's'}`;
 };
 
+const notesOf = (m: Measurement): string[] => [...m.notes, ...ratioNotes(m)];
+
 /** A table in plain text. */
 export function textOf(measurement: Measurement): string {
   const header = [
@@ -77,7 +81,7 @@ export function textOf(measurement: Measurement): string {
   return [
     `${measurement.scenario}: ${measurement.variant} (${roundsText(measurement)})`,
     ...lines.map((line) => `  ${line}`),
-    ...measurement.notes.map((n) => `  ! ${n}`),
+    ...notesOf(measurement).map((n) => `  ! ${n}`),
     ...(measurement.failures ?? []).map((n) => `  FAILED: ${n}`),
     '',
   ].join('\n');
@@ -99,23 +103,10 @@ export function markdownOfOne(measurement: Measurement): string {
     '| --- | ---: | --- | ---: | --- |',
     ...rows(measurement).map((row) => `| ${row.join(' | ')} |`),
   ];
-  for (const note of measurement.notes) lines.push('', `Note: ${note}`);
+  for (const note of notesOf(measurement)) lines.push('', `Note: ${note}`);
   for (const text of measurement.failures ?? []) lines.push('', `Failed: ${text}`);
   return lines.join('\n');
 }
-
-/** At a ratio of which one side was far in more than half of its rounds. */
-const FAR = '°';
-const FAR_NOTE = `${FAR} more than half of the rounds of xvio or of its peer were played with cores far from each other.`;
-
-/** Median of the ratios, as a table shows it. */
-export function ratioText(mine: Series, base: Series): string {
-  const far = [mine, base].some((s) => (s.far ?? 0) * 2 > s.rounds.length);
-  return medianRatio(mine, base).toFixed(2) + (far ? FAR : '');
-}
-
-/** What has to stand below tables in which a ratio is marked; empty if none is. */
-export const farNote = (tables: string): string => (tables.includes(FAR) ? `\n\n${FAR_NOTE}` : '');
 
 /** The series that is ours: the switch, or what stands first where the switch itself did not take part. */
 export const ours = ({ series }: Measurement): Series | undefined =>
@@ -124,6 +115,7 @@ export const ours = ({ series }: Measurement): Series | undefined =>
 /** Short tables, all scenarios of one unit together: what README and docs show. */
 export function markdownOf(measurements: readonly Measurement[]): string {
   const parts: string[] = [];
+  const notes = new Footnotes();
   for (const unit of new Set(measurements.map((m) => m.unit))) {
     const body = measurements
       .filter((m) => m.unit === unit)
@@ -134,11 +126,12 @@ export function markdownOf(measurements: readonly Measurement[]): string {
           .map((s) => `${s.peer} ${figure(median(s.rounds))}`);
         const base = m.series.find(({ peer }) => peer === m.baseline);
         const busy = [mine, base].map((s) => s?.details.busyNs);
+        const name = `\`${m.scenario}\`, ${m.variant}`;
         return [
-          `\`${m.scenario}\`, ${m.variant}`,
+          notes.name(name, m),
           mine ? figure(median(mine.rounds)) : '-',
           peers.join('; ') || '-',
-          mine && base && mine !== base ? ratioText(mine, base) : '-',
+          mine && base && mine !== base ? notes.ratio(name, m, mine, base) : '-',
           busy.some((ns) => ns !== undefined)
             ? busy.map((ns) => (ns === undefined ? '-' : ns.toFixed(0))).join(' / ')
             : '',
@@ -155,6 +148,5 @@ export function markdownOf(measurements: readonly Measurement[]): string {
           ),
     );
   }
-  const tables = parts.join('\n\n');
-  return `${tables}${farNote(tables)}\n`;
+  return `${parts.join('\n\n')}${notes.below()}\n`;
 }

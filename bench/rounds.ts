@@ -176,6 +176,9 @@ export interface Match {
   notes?: readonly string[];
 }
 
+/** Details of which the worst round counts, too: pauseUs, knownPauseMs, longestEchoMs, firstPacketUs, gapMs. */
+const WAITS = /(?:pause|longest|firstPacket|gap)\w*[MU]s$/i;
+
 /** Adds a round's histogram to the series: [upper end in microseconds, packets], empty buckets left out. */
 function addHistogram(series: Series, histogram: Float64Array): void {
   const sums = new Map(series.latency);
@@ -237,6 +240,9 @@ export async function play(match: Match, options: Options): Promise<Measurement>
     for (const [i, contestant] of contestants.entries()) {
       for (const [name, values] of Object.entries(details[i]!)) {
         series[i]!.details[name] = median(values);
+        if (WAITS.test(name)) {
+          series[i]!.greatest = { ...series[i]!.greatest, [name]: Math.max(...values) };
+        }
       }
       series[i]!.far = contestant.tally.far;
       notes.push(...contestant.notes, ...tallyNotes(contestant.testbed.name, contestant.tally));

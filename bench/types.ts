@@ -86,6 +86,8 @@ export interface Series {
   rounds: number[];
   /** Further figures, medians over the rounds: CPU-ns a packet, latencies, loss. */
   details: Record<string, number>;
+  /** Of those details that are waits the greatest of all rounds, which a median does not show. */
+  greatest?: Record<string, number>;
   /** Histogram of ages over all rounds, where that is what is measured: upper end in microseconds, packets. */
   latency?: [us: number, packets: number][];
   /** Rounds that were played although the cores were far from each other (placement.ts). */

@@ -134,6 +134,7 @@ async function measure(contestant: Contestant, count: number, realtime: boolean)
     details: {
       longestEchoMs,
       longestForwardingMs: shared.worstMs,
+      longestRealtimeMs: alone.worstMs,
       pauseMs: alone.pauseMs,
       gapMs: alone.gapMs,
       lost: realtime ? shared.lost + alone.lost : shared.lost,

@@ -39,6 +39,7 @@ function offer(durationMs: number, options: Options): Promise<Measurement> {
       details: {
         ...details,
         knownPerSecond: (known.received / counts.elapsedMs) * 1000,
+        knownLongestMs: known.latencyMaxMs,
         knownPauseMs: Math.max(known.latencyMaxMs - counts.longestGapMs, 0),
       },
     };
@@ -51,7 +52,7 @@ function offer(durationMs: number, options: Options): Promise<Measurement> {
       peers: [xvio, ovsDpdk, ovsUserspaceTaps, ...options.compare.map(xvioOf)],
       setup: () => ({ wiring: 'none', ports: 4 }),
       notes: [
-        'knownPauseMs: the longest wait of a packet of a known flow meanwhile, without the time for which the generator stood still',
+        'knownPauseMs: the longest wait of a packet of a known flow meanwhile, without the time for which the generator stood still (knownLongestMs: with it)',
       ],
       prepare: async (contestant) => {
         for (const rule of [NEW_FLOWS_RULE, KNOWN_RULE])

@@ -8,7 +8,6 @@ import { availableParallelism, tmpdir } from 'node:os';
 import { join } from 'node:path';
 import { describe, it } from 'node:test';
 import { setTimeout as delay } from 'node:timers/promises';
-import { judge } from '../../bench/aims.ts';
 import { between, refreshDocuments } from '../../bench/documents.ts';
 import { percentileUs } from '../../bench/generator/generator.ts';
 import { ensureHugepages } from '../../bench/hugepages.ts';
@@ -331,51 +330,6 @@ describe('documents', () => {
     assert.deepEqual(usablePeers(peers, { ...options, log }, notes), [peers[0]]);
     assert.deepEqual(notes, ['gone: left out: apt-get install gone']);
     assert.deepEqual(logged, notes);
-  });
-
-  it('aims are judged where both took part', () => {
-    assert.deepEqual(judge([measurement]), []);
-    const slow = { ...port, series: [port.series[0]!, { ...port.series[0]!, peer: 'ovs-dpdk' }] };
-    const twice = (m: Measurement) => judge([m]).find(({ aim }) => /2 x/.test(aim))!.met;
-    assert.deepEqual([port, slow].map(twice), [true, false]);
-    const alone = { ...port, series: [port.series[0]!] };
-    assert.ok(judge([alone]).every(({ aim }) => !aim.includes('OVS-DPDK')));
-  });
-
-  it('aims that look at two peers of the same rounds, at details, and at all scenarios', () => {
-    const xvio = port.series[0]!;
-    const relay = { peer: 'xvio-relay', rounds: [40, 60, 40], details: {} };
-    const verdict = (m: Measurement, aim: RegExp) => judge([m]).find((v) => aim.test(v.aim));
-    const withRelay = { ...port, series: [xvio, relay] };
-    assert.deepEqual(
-      [verdict(withRelay, /relay/)?.measured, verdict(withRelay, /relay/)?.met],
-      ['0.75 x', true],
-    );
-    assert.equal(verdict(port, /24 Mpps/)?.met, false);
-
-    const grown = (further: number): Measurement => ({
-      ...port,
-      scenario: 'memory',
-      variant: 'each of 9 flows',
-      series: [{ ...xvio, details: { first: 100, further } }],
-    });
-    assert.deepEqual(
-      [90, 125, 130].map((further) => verdict(grown(further), /linearly/)?.met),
-      [true, true, false],
-    );
-
-    const meanwhile = { knownPauseMs: 11 };
-    const upcall = { ...port, scenario: 'upcall', series: [{ ...xvio, details: meanwhile }] };
-    assert.equal(verdict(upcall, /known flows/)?.met, false);
-
-    const lost = (packets: number, named: number): Measurement => ({
-      ...port,
-      series: [{ ...xvio, loss: { packets, named } }],
-    });
-    assert.equal(verdict(port, /without a name/), undefined);
-    assert.equal(verdict(lost(5, 7), /without a name/)?.met, true);
-    const two = judge([lost(5, 7), lost(9, 7)]).at(-1)!;
-    assert.deepEqual([two.measured, two.met], ['14.0 lost, 2.00 without a name', false]);
   });
 
   it('the machine', () => {

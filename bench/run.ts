@@ -19,7 +19,8 @@ const HELP = `usage: npm run bench [-- SCENARIO… OPTIONS]
 
   --json FILE        writes machine, rounds and medians as JSON instead of tables
   --report DIR       writes report.md with charts, and report.json (default for a full run: bench-report)
-  --minutes N        bounds the whole run: fewer rounds, at least three; what then does not fit is left out
+  --minutes N        about how long the whole run may take: fewer rounds, at least three; a scenario that has begun is
+                     played to its end, those that have not by then are left out, and the exit status is 1
   --from FILE        measures nothing: takes the results from a report.json (for --report, --markdown, tables)
   --markdown         prints short Markdown tables
   --docs             writes the figures into README.md and docs/benchmarks.md of this checkout (with --from)
@@ -137,7 +138,7 @@ async function measure(): Promise<number> {
   }
   const names = scenarios.map(({ name }) => name);
   const estimate = Math.ceil(estimateS(names, options.rounds, options.durationMs) / 60);
-  const bound = minutes === undefined ? '' : `, bounded to ${minutes} min`;
+  const bound = minutes === undefined ? '' : `, bounded to about ${minutes} min`;
   options.log(
     `${names.length} scenarios of up to ${options.rounds} rounds: about ${estimate} min${bound}`,
   );
@@ -175,6 +176,7 @@ async function measure(): Promise<number> {
     fail('nothing was measured: none of these peers takes part');
   }
   for (const { scenario, text } of failures) options.log(`FAILED ${scenario}: ${text}`);
+  if (failures.length > 0) options.log('exit status 1: not all that was asked for has figures');
   if (reportDirectory !== undefined) options.log(`report: ${reportDirectory}/report.md`);
   return failures.length > 0 ? 1 : 0;
 }

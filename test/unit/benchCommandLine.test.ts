@@ -49,6 +49,11 @@ describe('wrong command lines', () => {
       assert.match(stdout, new RegExp(`^usage: node bench/${program} `));
     });
   }
+  it('--minutes says that it is no exact bound, and what the exit status means', () => {
+    const { status, stdout } = said('run.ts', '--help');
+    assert.equal(status, 0);
+    assert.match(stdout, /--minutes N +about how long [^-]*left out, and the exit status is 1\n/);
+  });
   it('numbers', () => {
     assert.equal(
       refusal('turnStages.ts', '--ms', '1'),

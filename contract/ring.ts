@@ -30,6 +30,7 @@ export const UC_PACKET_LEN = 16; // u32 bytes of the frame on the wire
 export const UC_DATA_LEN = 20; // u32 bytes of the frame that follow (less if truncated by the action)
 export const UC_VNET = 24; // 8 bytes: flags, gso_type, gso_size, csum_start, csum_offset as in packet.ts
 export const UC_HASH = 32; // u32
+export const UC_LINES = 36; // u32: bit n = line n (64 bytes) of the key is written; the others are zero
 export const UC_KEY = 64; // KEY_SIZE bytes
 export const UC_DATA = 512; // the frame
 

@@ -27,6 +27,19 @@ export function markLines(key: u32, lines: u32): void {
   store<u32>(key + KEY_LINES, load<u32>(key + KEY_LINES) | lines);
 }
 
+/** Copies the lines of a key that may hold something, and returns them: bit n = line n, the first is always one of them. */
+export function copyLines(to: u32, key: u32): u32 {
+  const lines: u32 = load<u32>(key + KEY_LINES) | 1;
+  for (let left = lines; left !== 0; left &= left - 1) {
+    const line = ctz<u32>(left) << 6;
+    v128.store(to + line, v128.load(key + line));
+    v128.store(to + line, v128.load(key + line, 16), 16);
+    v128.store(to + line, v128.load(key + line, 32), 32);
+    v128.store(to + line, v128.load(key + line, 48), 48);
+  }
+  return lines;
+}
+
 /** Finds out which lines are in use after a key was filled from outside. */
 export function scanLines(key: u32): void {
   let lines: u32 = 0;

@@ -5,7 +5,6 @@
 
 import { UPCALL_MISS } from '../contract/action.ts';
 import { DROP_UPCALL_FULL } from '../contract/drop.ts';
-import { KEY_SIZE } from '../contract/key.ts';
 import { UPCALL_BASE, WK_LOST, WK_MISSES, WK_UPCALLS_POSTED } from '../contract/memory.ts';
 import {
   PKT_HEAD,
@@ -32,6 +31,7 @@ import {
   UC_IN_PORT,
   UC_KEY,
   UC_LENGTH,
+  UC_LINES,
   UC_PACKET_LEN,
   UC_TYPE,
   UC_VNET,
@@ -40,7 +40,7 @@ import {
   UPCALL_RING_SIZE,
 } from '../contract/ring.ts';
 import { countDrop } from './drop.ts';
-import { keyHash } from './key.ts';
+import { copyLines, keyHash } from './key.ts';
 import { addStat, worker, workerRecord } from './worker.ts';
 
 /** Posts the first `max` bytes of a packet (PKT_TRUNC applies too). The packet stays the caller's. */
@@ -70,8 +70,9 @@ export function upcall(pkt: u32, reason: u32, cookie: u32, max: u32): void {
   store<u32>(record + UC_PACKET_LEN, length);
   store<u32>(record + UC_DATA_LEN, bytes);
   store<u64>(record + UC_VNET, load<u64>(pkt + PKT_VNET_FLAGS));
-  store<u32>(record + UC_HASH, keyHash(load<u32>(pkt + PKT_KEY)));
-  memory.copy(record + UC_KEY, load<u32>(pkt + PKT_KEY), KEY_SIZE);
+  const key = load<u32>(pkt + PKT_KEY);
+  store<u32>(record + UC_HASH, keyHash(key));
+  store<u32>(record + UC_LINES, copyLines(record + UC_KEY, key));
   copyFrame(record + UC_DATA, pkt, bytes);
   atomic.store<u32>(ring + RING_HEAD, load<u32>(ring + RING_HEAD) + load<u32>(record + UC_LENGTH));
   const bell = workerRecord + WK_UPCALLS_POSTED;

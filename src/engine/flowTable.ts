@@ -34,21 +34,16 @@ import {
   ST_PLAIN,
 } from '../../contract/table.ts';
 import type { Grace } from './grace.ts';
-import type { EngineMemory } from './memory.ts';
+import { type EngineMemory, putWords } from './memory.ts';
 import { canBePlain, onlyOutput, writePlain } from './plainLine.ts';
 import { Programs } from './programs.ts';
 import { type Subtable, Subtables } from './subtables.ts';
 import type { FlowId, FlowStats } from './types.ts';
 
+const LINE_WORDS = 16;
+
 /** The hash of the data plane, from the main thread's own instance of it: hashOf(key, subtable). */
 export type HashOf = (key: number, subtable: number) => number;
-
-interface Flow {
-  subtable: Subtable;
-  port: number;
-  /** Bytes of the program outside of the record, 0 = inline. */
-  programBytes: number;
-}
 
 export class FlowTable {
   private readonly memory: EngineMemory;
@@ -56,7 +51,10 @@ export class FlowTable {
   private readonly hashOf: HashOf;
   private readonly subtables: Subtables;
   private readonly programs: Programs;
-  private readonly flows: (Flow | undefined)[] = [];
+  /** Bytes of the programs outside of the records, 0 = inline. */
+  private readonly programBytes = new Uint32Array(FLOWS_MAX);
+  private readonly draft = new Uint8Array(KEY_SIZE);
+  private readonly draftWords = new Uint32Array(this.draft.buffer);
   private readonly free: number[] = [];
   private next = 0;
   private live = 0;
@@ -105,15 +103,13 @@ export class FlowTable {
       if (!keep) this.setActions(existing, actions);
       return existing;
     }
-    const flow: Flow = { subtable, port, programBytes: 0 };
-    const program = this.writeProgram(id, flow, actions, true);
+    const program = this.writeProgram(id, actions, true);
     if (program === 0) {
       this.free.push(id);
       this.subtables.release(subtable);
       this.overflows++;
       return -1;
     }
-    memory.set(record + FL_LINES, lines);
     memory.set(record + FL_HASH, hash);
     memory.set(record + FL_SUBTABLE, subtable.address);
     memory.set(record + FL_PROGRAM, program);
@@ -130,7 +126,6 @@ export class FlowTable {
     memory.store(record + FP_PORT, plain ? port : FP_NONE);
     memory.store(bucket, record);
     this.subtables.use(subtable, port);
-    this.flows[id] = flow;
     this.live++;
     return id;
   }
@@ -149,13 +144,12 @@ export class FlowTable {
   }
 
   setActions(id: FlowId, actions: Uint32Array): void {
-    const flow = this.flow(id);
-    const record = recordOf(id);
+    const record = this.liveRecord(id);
     const oldAddress = this.memory.get(record + FL_PROGRAM);
-    const oldBytes = flow.programBytes;
+    const oldBytes = this.programBytes[id]!;
     const oldWords = oldBytes > 0 ? oldBytes / 4 : FL_INLINE_WORDS;
     if (samePrefix(this.memory, oldAddress, actions, oldWords)) return;
-    const program = this.writeProgram(id, flow, actions, false);
+    const program = this.writeProgram(id, actions, false);
     if (program === 0) throw new Error('no room for action programs');
     this.memory.store(record + FL_PROGRAM, program);
     this.memory.store(record + FP_OUTPUT, onlyOutput(actions));
@@ -163,23 +157,21 @@ export class FlowTable {
   }
 
   delete(id: FlowId): Promise<FlowStats> {
-    const flow = this.flow(id);
+    const record = this.liveRecord(id);
     const { memory } = this;
-    const record = recordOf(id);
+    const port = swapped(memory.get(record + FL_KEY));
     memory.store(record + FL_STATE, 0);
     memory.store(record + FP_PORT, FP_NONE);
     let link = bucketOf(memory.get(record + FL_HASH));
     while (memory.get(link) !== record) link = memory.get(link) + FL_NEXT;
     memory.store(link, memory.get(record + FL_NEXT));
-    this.flows[id] = undefined;
     this.live--;
-    this.subtables.unuse(flow.subtable, flow.port);
+    this.subtables.unuse(this.subtables.at(memory.get(record + FL_SUBTABLE)), port);
     return new Promise((resolve) => {
       this.grace.after(() => {
         const stats = this.read(id);
-        if (flow.programBytes > 0) {
-          this.programs.give(memory.get(record + FL_PROGRAM), flow.programBytes);
-        }
+        const bytes = this.programBytes[id]!;
+        if (bytes > 0) this.programs.give(memory.get(record + FL_PROGRAM), bytes);
         this.free.push(id);
         resolve(stats);
       });
@@ -187,7 +179,7 @@ export class FlowTable {
   }
 
   stats(id: FlowId): FlowStats {
-    this.flow(id);
+    this.liveRecord(id);
     return this.read(id);
   }
 
@@ -201,23 +193,37 @@ export class FlowTable {
   }
 
   /** The masked key, into a record that no worker reads. Gives the lines of it that are not zero. */
-  private writeKey(record: number, key: Uint8Array, { maskWords }: Subtable): number {
-    const { u8, u32 } = this.memory;
-    u8.set(key, record + FL_KEY);
-    const first = (record + FL_KEY) / 4;
+  private writeKey(
+    record: number,
+    key: Uint8Array,
+    { maskWords, lines: masked }: Subtable,
+  ): number {
+    const { u32 } = this.memory;
+    const { draftWords } = this;
+    this.draft.set(key);
     let lines = 0;
-    for (let i = 0; i < KEY_SIZE / 4; i++) {
-      const word = u32[first + i]! & maskWords[i]!;
-      u32[first + i] = word;
-      if (word !== 0) lines |= 1 << (i >> 4);
+    // What is zero in the mask, and was zero in the record's last key, costs no line of memory.
+    for (let line = 0, left = masked | this.memory.get(record + FL_LINES); left !== 0; line++) {
+      const first = line * LINE_WORDS;
+      const to = (record + FL_KEY) / 4 + first;
+      let any = 0;
+      for (let i = 0; (left & 1) !== 0 && i < LINE_WORDS; i++) {
+        const word = draftWords[first + i]! & maskWords[first + i]!;
+        u32[to + i] = word;
+        any |= word;
+      }
+      if (any !== 0) lines |= 1 << line;
+      left >>>= 1;
     }
+    this.memory.set(record + FL_LINES, lines);
     return lines;
   }
 
-  private flow(id: FlowId): Flow {
-    const flow = this.flows[id];
-    if (flow === undefined) throw new Error(`no megaflow ${id}`);
-    return flow;
+  private liveRecord(id: FlowId): number {
+    const record = recordOf(id);
+    const live = id >= 0 && id < this.next && this.memory.get(record + FL_STATE) === 1;
+    if (!live) throw new Error(`no megaflow ${id}`);
+    return record;
   }
 
   private read(id: FlowId): FlowStats {
@@ -234,18 +240,18 @@ export class FlowTable {
 
   private clearCounters(id: FlowId): void {
     for (let worker = 0; worker < Math.min(this.workersSeen, MAX_WORKERS); worker++) {
-      const at = flowCountersAddress(worker, id);
-      this.memory.f64.fill(0, at / 8, (at + FLOW_COUNTER_SIZE) / 8);
+      const first = flowCountersAddress(worker, id) / 8;
+      for (let i = 0; i < FLOW_COUNTER_SIZE / 8; i++) this.memory.f64[first + i] = 0;
     }
   }
 
   /** Writes a program where no worker reads: into the fresh record, or into space of its own or of flows that do the same. */
-  private writeProgram(id: FlowId, flow: Flow, actions: Uint32Array, fresh: boolean): number {
+  private writeProgram(id: FlowId, actions: Uint32Array, fresh: boolean): number {
     const inline = fresh && actions.length <= FL_INLINE_WORDS;
     const address = inline ? recordOf(id) + FL_INLINE : this.programs.take(actions);
     if (address === 0) return 0;
-    if (inline) this.memory.u32.set(actions, address / 4);
-    flow.programBytes = inline ? 0 : actions.length * 4;
+    if (inline) putWords(this.memory.u32, address / 4, actions);
+    this.programBytes[id] = inline ? 0 : actions.length * 4;
     return address;
   }
 
@@ -267,6 +273,11 @@ export class FlowTable {
 
 function portOf(key: Uint8Array): number {
   return ((key[0]! << 24) | (key[1]! << 16) | (key[2]! << 8) | key[3]!) >>> 0;
+}
+
+/** A big-endian word of a key, as read in host order. */
+function swapped(word: number): number {
+  return ((word >>> 24) | ((word >>> 8) & 0xff00) | ((word & 0xff00) << 8) | (word << 24)) >>> 0;
 }
 
 function recordOf(id: FlowId): number {

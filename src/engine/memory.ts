@@ -69,3 +69,9 @@ export class EngineMemory {
     this.u32[address >>> 2] = value;
   }
 }
+
+/** Like out.set(words, at), which costs as much as thirty words. */
+export function putWords(out: Uint32Array, at: number, words: Uint32Array): void {
+  if (words.length > 32) out.set(words, at);
+  else for (let i = 0; i < words.length; i++) out[at + i] = words[i]!;
+}

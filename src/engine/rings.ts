@@ -27,23 +27,37 @@ import {
   UC_IN_PORT,
   UC_KEY,
   UC_LENGTH,
+  UC_LINES,
   UC_PACKET_LEN,
   UC_TYPE,
   UC_VNET,
   UPCALL_HANDLED,
   UPCALL_RING_SIZE,
 } from '../../contract/ring.ts';
-import type { EngineMemory } from './memory.ts';
+import { type EngineMemory, putWords } from './memory.ts';
 import type { Injection, Upcall } from './types.ts';
 
 /** Nothing to say about offloads: a view of its own for each packet would cost more than the rest of its record. */
 const NO_VNET = new Uint8Array(8);
+
+const LINE = 64;
+/** Frames up to here are copied, which costs less than a view of their own. A multiple of four. */
+const SHORT_FRAME = 256;
+/** Bytes that have been read, and of which the worker hears later: an atomic store for each record would cost as much as reading it. */
+const READ_BYTES = 16 * 1024;
 
 /** Consumer of the upcalls of one worker. */
 export class UpcallRing {
   private readonly memory: EngineMemory;
   private readonly worker: number;
   private readonly ring: number;
+  private readonly keyWords = new Uint32Array(KEY_SIZE / 4);
+  private readonly key = new Uint8Array(this.keyWords.buffer);
+  /** Those of it that are not zero: bit n = line n. */
+  private keyLines = 0;
+  private readonly frameWords = new Uint32Array(SHORT_FRAME / 4);
+  /** Views of it, by length. */
+  private readonly frames: Uint8Array[] = [];
 
   constructor(memory: EngineMemory, worker: number) {
     this.memory = memory;
@@ -60,42 +74,70 @@ export class UpcallRing {
     const { memory } = this;
     const head = memory.load(this.ring + RING_HEAD);
     let tail = memory.get(this.ring + RING_TAIL);
+    let told = tail;
     let count = 0;
-    while (tail !== head && count < max) {
-      const at = this.ring + RING_DATA + (tail & (RING_DATA_SIZE - 1));
-      const isFiller = memory.get(at + UC_TYPE) === RING_FILLER;
-      const length = memory.get(at + UC_LENGTH);
-      const next = (tail + length) >>> 0;
-      const inPort = memory.get(at + UC_IN_PORT);
-      try {
-        if (!isFiller) callback(this.read(at));
-      } finally {
-        tail = next;
-        memory.store(this.ring + RING_TAIL, tail);
-        if (!isFiller) {
+    try {
+      while (tail !== head && count < max) {
+        const at = this.ring + RING_DATA + (tail & (RING_DATA_SIZE - 1));
+        const length = memory.get(at + UC_LENGTH);
+        tail = (tail + length) >>> 0;
+        if (memory.get(at + UC_TYPE) === RING_FILLER) continue;
+        const inPort = memory.get(at + UC_IN_PORT);
+        count++;
+        try {
+          callback(this.read(at));
+        } finally {
+          // Published with the tail.
           const handled = this.ring + UPCALL_HANDLED + (inPort & (MAX_PORTS - 1)) * 4;
-          memory.store(handled, (memory.get(handled) + length) >>> 0);
+          memory.set(handled, (memory.get(handled) + length) >>> 0);
         }
+        if ((tail - told) >>> 0 < READ_BYTES) continue;
+        memory.store(this.ring + RING_TAIL, tail);
+        told = tail;
       }
-      if (!isFiller) count++;
+    } finally {
+      memory.store(this.ring + RING_TAIL, tail);
     }
     return count;
   }
 
   private read(at: number): Upcall {
     const { memory } = this;
-    const length = memory.get(at + UC_DATA_LEN);
+    this.readKey(at + UC_KEY, memory.get(at + UC_LINES));
     return {
       worker: this.worker,
       reason: memory.get(at + UC_TYPE),
       cookie: memory.get(at + UC_COOKIE),
       inPort: memory.get(at + UC_IN_PORT),
-      key: memory.u8.subarray(at + UC_KEY, at + UC_KEY + KEY_SIZE),
-      data: memory.u8.subarray(at + UC_DATA, at + UC_DATA + length),
+      key: this.key,
+      data: this.frame(at + UC_DATA, memory.get(at + UC_DATA_LEN)),
       packetLen: memory.get(at + UC_PACKET_LEN),
       vnet: this.vnet(at + UC_VNET),
       hash: memory.get(at + UC_HASH),
     };
+  }
+
+  /** Only what the worker has written, and what an earlier key has left. */
+  private readKey(at: number, lines: number): void {
+    const { keyWords } = this;
+    const { u32 } = this.memory;
+    for (let line = 0, left = lines | this.keyLines; left !== 0; line++, left >>>= 1) {
+      if ((left & 1) === 0) continue;
+      const isWritten = (lines & (1 << line)) !== 0;
+      const to = line * (LINE / 4);
+      const from = at / 4 + to;
+      for (let i = 0; i < LINE / 4; i++) keyWords[to + i] = isWritten ? u32[from + i]! : 0;
+    }
+    this.keyLines = lines;
+  }
+
+  private frame(at: number, length: number): Uint8Array {
+    const { u8, u32 } = this.memory;
+    if (length > SHORT_FRAME) return u8.subarray(at, at + length);
+    // The record's end is rounded up, so there are whole words.
+    for (let i = 0; i < length; i += 4) this.frameWords[i >> 2] = u32[(at + i) >>> 2]!;
+    this.frames[length] ??= new Uint8Array(this.frameWords.buffer, 0, length);
+    return this.frames[length];
   }
 
   private vnet(at: number): Uint8Array {
@@ -140,7 +182,7 @@ export class InjectRing {
     if (injection.key === undefined)
       memory.u8.fill(0, at + IN_KEY_META, at + IN_KEY_META + KEY_SIZE);
     else memory.u8.set(first(injection.key, KEY_SIZE), at + IN_KEY_META);
-    if (actions !== undefined) memory.u32.set(actions, (at + IN_PROGRAM) / 4);
+    if (actions !== undefined) putWords(memory.u32, (at + IN_PROGRAM) / 4, actions);
     memory.u8.set(frame, at + IN_PROGRAM + programBytes);
     memory.store(this.ring + RING_HEAD, (memory.get(this.ring + RING_HEAD) + size) >>> 0);
     return true;

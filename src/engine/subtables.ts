@@ -61,6 +61,8 @@ export interface Subtable {
   /** The same memory, as host words. */
   readonly maskWords: Uint32Array;
   readonly name: string;
+  /** Bit n = line n (64 bytes) of the mask is not all zero. */
+  readonly lines: number;
   /** Looks at no more than the Ethernet header and the fragment bits (dataplane/simple.ts). */
   readonly simple: boolean;
   /** Flows by input port. */
@@ -82,6 +84,7 @@ export class Subtables {
   private readonly memory: EngineMemory;
   private readonly grace: Grace;
   private readonly byMask = new Map<string, Subtable>();
+  private readonly byIndex: Subtable[] = [];
   private readonly lists = new Map<number, PortList>();
   private readonly free: number[] = [];
   private next = 0;
@@ -98,6 +101,11 @@ export class Subtables {
     return this.byMask.size;
   }
 
+  /** The subtable at an address that a megaflow names. */
+  at(address: number): Subtable {
+    return this.byIndex[(address - SUBTABLES_BASE) / SUBTABLE_SIZE]!;
+  }
+
   /** The subtable of a mask, made if need be; undefined when there is no room for another mask. */
   find(mask: Uint8Array): Subtable | undefined {
     const found = this.known(mask);
@@ -108,18 +116,18 @@ export class Subtables {
     if (index < 0) return undefined;
     const subtable = this.write(index, this.masked.slice(), name);
     this.byMask.set(name, subtable);
+    this.byIndex[index] = subtable;
     return subtable;
   }
 
   /** The subtable of a mask, if flows have it. */
   known(mask: Uint8Array): Subtable | undefined {
-    this.masked.set(mask.subarray(0, KEY_SIZE));
-    this.masked.fill(0xff, 0, 8);
+    this.masked.set(mask.length === KEY_SIZE ? mask : mask.subarray(0, KEY_SIZE));
+    this.maskedWords[0] = 0xffffffff;
+    this.maskedWords[1] = 0xffffffff;
     // Misses come in runs with the same mask, and its name costs more than the comparison.
     const last = this.lastFound;
-    if (last !== undefined && this.byMask.get(last.name) === last && this.isMasked(last)) {
-      return last;
-    }
+    if (last !== undefined && this.isMasked(last)) return last;
     const found = this.byMask.get(this.maskedName());
     if (found !== undefined) this.lastFound = found;
     return found;
@@ -152,8 +160,21 @@ export class Subtables {
     const hits = this.sumHits(index);
     const maskWords = new Uint32Array(mask.buffer, mask.byteOffset, KEY_SIZE / 4);
     writePlain(memory.u32, (address + ST_PLAIN) / 4, maskWords, 0);
+    let lines = 0;
+    for (let i = 0; i < maskWords.length; i++) if (maskWords[i] !== 0) lines |= 1 << (i >> 4);
     const ports = new Map<number, number>();
-    return { index, address, mask, maskWords, name, simple, ports, hitsBefore: hits, hits: 0 };
+    return {
+      index,
+      address,
+      mask,
+      maskWords,
+      name,
+      lines,
+      simple,
+      ports,
+      hitsBefore: hits,
+      hits: 0,
+    };
   }
 
   /** A flow of `port` is in the subtable. */
@@ -199,6 +220,7 @@ export class Subtables {
   release(subtable: Subtable): void {
     if (subtable.ports.size > 0 || this.byMask.get(subtable.name) !== subtable) return;
     this.byMask.delete(subtable.name);
+    if (this.lastFound === subtable) this.lastFound = undefined;
     this.reuseLater(subtable);
   }
 

@@ -12,7 +12,7 @@ import type { Engine, Upcall } from '../engine/types.ts';
 import type { CtFlushMatch } from '../wire/openflow/ctFlush.ts';
 import { ctFlushText, flushConnections } from './ctMatch.ts';
 import type { DebugLog } from './debugLog.ts';
-import { be32, newRecord, putBe32 } from './flow.ts';
+import { be32, EMPTY_RECORD, newRecord, putBe32 } from './flow.ts';
 import { KeyPool } from './keyPool.ts';
 import { newMacEvents } from './macLearning.ts';
 import { creditStats, type Megaflow, MegaflowTable } from './megaflow.ts';
@@ -44,6 +44,8 @@ export interface LocatedFlow {
   flow: Uint8Array;
   frozen: FrozenState | undefined;
 }
+
+const NOTHING_BEHIND_KEY = EMPTY_RECORD.subarray(KEY_SIZE);
 
 export interface DatapathLog {
   warn(text: string): void;
@@ -226,7 +228,7 @@ export class Datapath {
       return undefined;
     const flow = record ?? newRecord();
     flow.set(key.length === KEY_SIZE ? key : key.subarray(0, KEY_SIZE));
-    if (record !== undefined) flow.fill(0, KEY_SIZE);
+    if (record !== undefined) flow.set(NOTHING_BEHIND_KEY, KEY_SIZE);
     if (frozen !== undefined) thawMetadata(frozen.metadata, flow);
     else putBe32(flow, F_IN_PORT, at!.port.ofport);
     if (frozen === undefined && hasOptions(flow)) expandOptions(flow, bridge.tlvs ?? []);

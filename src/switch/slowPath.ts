@@ -39,7 +39,10 @@ const HANDING: ReadonlySet<number> = new Set([
 
 /** The parts of a program, each short enough. If the header changes alone are too long: a drop. */
 export function splitProgram(program: Uint32Array, maxWords = ACTIONS_MAX_WORDS): Uint32Array[] {
-  if (program.length <= maxWords) return [program];
+  return program.length <= maxWords ? [program] : cut(program, maxWords);
+}
+
+function cut(program: Uint32Array, maxWords: number): Uint32Array[] {
   const pieces: Uint32Array[] = [];
   let state: number[] = [];
   let piece: number[] = [];

@@ -141,9 +141,12 @@ export class UpcallHandler {
     for (const { underlay, route } of out.effects.solicits) {
       underlay.solicit(route.device, route, true);
     }
-    credit(out.effects, 1, upcall.packetLen, this.#datapath.engine.nowMs(), tcpFlags);
+    const nowMs = this.#datapath.engine.nowMs();
+    credit(out.effects, 1, upcall.packetLen, nowMs, tcpFlags);
     for (const actions of splitProgram(out.program)) this.#inject(upcall, actions);
-    if (upcall.reason !== UPCALL_SLOW && this.#install(pair, out, validated)) return true;
+    if (upcall.reason !== UPCALL_SLOW && this.#install(pair, out, validated, nowMs)) {
+      return true;
+    }
     this.#datapath.releaseIds(out.effects);
     return false;
   }
@@ -181,7 +184,8 @@ export class UpcallHandler {
       });
     const ids =
       out && !out.passing ? out.effects.recircs.filter((id) => recircs.retain(id)) : undefined;
-    if (out && ids && install && this.#install(pair, out, validated)) return ids;
+    const nowMs = this.#datapath.engine.nowMs();
+    if (out && ids && install && this.#install(pair, out, validated, nowMs)) return ids;
     if (out) this.#datapath.releaseIds(out.effects);
     this.#datapath.keys.give(pair);
     return ids;
@@ -194,7 +198,7 @@ export class UpcallHandler {
   replace(flow: Megaflow, out: XlateOut, validated: number): boolean {
     const pair = this.#datapath.keys.take();
     pair.key.set(flow.key);
-    if (this.#install(pair, out, validated, true)) return true;
+    if (this.#install(pair, out, validated, this.#datapath.engine.nowMs(), true)) return true;
     this.#datapath.keys.give(pair);
     return false;
   }
@@ -214,7 +218,13 @@ export class UpcallHandler {
    * Puts the megaflow into the data plane. False: not now, neither effects nor pair are kept. `inPlace`: of another one,
    * which goes, so that the limit is none of its concern.
    */
-  #install(pair: KeyPair, out: XlateOut, validated: number, inPlace = false): boolean {
+  #install(
+    pair: KeyPair,
+    out: XlateOut,
+    validated: number,
+    nowMs: number,
+    inPlace = false,
+  ): boolean {
     const { key, mask } = pair;
     // What translation has looked at is in the records that were lent to it.
     datapathMask(this.#datapath.scratch.keyWildcards, key, mask);
@@ -233,7 +243,7 @@ export class UpcallHandler {
     this.#limitWarned = false;
     const program = out.slow ? slowPathProgram(out.slowReasons) : out.program;
     const { effects, slow } = out;
-    const flow = this.#put(pair, { program, effects, slow, validated });
+    const flow = this.#put(pair, { program, effects, slow, validated }, nowMs);
     if (flow === undefined) return false;
     if (this.#recent.unshift(flow) > RECENT_FLOWS) this.#recent.pop();
     return true;
@@ -246,13 +256,14 @@ export class UpcallHandler {
   putForeign(pair: KeyPair, program: Uint32Array): boolean {
     const effects = emptyEffects(this.#datapath.ownerOf(pair.key));
     const made = { program, effects, slow: false, validated: UNVALIDATED };
-    return this.#put(pair, made) !== undefined;
+    return this.#put(pair, made, this.#datapath.engine.nowMs()) !== undefined;
   }
 
   /** Undefined: there is no room, or there is one for the same packets. */
   #put(
     pair: KeyPair,
     made: Pick<Megaflow, 'program' | 'effects' | 'slow' | 'validated'>,
+    nowMs: number,
   ): Megaflow | undefined {
     const { key, mask } = pair;
     const recirc = be32(key, K_RECIRC_ID);
@@ -269,7 +280,7 @@ export class UpcallHandler {
       key,
       mask,
       pair,
-      createdMs: this.#datapath.engine.nowMs(),
+      createdMs: nowMs,
       program: made.program,
       effects: made.effects,
       slow: made.slow,

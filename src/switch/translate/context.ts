@@ -5,7 +5,7 @@ import { DROP_FLOW_EXPLICIT } from '../../../contract/drop.ts';
 import { F_IN_PORT, K_PRIORITY, KEY_SIZE } from '../../../contract/key.ts';
 import { wordsOf } from '../../wire/openflow/packedMatch.ts';
 import type { Action } from '../../wire/openflow/types.ts';
-import { be32, newRecord } from '../flow.ts';
+import { be32, EMPTY_RECORD, newRecord } from '../flow.ts';
 import { NETFLOW_DROP } from '../netflow.ts';
 import type { BridgePort, Rule } from '../types.ts';
 import { emptyEffects, ResultKeeper } from './keptResults.ts';
@@ -124,7 +124,7 @@ export function newScratch(flow = newRecord()): XlateScratch {
 /** `scratch.flow` is the input's flow. */
 export function newXlate(input: XlateIn, scratch: XlateScratch): Xlate {
   scratch.base.set(input.flow);
-  scratch.wildcards.fill(0);
+  scratch.wildcards.set(EMPTY_RECORD);
   return {
     in: input,
     effects:

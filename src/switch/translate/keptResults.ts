@@ -36,11 +36,23 @@ export function emptyEffects(bridge?: XlateBridge): Effects {
   };
 }
 
+/** An empty list with room for a few. More than sixteen, and V8 would throw it away when the last one goes. */
+function roomy<T>(): T[] {
+  const list: T[] = new Array(8).fill(undefined);
+  drain(list);
+  return list;
+}
+
+/** Setting the length to zero would throw the room away. */
+function drain(list: unknown[]): void {
+  while (list.length > 0) list.pop();
+}
+
 /** Emptying a list that is empty costs as much as any other. */
 function clear(effects: Effects, bridge: XlateBridge): void {
-  if (effects.rules.length > 0) effects.rules.length = 0;
+  drain(effects.rules);
   if (effects.outers.length > 0) effects.outers.length = 0;
-  if (effects.tables.length > 0) effects.tables.length = 0;
+  drain(effects.tables);
   if (effects.macs.length > 0) effects.macs.length = 0;
   if (effects.groups.length > 0) effects.groups.length = 0;
   if (effects.learns.length > 0) effects.learns.length = 0;
@@ -106,18 +118,29 @@ function sameTables(a: readonly TableEffect[], b: readonly TableEffect[]): boole
 }
 
 function samePatches(a: Effects['patches'], b: Effects['patches']): boolean {
-  return a.length === b.length && a.every(({ tx, rx }, i) => tx === b[i]!.tx && rx === b[i]!.rx);
+  if (a.length !== b.length) return false;
+  for (let i = 0; i < a.length; i++) {
+    if (a[i]!.tx !== b[i]!.tx || a[i]!.rx !== b[i]!.rx) return false;
+  }
+  return true;
 }
 
 function sameTunnels(a: Effects['tunnels'], b: Effects['tunnels']): boolean {
-  return (
-    a.length === b.length &&
-    a.every(({ netdev, received }, i) => netdev === b[i]!.netdev && received === b[i]!.received)
-  );
+  if (a.length !== b.length) return false;
+  for (let i = 0; i < a.length; i++) {
+    if (a[i]!.netdev !== b[i]!.netdev || a[i]!.received !== b[i]!.received) return false;
+  }
+  return true;
 }
 
-function sameBridges(a: Effects['bridges'], b: Effects['bridges']): boolean {
+/** `lent` is in `b`. */
+function sameBridges(
+  a: Effects['bridges'],
+  b: Effects['bridges'],
+  lent: XlateBridge | undefined,
+): boolean {
   if (a.size !== b.size) return false;
+  if (a.size === 1 && lent !== undefined) return a.has(lent);
   for (const bridge of a) if (!b.has(bridge)) return false;
   return true;
 }
@@ -136,7 +159,7 @@ function mayBeShared(effects: Effects): boolean {
   );
 }
 
-function same(a: Effects, b: Effects): boolean {
+function same(a: Effects, b: Effects, lent: XlateBridge | undefined): boolean {
   return (
     sameItems(a.rules, b.rules) &&
     sameTables(a.tables, b.tables) &&
@@ -147,7 +170,7 @@ function same(a: Effects, b: Effects): boolean {
     sameItems(a.mirrors, b.mirrors) &&
     samePatches(a.patches, b.patches) &&
     sameTunnels(a.tunnels, b.tunnels) &&
-    sameBridges(a.bridges, b.bridges)
+    sameBridges(a.bridges, b.bridges, lent)
   );
 }
 
@@ -159,13 +182,15 @@ function sameWords(program: Uint32Array, words: readonly number[]): boolean {
 
 /** One for each place that translates many flows, one after the other. */
 export class ResultKeeper {
-  readonly #lent = emptyEffects();
+  readonly #lent: Effects = { ...emptyEffects(), rules: roomy(), tables: roomy() };
+  #bridge: XlateBridge | undefined;
   readonly #effects = new Array<Effects | undefined>(SLOTS).fill(undefined);
   readonly #programs = new Array<Uint32Array | undefined>(SLOTS).fill(undefined);
 
   /** Effects for a translation to write into. */
   lend(bridge: XlateBridge): Effects {
     clear(this.#lent, bridge);
+    this.#bridge = bridge;
     return this.#lent;
   }
 
@@ -177,7 +202,7 @@ export class ResultKeeper {
     const last = rules[rules.length - 1];
     const slot = ((last?.priority ?? 0) + 7 * rules.length + 31 * (recircs[0] ?? 0)) & (SLOTS - 1);
     const known = this.#effects[slot];
-    if (known !== undefined && same(known, effects)) return known;
+    if (known !== undefined && same(known, effects, this.#bridge)) return known;
     const copy = copyOf(effects);
     this.#effects[slot] = copy;
     return copy;

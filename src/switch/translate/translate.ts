@@ -118,7 +118,7 @@ export function translate(input: XlateIn): XlateOut {
   }
 
   if (hasTunnel(original)) coverOptions(x.wildcards, original, input.bridge.tlvs ?? []);
-  finishWildcards(x.wildcards, original);
+  finishWildcards(x.wildcards, x.wildcardWords, original);
   const program = x.error === undefined ? x.program : [];
   // A spanning tree stops packets, but not samples of them.
   if (x.error === 'Forwarding disabled') program.push(...x.program.slice(0, sampled));

@@ -35,6 +35,7 @@ import { dlType } from '../../wire/openflow/prereq.ts';
 import {
   be16,
   clearField,
+  clearWords,
   ETH_TYPE_IP,
   ETH_TYPE_IPV6,
   exact,
@@ -57,10 +58,17 @@ export function initWildcards(wildcards: Uint8Array, flow: Uint8Array): void {
   if (isIp(flow)) wildcards[K_NW_FRAG] = 3;
 }
 
-/** Drops bits that say nothing. `original` is the flow as it came in. Afterwards: what ofproto/trace shows. */
-export function finishWildcards(wildcards: Uint8Array, original: Uint8Array): void {
-  wildcards.fill(0, F_METADATA, F_TUN_METADATA);
-  wildcards.fill(0, hasTunnel(original) ? F_TUN_PRESENT : F_TUN_METADATA, FLOW_SIZE);
+/**
+ * Drops bits that say nothing. `original` is the flow as it came in, `words` the same memory as `wildcards`. Afterwards: what
+ * ofproto/trace shows.
+ */
+export function finishWildcards(
+  wildcards: Uint8Array,
+  words: Int32Array,
+  original: Uint8Array,
+): void {
+  clearWords(words, F_METADATA, F_TUN_METADATA);
+  clearWords(words, hasTunnel(original) ? F_TUN_PRESENT : F_TUN_METADATA, FLOW_SIZE);
   const type = be16(original, K_ETH_TYPE);
   const protocol = original[K_NW_PROTO];
   if (
@@ -87,8 +95,8 @@ export function finishWildcards(wildcards: Uint8Array, original: Uint8Array): vo
   }
   if (dlType(original) !== ETH_TYPE_NSH) clearField(wildcards, K_NSH, NSH_KEY_BYTES);
   if (isZero(original, K_TUN_DST, 4) && isZero(original, K_TUN_IPV6_DST, 16)) {
-    wildcards.fill(0, K_TUN_ID, K_CT_IPV6_SRC);
-    wildcards.fill(0, K_TUN_OPTS, K_TUN_OPTS + TUN_OPTS_MAX);
+    clearWords(words, K_TUN_ID, K_CT_IPV6_SRC);
+    clearWords(words, K_TUN_OPTS, K_TUN_OPTS + TUN_OPTS_MAX);
   }
 }
 

@@ -60,6 +60,7 @@ export const CTL_UPCALLS_ENABLED = 16; // u32: 0 = a miss is dropped (no control
 export const CTL_UPCALL_ARMED = 20; // u32: 1 = the main thread sleeps, the host loop of a worker has to wake it
 export const CTL_PATIENCE_US = 24; // u32: how long a worker polls empty queues before it goes to sleep
 export const CTL_WATCHES_WANTED = 28; // u32: raised by host loops, taken by the main thread: look for WATCH_WANTED (contract/frame.ts)
+export const CTL_STARVED = 40; // u32: 1 = the main thread has upcalls to handle and lacks a core
 export const CTL_CLOCK_SKEW_NS = 32; // f64: added to the workers' clocks; 0 unless a test has stopped the time
 
 // Worker record, offsets from WORKER_BASE + worker * WORKER_SIZE. W = written by the worker.

@@ -14,7 +14,6 @@ import {
   CTL_CACHE_INSERT_INV_PROB,
   CTL_CLOCK_SKEW_NS,
   CTL_PATIENCE_US,
-  CTL_UPCALL_ARMED,
   CTL_UPCALLS_ENABLED,
   CTL_VLAN_LIMIT,
   CTL_WORKERS,
@@ -51,7 +50,7 @@ import type { DataPlane } from './hostLoop.ts';
 import { StuckWorkers } from './lostMemory.ts';
 import { EngineMemory } from './memory.ts';
 import { type PortSettings, Ports } from './ports.ts';
-import { InjectRing, UpcallRing } from './rings.ts';
+import { InjectRing } from './rings.ts';
 import { RxScheduler } from './rxq.ts';
 import { SilentDevices } from './silentDevices.ts';
 import type {
@@ -62,15 +61,12 @@ import type {
   Injection,
   PortCounters,
   QueueSpec,
-  Upcall,
   WorkerStats,
 } from './types.ts';
+import { UpcallReader } from './upcallReader.ts';
 import { GuestWindows } from './windows.ts';
 import { Workers } from './workers.ts';
 
-/** Upcalls handed over in one turn of the event loop, and the time after which a turn ends. */
-const UPCALLS_PER_TURN = 512;
-const TURN_MS = 5;
 const HOUSEKEEPING_MS = 100;
 /** Port lists are ordered once in this many rounds of housekeeping. */
 const SORT_ROUNDS = 10;
@@ -96,7 +92,7 @@ export class DataPlaneEngine implements Engine {
   private readonly silent: SilentDevices;
   private readonly flows: FlowTable;
   private readonly arena = new Arena(ARENA_BASE, ARENA_SIZE);
-  private readonly upcallRings: UpcallRing[] = [];
+  private readonly upcalls: UpcallReader;
   private readonly injectRings: InjectRing[] = [];
   private readonly mainFd: number;
   private readonly watcher: Disposable;
@@ -104,8 +100,6 @@ export class DataPlaneEngine implements Engine {
   readonly originNs: bigint;
   private originMs: number = performance.now();
   private rounds = 0;
-  private nextRing = 0;
-  private turnScheduled = false;
   private closed = false;
   private locked = false;
   private changingCores: Promise<void> = Promise.resolve();
@@ -157,7 +151,7 @@ export class DataPlaneEngine implements Engine {
     this.setControl(CTL_VLAN_LIMIT, 1);
     this.setControl(CTL_CACHE_INSERT_INV_PROB, 1);
     this.setControl(CTL_UPCALLS_ENABLED, 1);
-    this.setControl(CTL_UPCALL_ARMED, 1);
+    this.upcalls = new UpcallReader(this.mem, options);
     this.setControl(CTL_PATIENCE_US, DEFAULT_PATIENCE_US);
     this.watcher = watchFd(this.mainFd, { read: true }, () => this.onBell());
     this.timer = setInterval(() => this.housekeeping(), HOUSEKEEPING_MS);
@@ -196,7 +190,7 @@ export class DataPlaneEngine implements Engine {
   private startWorker(core: number | undefined): void {
     const id = this.workers.start(core);
     this.beginStats(id);
-    this.upcallRings[id] ??= new UpcallRing(this.mem, id);
+    this.upcalls.addWorker(id);
     this.injectRings[id] ??= new InjectRing(this.mem, id);
     this.ports.workersSeen = this.workers.seen;
     this.flows.workersSeen = this.workers.seen;
@@ -323,51 +317,12 @@ export class DataPlaneEngine implements Engine {
     eventfdTake(this.mainFd);
     this.grace.check();
     this.windows.fillPool();
-    this.upcallTurn();
-  }
-
-  /** Hands over upcalls, the same share to every worker; goes on in the next turn if there are more. */
-  private upcallTurn(): void {
-    this.turnScheduled = false;
-    if (this.closed) return;
-    const endMs = performance.now() + TURN_MS;
-    let left = UPCALLS_PER_TURN;
-    let quietRings = 0;
-    const rings = this.upcallRings;
-    while (left > 0 && quietRings < rings.length && performance.now() < endMs) {
-      const ring = rings[this.nextRing++ % rings.length]!;
-      const count = ring.drain(Math.min(left, 32), (upcall) => this.handUp(upcall));
-      left -= count;
-      quietRings = count === 0 ? quietRings + 1 : 0;
-    }
-    if (rings.some((ring) => !ring.empty)) {
-      this.scheduleTurn();
-      return;
-    }
-    this.setControl(CTL_UPCALL_ARMED, 1);
-    // A worker that posted just before rings nobody.
-    if (rings.some((ring) => !ring.empty)) this.scheduleTurn();
-  }
-
-  /** A packet that the control plane stumbles over costs itself, not the process. */
-  private handUp(upcall: Upcall): void {
-    try {
-      this.options.onUpcall(upcall);
-    } catch (error) {
-      const text = error instanceof Error ? error.stack : String(error);
-      this.options.log?.('err', `upcall of port ${upcall.inPort}: ${text}`);
-    }
+    this.upcalls.turn();
   }
 
   /** Whether a worker has handed up packets that wait for their turn of the event loop. */
   get upcallsWaiting(): boolean {
-    return this.upcallRings.some((ring) => !ring.empty);
-  }
-
-  private scheduleTurn(): void {
-    if (this.turnScheduled) return;
-    this.turnScheduled = true;
-    setImmediate(() => this.upcallTurn());
+    return this.upcalls.waiting;
   }
 
   // ---- time
@@ -504,6 +459,7 @@ export class DataPlaneEngine implements Engine {
   async close(): Promise<void> {
     if (this.closed) return;
     this.closed = true;
+    this.upcalls.close();
     clearInterval(this.timer);
     this.conntrack.stop();
     await this.changingCores;

@@ -13,6 +13,7 @@
 import {
   CONTROL_BASE,
   CTL_GENERATION,
+  CTL_STARVED,
   CTL_UPCALL_ARMED,
   UPCALL_BASE,
   WK_ACK,
@@ -79,6 +80,9 @@ const HURRIED_TURNS = 2;
 /** Upcalls that may wait before a worker without other work pauses: about 70. */
 const BACKLOG_BYTES = 32 * 1024;
 const BACKLOG_WAIT_MS = 0.1;
+/** Known flows with a packet in this time, in the mean of a window, may wait for so long: rings of guests have room for ten times as many. */
+const KNOWN_GAP_NS = 10_000;
+const KNOWN_WINDOW_NS = 5_000_000;
 
 export interface HostLoopOptions {
   words: Int32Array;
@@ -115,6 +119,9 @@ export class HostLoop {
   private readonly upcallRing: number;
   /** [0]: packets that met a megaflow, [1]: those that did not, when last looked. */
   private readonly met = new Float64Array(2);
+  /** What the window of areKnownFew() began with. */
+  private readonly knownBefore = new Float64Array(1);
+  private knownSinceNs = 0;
 
   constructor(options: HostLoopOptions) {
     this.options = options;
@@ -171,9 +178,9 @@ export class HostLoop {
   }
 
   /**
-   * After a breath in which no packet met a megaflow, and with upcalls piling up, the worker has nothing to do but to fill the
-   * ring faster: it leaves the core to the main thread for a moment, which may have no other. Packets wait in their
-   * rings meanwhile. Any packet of a known flow ends that.
+   * With upcalls piling up, and after a breath in which no packet met a megaflow, the worker has nothing to do but to fill the
+   * ring faster: it leaves the core to the main thread for a moment. Packets wait in their rings meanwhile. If the main
+   * thread is known to lack a core, it does so as well with a few packets of known flows.
    */
   private letMainCatchUp(): void {
     const { words, stats, record, met } = this;
@@ -190,9 +197,21 @@ export class HostLoop {
     const onlyMisses = hits === met[0] && misses !== met[1];
     met[0] = hits;
     met[1] = misses;
-    if (onlyMisses) {
+    if (onlyMisses || (this.control(CTL_STARVED) !== 0 && this.areKnownFew(hits))) {
       Atomics.wait(words, (this.upcallRing + RING_HEAD) >> 2, head, BACKLOG_WAIT_MS);
     }
+  }
+
+  /** Packets of known flows have been seldom since the window began, which is a few milliseconds ago at most. */
+  private areKnownFew(hits: number): boolean {
+    const { lowNs } = this.options.clock;
+    const passedNs = (lowNs - this.knownSinceNs) >>> 0;
+    const few = (hits - this.knownBefore[0]!) * KNOWN_GAP_NS <= passedNs;
+    if (passedNs > KNOWN_WINDOW_NS) {
+      this.knownSinceNs = lowNs;
+      this.knownBefore[0] = hits;
+    }
+    return few;
   }
 
   private control(offset: number): number {

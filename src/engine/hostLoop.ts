@@ -77,9 +77,9 @@ const FAULTY_FD_MS = 100;
  * are asked in the second one, so that is the shortest time awake.
  */
 const HURRIED_TURNS = 2;
-/** Upcalls that may wait before a worker without other work pauses: about 70. */
-const BACKLOG_BYTES = 32 * 1024;
-const BACKLOG_WAIT_MS = 0.1;
+/** Upcalls that may wait before a worker without other work pauses: about 110, for which the main thread takes longer than the pause. */
+const BACKLOG_BYTES = 64 * 1024;
+const BACKLOG_WAIT_MS = 0.25;
 /** Known flows with a packet in this time, in the mean of a window, may wait for so long: rings of guests have room for ten times as many. */
 const KNOWN_GAP_NS = 10_000;
 const KNOWN_WINDOW_NS = 5_000_000;

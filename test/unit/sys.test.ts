@@ -40,10 +40,12 @@ import {
 import { watchFd } from '../../src/sys/poll.ts';
 import {
   getThreadAffinity,
+  getThreadScheduling,
   getTid,
   processCpuNs,
   processExists,
   setThreadAffinity,
+  setThreadSlice,
   threadCpuNs,
 } from '../../src/sys/process.ts';
 import { FdMessenger, unixAccept, unixConnect, unixListen } from '../../src/sys/unix.ts';
@@ -319,6 +321,13 @@ test('processes and threads', async () => {
   assert.ok(cores.length >= 1);
   setThreadAffinity(cores);
   assert.throws(() => setThreadAffinity([]), { code: 'EINVAL' });
+  const before = getThreadScheduling();
+  setThreadSlice(200_000);
+  const after = getThreadScheduling();
+  assert.deepEqual([after.policy, after.nice], [before.policy, before.nice]);
+  // Linux before 6.12 has nothing of it to say.
+  assert.ok(after.sliceNs === 200_000 || after.sliceNs === 0, `${after.sliceNs} ns`);
+  if (before.sliceNs > 0) setThreadSlice(before.sliceNs);
   assert.ok(processCpuNs() >= threadCpuNs() && threadCpuNs() > 0);
   assert.ok(threadCpuNs(getTid()) > 0);
 });

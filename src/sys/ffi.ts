@@ -135,7 +135,10 @@ export const EOPNOTSUPP = 95;
 export const ENETDOWN = 100;
 export const ENOBUFS = 105;
 
-/** errno of the last failed call of this thread. Read it at once. */
+/**
+ * errno of the last failed call of this thread. Read it at once. If V8 has to wait for a lock of its own between the call and
+ * this (seen once in a million calls, on a busy machine), it is EAGAIN: whoever takes that as "not now" asks again.
+ */
 export function errno(): number {
   return getInt32(errnoAddress);
 }

@@ -48,6 +48,7 @@ import { eventfdSignal, eventfdTake } from '../sys/eventfd.ts';
 import { pollRaw } from '../sys/fd.ts';
 import { NativeBuffer } from '../sys/ffi.ts';
 import type { HostIo } from './hostio.ts';
+import { KnownRate } from './knownRate.ts';
 
 /** What the data plane module exports (dataplane/index.ts). */
 export interface DataPlane {
@@ -80,9 +81,6 @@ const HURRIED_TURNS = 2;
 /** Upcalls that may wait before a worker without other work pauses: about 110, for which the main thread takes longer than the pause. */
 const BACKLOG_BYTES = 64 * 1024;
 const BACKLOG_WAIT_MS = 0.25;
-/** Known flows with a packet in this time, in the mean of a window, may wait for so long: rings of guests have room for ten times as many. */
-const KNOWN_GAP_NS = 10_000;
-const KNOWN_WINDOW_NS = 5_000_000;
 
 export interface HostLoopOptions {
   words: Int32Array;
@@ -119,9 +117,7 @@ export class HostLoop {
   private readonly upcallRing: number;
   /** [0]: packets that met a megaflow, [1]: those that did not, when last looked. */
   private readonly met = new Float64Array(2);
-  /** What the window of areKnownFew() began with. */
-  private readonly knownBefore = new Float64Array(1);
-  private knownSinceNs = 0;
+  private readonly known = new KnownRate();
 
   constructor(options: HostLoopOptions) {
     this.options = options;
@@ -184,6 +180,7 @@ export class HostLoop {
    */
   private letMainCatchUp(): void {
     const { words, stats, record, met } = this;
+    const { clock } = this.options;
     const head = words[(this.upcallRing + RING_HEAD) >> 2]!;
     const backlog = (head - Atomics.load(words, (this.upcallRing + RING_TAIL) >> 2)) | 0;
     // Seldom more than that: doubles are looked at only then, for they are allocated until the compiler has been here.
@@ -197,21 +194,9 @@ export class HostLoop {
     const onlyMisses = hits === met[0] && misses !== met[1];
     met[0] = hits;
     met[1] = misses;
-    if (onlyMisses || (this.control(CTL_STARVED) !== 0 && this.areKnownFew(hits))) {
+    if (onlyMisses || (this.control(CTL_STARVED) !== 0 && this.known.areFew(hits, clock.lowNs))) {
       Atomics.wait(words, (this.upcallRing + RING_HEAD) >> 2, head, BACKLOG_WAIT_MS);
     }
-  }
-
-  /** Packets of known flows have been seldom since the window began, which is a few milliseconds ago at most. */
-  private areKnownFew(hits: number): boolean {
-    const { lowNs } = this.options.clock;
-    const passedNs = (lowNs - this.knownSinceNs) >>> 0;
-    const few = (hits - this.knownBefore[0]!) * KNOWN_GAP_NS <= passedNs;
-    if (passedNs > KNOWN_WINDOW_NS) {
-      this.knownSinceNs = lowNs;
-      this.knownBefore[0] = hits;
-    }
-    return few;
   }
 
   private control(offset: number): number {

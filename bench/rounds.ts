@@ -173,6 +173,8 @@ export interface Match {
   /** Once for each peer, before the rounds: learn addresses, fill caches. */
   prepare?: (contestant: Contestant) => Promise<void>;
   measure: (contestant: Contestant) => Promise<Sample>;
+  /** Hears of each round that counts: what `measure` sees may be played again. */
+  kept?: (peer: string, sample: Sample) => void;
   notes?: readonly string[];
 }
 
@@ -226,6 +228,7 @@ export async function play(match: Match, options: Options): Promise<Measurement>
             takeTurn(contestant, match),
           );
           series[at]!.rounds.push(sample.value);
+          match.kept?.(contestant.testbed.name, sample);
           if (sample.histogram) addHistogram(series[at]!, sample.histogram);
           for (const [name, value] of Object.entries(sample.details ?? {})) {
             details[at]![name] ??= [];
@@ -244,7 +247,7 @@ export async function play(match: Match, options: Options): Promise<Measurement>
           series[i]!.greatest = { ...series[i]!.greatest, [name]: Math.max(...values) };
         }
       }
-      series[i]!.far = contestant.tally.far;
+      series[i]!.far = Math.min(contestant.tally.far, series[i]!.rounds.length);
       notes.push(...contestant.notes, ...tallyNotes(contestant.testbed.name, contestant.tally));
       if (out.has(contestant)) continue;
       notes.push(...dropNotes(contestant.testbed));

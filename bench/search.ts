@@ -2,7 +2,7 @@
 // trials. What it returns is a lower bound: a rate that has passed.
 
 import type { Stream } from './generator/generator.ts';
-import { whileNear } from './placement.ts';
+import { noTally, type Tally, whileNear } from './placement.ts';
 import { type Contestant, trialOf } from './rounds.ts';
 import type { Options } from './types.ts';
 
@@ -39,11 +39,18 @@ export async function saturated(
   { realtime }: Conditions,
 ): Promise<{ rate: number; high: number }> {
   const trial = { durationMs: TRIAL_MS, realtime };
-  const { value: rate, counts } = await whileNear(contestant.placement, contestant.tally, () =>
-    trialOf(contestant, [stream], trial),
+  const { value: rate, counts } = await whileNear(
+    contestant.placement,
+    searchTally(contestant),
+    () => trialOf(contestant, [stream], trial),
   );
   const overloaded = counts.lost > counts.sent * OVERLOADED;
   return { rate, high: overloaded ? Math.max(rate, OVERLOADED_TRY) : rate };
+}
+
+/** Of the trials of a search, which may wait as long as is left for the rounds. */
+function searchTally({ tally }: Contestant): Tally {
+  return { ...noTally(), waitedMs: tally.waitedMs };
 }
 
 export async function highestRate(
@@ -56,7 +63,9 @@ export async function highestRate(
   let high = first ?? (await saturated(contestant, stream, conditions)).high;
   const { realtime, durationMs } = conditions;
   const quick = durationMs < 100;
-  const { placement, tally } = contestant;
+  const { placement } = contestant;
+  const tally = searchTally(contestant);
+  let trials = 0;
   const width = quick ? QUICK_WIDTH : WIDTH;
   const most = quick ? QUICK_TRIALS : MOST_TRIALS;
   for (let n = 0; n < most && high - low > high * width; n++) {
@@ -66,10 +75,17 @@ export async function highestRate(
       const { value, counts } = await trialOf(contestant, [{ ...stream, perSecond }], trial);
       return counts.lost <= counts.sent * lossRatio && value >= perSecond * (OFFERED - lossRatio);
     };
-    const near = (): Promise<boolean> => whileNear(placement, tally, passes);
+    const near = (): Promise<boolean> => {
+      trials++;
+      return whileNear(placement, tally, passes);
+    };
     // Once may have been the machine: a rate fails when it fails twice.
     if ((await near()) || (await near())) low = perSecond;
     else high = perSecond;
   }
+  contestant.tally.again += tally.again;
+  contestant.tally.waitedMs = tally.waitedMs;
+  // A search is one round, however many trials it has.
+  if (tally.far * 2 > trials) contestant.tally.far++;
   return low;
 }

@@ -36,8 +36,6 @@ async function atRate(perSecond: number, options: Options): Promise<Measurement[
       measure: async (contestant) => {
         const { value, details, counts } = await trialOf(contestant, streams, options);
         const { threadNs, busyNs, lostPerMillion, gapMs } = details!;
-        const name = contestant.testbed.name;
-        if (busyNs !== undefined) busy.set(name, [...(busy.get(name) ?? []), busyNs]);
         return {
           value: (threadNs! * counts.received) / counts.elapsedMs / 1e4,
           details: {
@@ -49,12 +47,16 @@ async function atRate(perSecond: number, options: Options): Promise<Measurement[
           },
         };
       },
+      kept: (peer, { details }) => {
+        const { busyNs } = details!;
+        if (busyNs !== undefined) busy.set(peer, [...(busy.get(peer) ?? []), busyNs]);
+      },
     },
     options,
   );
-  const series = share.series.flatMap(({ peer, details }) => {
-    const rounds = busy.get(peer);
-    return rounds ? [{ peer, rounds, details }] : [];
+  const series = share.series.flatMap((one) => {
+    const rounds = busy.get(one.peer);
+    return rounds ? [{ ...one, rounds }] : [];
   });
   const work = { variant: `${label}: work for a packet`, unit: 'ns (busy)', series };
   return [share, { ...share, ...work, notes: [], failures: [] }];

@@ -24,8 +24,6 @@ async function ofSize(bytes: number, options: Options): Promise<Measurement[]> {
     const ndr = await highestRate(contestant, stream, options, { lossRatio: 0, high });
     const goal = { lossRatio: PARTIAL_LOSS, low: ndr, high };
     const pdr = await highestRate(contestant, stream, options, goal);
-    const { name } = contestant.testbed;
-    partial.set(name, [...(partial.get(name) ?? []), pdr]);
     return { value: ndr, details: { pdr, mrr, gbitPerSecond: (ndr * (bytes + 20) * 8) / 1e9 } };
   };
   const loss = await play(
@@ -45,13 +43,16 @@ async function ofSize(bytes: number, options: Options): Promise<Measurement[]> {
         contestant.testbed.appctl?.('revalidator/pause');
       },
       measure,
+      kept: (peer, { details }) => {
+        partial.set(peer, [...(partial.get(peer) ?? []), details!.pdr!]);
+      },
       notes: ['gbitPerSecond is that on a wire of Ethernet: with preamble, gap and FCS'],
     },
     { ...options, rounds: Math.min(options.rounds, MOST_ROUNDS) },
   );
-  const series = loss.series.map(({ peer, rounds }) => {
-    const rates = partial.get(peer)!.slice(0, rounds.length);
-    return { peer, rounds: rates, details: { shareOfNdr: median(rates) / median(rounds) } };
+  const series = loss.series.map((one) => {
+    const rates = partial.get(one.peer)!;
+    return { ...one, rounds: rates, details: { shareOfNdr: median(rates) / median(one.rounds) } };
   });
   const variant = `${label}, 0.5 % loss (PDR)`;
   return [loss, { ...loss, variant, series, notes: [], failures: [] }];

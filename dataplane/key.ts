@@ -14,6 +14,8 @@ export const LINE3: u32 = 8;
 export const LINE4: u32 = 16;
 export const LINE5: u32 = 32;
 export const LINE6: u32 = 64;
+/** Others mean something else (dataplane/ct/metadata.ts). */
+const ALL_LINES: u32 = 127;
 
 export function clearLine(at: u32): void {
   const zero = i64x2.splat(0);
@@ -29,7 +31,7 @@ export function markLines(key: u32, lines: u32): void {
 
 /** Copies the lines of a key that may hold something, and returns them: bit n = line n, the first is always one of them. */
 export function copyLines(to: u32, key: u32): u32 {
-  const lines: u32 = load<u32>(key + KEY_LINES) | 1;
+  const lines: u32 = (load<u32>(key + KEY_LINES) & ALL_LINES) | 1;
   for (let left = lines; left !== 0; left &= left - 1) {
     const line = ctz<u32>(left) << 6;
     v128.store(to + line, v128.load(key + line));

@@ -3,10 +3,12 @@
 
 import assert from 'node:assert/strict';
 import { test } from 'node:test';
-import { ACT_END, ACT_OUTPUT } from '../../contract/action.ts';
-import { KEY_SIZE } from '../../contract/key.ts';
-import { RING_DATA_SIZE } from '../../contract/ring.ts';
+import { ACT_END, ACT_OUTPUT, ACT_USERSPACE, UPCALL_CONTROLLER } from '../../contract/action.ts';
+import { K_CT_ZONE, KEY_SIZE } from '../../contract/key.ts';
+import { UPCALL_BASE } from '../../contract/memory.ts';
+import { RING_DATA, RING_DATA_SIZE, UC_LENGTH, UC_LINES } from '../../contract/ring.ts';
 import { FL_KEY, FLOW_RECORD_SIZE, FLOW_RECORDS_BASE } from '../../contract/table.ts';
+import { CtRig, ctAction } from '../oracle/ctRig.ts';
 import { ethernet, IP6_A, IP6_B, ipv4, ipv6, udp } from '../oracle/frames.ts';
 import { Rig } from '../oracle/rig.ts';
 
@@ -51,6 +53,30 @@ test('upcalls behind those of longer keys, once and again around the ring', asyn
         `key ${n} of round ${i}`,
       );
     });
+  }
+});
+
+test('what connection tracking notes beside the lines of a key is none of them', async () => {
+  const { rig, input } = await CtRig.create();
+  const match = Rig.matchPort(input);
+  const asked = [ACT_USERSPACE | (4 << 16), UPCALL_CONTROLLER, 0, 0xffff, ACT_END | (1 << 16)];
+  rig.flows.put(
+    match.key,
+    match.mask,
+    Uint32Array.from([...ctAction({ zone: 7, commit: true }), ...asked]),
+  );
+  let at = UPCALL_BASE + RING_DATA;
+  rig.memory.u8.fill(0xaa, at, at + 4096);
+  // The second one finds its connection.
+  for (let i = 0; i < 2; i++) {
+    rig.send(input, SMALL);
+    rig.poll();
+    assert.equal(rig.memory.get(at + UC_LINES) & ~0x7f, 0);
+    at += rig.memory.get(at + UC_LENGTH);
+    assert.deepEqual(rig.memory.u8.slice(at, at + 256), new Uint8Array(256).fill(0xaa));
+  }
+  for (const { key } of rig.upcalls()) {
+    assert.equal(new DataView(key.buffer).getUint16(K_CT_ZONE), 7);
   }
 });
 

@@ -66,6 +66,21 @@ export function roundsWithin(
   return fit;
 }
 
+/** Those that will not begin in that time, by the estimates. */
+export function leftOut(
+  seconds: number,
+  names: readonly string[],
+  options: Pick<Options, 'rounds' | 'durationMs'>,
+): string[] {
+  let left = seconds;
+  for (const [i, name] of names.entries()) {
+    const rounds = roundsWithin(left, names.slice(i), options);
+    if (rounds === 0) return names.slice(i);
+    left -= estimateS([name], rounds, options.durationMs);
+  }
+  return [];
+}
+
 /** How long a scenario may take before it is ended by force: it hangs, or it takes the others' time. */
 export function limitS(
   secondsLeft: number,

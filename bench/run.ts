@@ -6,7 +6,7 @@ import { commandLine, coreNumber, fail, needRoot, orFail, wholeNumber } from './
 import { refreshDocuments } from './documents.ts';
 import { describeMachine, machineText } from './machine.ts';
 import { survey } from './placement.ts';
-import { estimateS } from './plan.ts';
+import { estimateS, leftOut } from './plan.ts';
 import { writeReport } from './report.ts';
 import { jsonOf, type Results, readResults } from './results.ts';
 import { SCENARIOS } from './scenarios/index.ts';
@@ -142,6 +142,10 @@ async function measure(): Promise<number> {
   options.log(
     `${names.length} scenarios of up to ${options.rounds} rounds: about ${estimate} min${bound}`,
   );
+  const late = leftOut((minutes ?? Number.POSITIVE_INFINITY) * 60, names, options);
+  if (late.length > 0) {
+    options.log(`${minutes} min are too short for: ${late.join(', ')} (exit status 1)`);
+  }
   const startMs = Date.now();
   const { log: _, ...asked } = options;
   const machine = describeMachine();

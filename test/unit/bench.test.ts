@@ -20,7 +20,7 @@ import {
   watchPlacement,
   whileNear,
 } from '../../bench/placement.ts';
-import { estimateS, limitS, roundsWithin } from '../../bench/plan.ts';
+import { estimateS, leftOut, limitS, roundsWithin } from '../../bench/plan.ts';
 import { shares, stageOf } from '../../bench/profile.ts';
 import { writeReport } from '../../bench/report.ts';
 import { jsonOf, type Results, readResults } from '../../bench/results.ts';
@@ -393,6 +393,14 @@ describe('plan', () => {
     assert.equal(roundsWithin(1, names, options), 3);
     assert.equal(roundsWithin(1, names, { ...options, rounds: 1 }), 1);
     assert.equal(roundsWithin(0, names, options), 0);
+  });
+
+  it('those that will find no time are named beforehand', () => {
+    assert.deepEqual(leftOut(Number.POSITIVE_INFINITY, names, options), []);
+    assert.deepEqual(leftOut(estimateS(names, 3, 300), names, options), []);
+    const late = leftOut(300, names, options);
+    assert.ok(late.length > 3 && late.length < names.length - 3, late.join());
+    assert.deepEqual(late, names.slice(-late.length));
   });
 
   it('a scenario that hangs is ended before it has taken the time of the others', () => {

@@ -45,7 +45,7 @@ function naps(t: TestContext, pile: number, starved: boolean, turns: readonly Tu
   const io = new HostIo(mem.memory, 0, clock);
   const loop = new HostLoop({ words: mem.i32, worker: 0, bellFd: -1, mainFd: -1, io, clock });
   let turn = 0;
-  loop.run({
+  const dataPlane: Partial<DataPlane> = {
     setTime: () => {},
     poll: () => {
       const { hits, misses } = turns[turn++]!;
@@ -54,7 +54,8 @@ function naps(t: TestContext, pile: number, starved: boolean, turns: readonly Tu
       if (turn === turns.length) mem.store(WORKER_BASE + WK_STOP, 1);
       return hits + misses;
     },
-  } as DataPlane);
+  };
+  loop.run(dataPlane as DataPlane);
   assert.equal(turn, turns.length);
   for (const { arguments: given } of wait.mock.calls) {
     assert.ok((given[3] as number) < 1, 'no nap is without an end');

@@ -1,7 +1,7 @@
 // What xvio is meant to reach, and whether this run did: one line for each aim and each measurement that it is about.
 
+import { median, medianRatio } from './medians.ts';
 import { ratioFigure, silentText } from './ratios.ts';
-import { median, medianRatio } from './rounds.ts';
 import { figure, markdownTable } from './tables.ts';
 import type { Measurement, Series } from './types.ts';
 

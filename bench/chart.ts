@@ -1,6 +1,6 @@
 // Charts of the report: horizontal bars with their spread, as SVG, without a library.
 
-import { median } from './rounds.ts';
+import { median } from './medians.ts';
 import { figure } from './tables.ts';
 import type { Measurement } from './types.ts';
 

@@ -1,7 +1,7 @@
 // The report's first pages: performance and host CPU used, each as one table over all scenarios.
 
+import { median } from './medians.ts';
 import { Footnotes } from './ratios.ts';
-import { median } from './rounds.ts';
 import { figure, markdownTable } from './tables.ts';
 import type { Measurement, Series } from './types.ts';
 

@@ -15,7 +15,7 @@ import { Sandbox } from '../test/interop/sandbox.ts';
 import { commandLine, needRoot, wholeNumber } from './commandLine.ts';
 import { writeStages } from './documents.ts';
 import { launcherIn } from './launcher.ts';
-import { median } from './rounds.ts';
+import { median } from './medians.ts';
 import { markdownTable } from './tables.ts';
 import {
   type CpuProfile,

@@ -1,8 +1,8 @@
 // Chart of the report's first page: xvio against the baseline of each measurement, on a logarithmic axis with a line at 1.
 
 import { COLORS, escapeXml } from './chart.ts';
+import { medianRatio } from './medians.ts';
 import { ratioFigure } from './ratios.ts';
-import { medianRatio } from './rounds.ts';
 import { ours } from './tables.ts';
 import type { Measurement } from './types.ts';
 

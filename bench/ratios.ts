@@ -1,6 +1,6 @@
 // Ratios as tables show them, with signs at those that need a word, and the notes below a table that say it.
 
-import { medianRatio, roundsWithout } from './rounds.ts';
+import { medianRatio, roundsWithout } from './medians.ts';
 import type { Measurement, Series } from './types.ts';
 
 /**

@@ -30,7 +30,7 @@ function methodText({ options, minutes }: Results): string {
     `${options.rounds} alternating rounds at most (the tables say how many were played), trials of ${options.durationMs} ms after 20 ms of warm-up; the whole run took ${minutes.toFixed(0)} minutes. ${HOW_TO_READ.replace('\n', ' ')}`,
     `Forwarding thread on core ${options.switchCore}, generator on core ${options.generatorCore}; ${time}. All peers run at once, those that wait are stopped.`,
     options.near
-      ? 'Before and after each trial the time of a cache line from core to core is taken: rounds wait until the cores are near each other (the host of a virtual machine moves them), and are played again when they have parted; notes say how often, and which rounds were played far apart after all.'
+      ? 'Before and after each trial the time of a cache line from core to core is taken: rounds wait until the cores are near each other (the host of a virtual machine moves them), and are played again when they have parted; those that somebody has played far apart after all count for nobody, as long as three others remain: notes say how many, and their figures.'
       : 'Rounds were played wherever the host had its cores.',
     `Guests: ${rings} of ${options.queueSize} entries (256 where there are many ports, and for 64 KiB segments), one queue pair, bursts of up to 256 frames, frames aligned to cache lines.`,
     'Load: constant, in one direction unless the variant says otherwise; one traversal of the switch is one packet; "64 B" is a frame of 60 bytes without FCS. Without a rate in its name, a variant offers as many as the ring takes.',

@@ -12,7 +12,8 @@ import {
   type Stream,
   type TrialCounts,
 } from './generator/generator.ts';
-import { noTally, type Placement, type Tally, tallyNotes, whileNear } from './placement.ts';
+import { noTally, type Placement, type Tally } from './placement.ts';
+import { medianDetails, type Sample, Score } from './score.ts';
 import type { Measurement, Options, Peer, Series, Setup, SwitchThread, Testbed } from './types.ts';
 
 export interface Contestant {
@@ -23,35 +24,6 @@ export interface Contestant {
   notes: string[];
   placement: Placement | undefined;
   tally: Tally;
-}
-
-export interface Sample {
-  value: number;
-  details?: Record<string, number>;
-  /** Ages of packets (generator.ts). */
-  histogram?: Float64Array;
-}
-
-export function median(values: readonly number[]): number {
-  if (values.length === 0) return Number.NaN;
-  const sorted = [...values].sort((a, b) => a - b);
-  const middle = sorted.length >> 1;
-  return sorted.length % 2 ? sorted[middle]! : (sorted[middle - 1]! + sorted[middle]!) / 2;
-}
-
-/**
- * Median of the ratios of round i of one peer to round i of the baseline, as far as both have played. Rounds in which the
- * baseline has nothing to be compared with are left out.
- */
-export function medianRatio(series: Series, baseline: Series): number {
-  const both = series.rounds.slice(0, baseline.rounds.length);
-  return median(both.map((value, i) => value / baseline.rounds[i]!).filter(Number.isFinite));
-}
-
-/** How many of the rounds that both have played give no ratio, since the baseline's figure is 0. */
-export function roundsWithout(series: Series, baseline: Series): { without: number; of: number } {
-  const both = baseline.rounds.slice(0, series.rounds.length);
-  return { without: both.filter((value) => value === 0).length, of: both.length };
 }
 
 /** Of those wanted, the peers that can run here; what the others lack goes to the log and to the notes. */
@@ -71,17 +43,6 @@ export function usablePeers<P extends Pick<Peer, 'name' | 'missing'>>(
     return !missing;
   });
 }
-
-/** No further round begins: enough of them, and the time is over. Says so in the notes. */
-export function outOfTime(played: number, options: Options, notes: string[]): boolean {
-  const { rounds, deadlineMs = Number.POSITIVE_INFINITY } = options;
-  if (played < Math.min(LEAST_ROUNDS, rounds) || played >= rounds) return false;
-  if (Date.now() < deadlineMs) return false;
-  notes.push(`${played} rounds instead of ${rounds}: the time was over`);
-  return true;
-}
-
-const LEAST_ROUNDS = 3;
 
 /** What is worth reading of an error: the daemon's log and the stack are not. */
 export function errorText(error: unknown): string {
@@ -173,7 +134,7 @@ export interface Match {
   /** Once for each peer, before the rounds: learn addresses, fill caches. */
   prepare?: (contestant: Contestant) => Promise<void>;
   measure: (contestant: Contestant) => Promise<Sample>;
-  /** Hears of each round that counts: what `measure` sees may be played again. */
+  /** Hears of each round that counts (score.ts), when all have been played. */
   kept?: (peer: string, sample: Sample) => void;
   notes?: readonly string[];
 }
@@ -181,15 +142,31 @@ export interface Match {
 /** Details of which the worst round counts, too: pauseUs, knownPauseMs, longestEchoMs, firstPacketUs, gapMs. */
 const WAITS = /(?:pause|longest|firstPacket|gap)\w*[MU]s$/i;
 
-/** Adds a round's histogram to the series: [upper end in microseconds, packets], empty buckets left out. */
-function addHistogram(series: Series, histogram: Float64Array): void {
-  const sums = new Map(series.latency);
-  for (const [i, n] of histogram.entries()) {
-    if (n === 0) continue;
-    const us = bucketUs(i);
-    sums.set(us, (sums.get(us) ?? 0) + n);
+/** What the rounds of a peer that count come to. */
+function seriesOf(peer: string, score: Score, at: number): Series {
+  const samples = score.of(at);
+  const details = medianDetails(samples);
+  const series: Series = { peer, rounds: samples.map(({ value }) => value), details };
+  for (const name of Object.keys(details).filter((each) => WAITS.test(each))) {
+    // A wait has happened, wherever the cores were.
+    const waits = score.allOf(at).flatMap((sample) => sample.details?.[name] ?? []);
+    series.greatest = { ...series.greatest, [name]: Math.max(...waits) };
   }
-  series.latency = [...sums].sort(([a], [b]) => a - b);
+  const latency = sumOf(samples.flatMap(({ histogram }) => histogram ?? []));
+  if (latency.length > 0) series.latency = latency;
+  series.far = score.farOf(at);
+  return series;
+}
+
+/** Of all rounds together: [upper end in microseconds, packets], empty buckets left out. */
+function sumOf(histograms: readonly Float64Array[]): [us: number, packets: number][] {
+  const sums = new Map<number, number>();
+  for (const histogram of histograms) {
+    for (const [i, n] of histogram.entries()) {
+      if (n > 0) sums.set(bucketUs(i), (sums.get(bucketUs(i)) ?? 0) + n);
+    }
+  }
+  return [...sums].sort(([a], [b]) => a - b);
 }
 
 /**
@@ -212,47 +189,39 @@ export async function play(match: Match, options: Options): Promise<Measurement>
         fail(`${peer.name} did not take part: ${errorText(error)}`);
       }
     }
-    const series = contestants.map(
-      ({ testbed }): Series => ({ peer: testbed.name, rounds: [], details: {} }),
+    const names = contestants.map(({ testbed }) => testbed.name);
+    const score = new Score(
+      names,
+      options,
+      notes,
+      contestants.map(({ tally }) => tally),
     );
-    const details = contestants.map((): Record<string, number[]> => ({}));
-    for (let round = 0; round < options.rounds && out.size < contestants.length; round++) {
-      if (outOfTime(round, options, notes)) break;
+    for (let round = 0; out.size < contestants.length && score.goesOn(round); round++) {
       for (let i = 0; i < contestants.length; i++) {
         // Turned by one in each round: nobody is always the first.
         const at = (i + round) % contestants.length;
         const contestant = contestants[at]!;
         if (out.has(contestant)) continue;
         try {
-          const sample = await whileNear(contestant.placement, contestant.tally, () =>
-            takeTurn(contestant, match),
-          );
-          series[at]!.rounds.push(sample.value);
-          match.kept?.(contestant.testbed.name, sample);
-          if (sample.histogram) addHistogram(series[at]!, sample.histogram);
-          for (const [name, value] of Object.entries(sample.details ?? {})) {
-            details[at]![name] ??= [];
-            details[at]![name].push(value);
-          }
+          await score.play(at, contestant.placement, () => takeTurn(contestant, match));
         } catch (error) {
           fail(`${contestant.testbed.name}, out from round ${round + 1} on: ${errorText(error)}`);
           out.add(contestant);
         }
       }
     }
-    for (const [i, contestant] of contestants.entries()) {
-      for (const [name, values] of Object.entries(details[i]!)) {
-        series[i]!.details[name] = median(values);
-        if (WAITS.test(name)) {
-          series[i]!.greatest = { ...series[i]!.greatest, [name]: Math.max(...values) };
-        }
-      }
-      series[i]!.far = Math.min(contestant.tally.far, series[i]!.rounds.length);
-      notes.push(...contestant.notes, ...tallyNotes(contestant.testbed.name, contestant.tally));
+    notes.push(...score.tallies());
+    const series: Series[] = [];
+    for (const [at, contestant] of contestants.entries()) {
+      const name = names[at]!;
+      const one = seriesOf(name, score, at);
+      series.push(one);
+      for (const sample of score.of(at)) match.kept?.(name, sample);
+      notes.push(...contestant.notes);
       if (out.has(contestant)) continue;
       notes.push(...dropNotes(contestant.testbed));
       const loss = await lossOf(contestant);
-      if (loss) series[i]!.loss = loss;
+      if (loss) one.loss = loss;
     }
     const { scenario, variant, unit, higherIsBetter = true, baseline = 'ovs-dpdk' } = match;
     const result: Measurement = {

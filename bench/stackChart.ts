@@ -1,8 +1,8 @@
 // Chart of scenario `stages`: one bar for each kind of forwarding, divided by where the time of a packet goes. And the same as a table.
 
 import { COLORS, escapeXml } from './chart.ts';
+import { median } from './medians.ts';
 import { STAGE_NAMES } from './profile.ts';
-import { median } from './rounds.ts';
 import { figure, markdownTable, ours } from './tables.ts';
 import type { Measurement } from './types.ts';
 

@@ -1,7 +1,7 @@
 // Measurements as tables: for the terminal, for the report, and short ones for other documents.
 
+import { median, medianRatio } from './medians.ts';
 import { Footnotes, ratioFigure, ratioNotes } from './ratios.ts';
-import { median, medianRatio } from './rounds.ts';
 import type { Measurement, Series } from './types.ts';
 
 export interface Summary {

@@ -13,8 +13,8 @@ import path from 'node:path';
 import { Sandbox } from '../test/interop/sandbox.ts';
 import { commandLine, fail, needRoot, wholeNumber } from './commandLine.ts';
 import { writeStages } from './documents.ts';
+import { median } from './medians.ts';
 import { perfMissing } from './profile.ts';
-import { median } from './rounds.ts';
 import { type Cable, CONTENDERS, type Contender, type Field, prepare } from './scenarios/tcp.ts';
 import { markdownTable } from './tables.ts';
 

@@ -3,10 +3,11 @@
 // the throughput of legitimate flows? After Csikor and others, "Tuple space explosion", CoNEXT 2019.
 
 import { ipOf } from '../generator/generator.ts';
+import { median } from '../medians.ts';
 import { ovsDpdk } from '../peers/ovsDpdk.ts';
 import { xvio, xvioOf } from '../peers/xvio.ts';
 import { noTally, tallyNotes, whileNear } from '../placement.ts';
-import { acquaint, type Contestant, median, play, trialOf } from '../rounds.ts';
+import { acquaint, type Contestant, play, trialOf } from '../rounds.ts';
 import type { Options, Scenario } from '../types.ts';
 
 const RULES = [

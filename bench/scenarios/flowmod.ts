@@ -8,7 +8,8 @@ import type { OvsTestbed } from '../peers/ovs.ts';
 import { ovsDpdk } from '../peers/ovsDpdk.ts';
 import { ovsUserspace } from '../peers/ovsUserspace.ts';
 import { xvio, xvioOf } from '../peers/xvio.ts';
-import { acquaint, type Contestant, play, type Sample } from '../rounds.ts';
+import { acquaint, type Contestant, play } from '../rounds.ts';
+import type { Sample } from '../score.ts';
 import type { Measurement, Options, Peer, Scenario } from '../types.ts';
 
 const STREAM = { from: 0, to: 1, perSecond: 20_000 };

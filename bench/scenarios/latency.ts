@@ -1,9 +1,10 @@
 // Latency from guest to guest: at 10, 50 and 90 % of each switch's own loss-free rate, and at the same rate for all.
 // Below saturation only: a full ring measures its own length.
 
+import { median } from '../medians.ts';
 import { ovsDpdk } from '../peers/ovsDpdk.ts';
 import { xvio, xvioOf } from '../peers/xvio.ts';
-import { acquaint, type Contestant, median, play, trialOf } from '../rounds.ts';
+import { acquaint, type Contestant, play, trialOf } from '../rounds.ts';
 import { highestRate } from '../search.ts';
 import type { Measurement, Options, Scenario } from '../types.ts';
 import { warm } from '../warm.ts';

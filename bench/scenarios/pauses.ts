@@ -10,7 +10,8 @@ import { availableParallelism } from 'node:os';
 import type { OvsTestbed } from '../peers/ovs.ts';
 import { ovsDpdk } from '../peers/ovsDpdk.ts';
 import { xvio, xvioOf } from '../peers/xvio.ts';
-import { acquaint, type Contestant, latencies, play, type Sample } from '../rounds.ts';
+import { acquaint, type Contestant, latencies, play } from '../rounds.ts';
+import type { Sample } from '../score.ts';
 import type { Measurement, Options, Scenario } from '../types.ts';
 import { warm } from '../warm.ts';
 

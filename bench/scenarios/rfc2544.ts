@@ -1,10 +1,11 @@
 // Throughput by RFC 2544 for several frame sizes: without any loss (NDR), with at most 0.5 % (PDR), and what arrives when the
 // sender sends all it can (MRR).
 
+import { median } from '../medians.ts';
 import { ovsDpdk } from '../peers/ovsDpdk.ts';
 import { virtioTaps } from '../peers/virtioTaps.ts';
 import { xvio, xvioOf } from '../peers/xvio.ts';
-import { acquaint, type Contestant, median, play } from '../rounds.ts';
+import { acquaint, type Contestant, play } from '../rounds.ts';
 import { highestRate, saturated } from '../search.ts';
 import type { Measurement, Options, Scenario } from '../types.ts';
 

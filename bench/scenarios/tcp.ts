@@ -9,8 +9,8 @@ import { missingPackages } from '../../scripts/packages.ts';
 import { Sandbox } from '../../test/interop/sandbox.ts';
 import { createLinuxBridge, linuxBridgeMissing } from '../peers/linuxBridge.ts';
 import { ovsUserspaceMissing, startOvsUserspace } from '../peers/ovsUserspace.ts';
-import { noTally, tallyNotes, whileNear } from '../placement.ts';
-import { cpuNs, errorText, median, outOfTime, usablePeers } from '../rounds.ts';
+import { cpuNs, errorText, usablePeers } from '../rounds.ts';
+import { medianDetails, type Sample, Score } from '../score.ts';
 import type { Measurement, Options, Scenario, Series } from '../types.ts';
 import { guestSegments } from './guestSegments.ts';
 
@@ -153,6 +153,11 @@ export async function prepare(contender: Contender, cable: Cable): Promise<Field
   }
 }
 
+const sampleOf = ({ bitsPerSecond, daemonPercent }: Result): Sample => ({
+  value: bitsPerSecond,
+  details: daemonPercent === undefined ? {} : { daemonPercent },
+});
+
 async function betweenNamespaces(cable: Cable, options: Options): Promise<Measurement> {
   const fields: Field[] = [];
   const notes =
@@ -171,44 +176,35 @@ async function betweenNamespaces(cable: Cable, options: Options): Promise<Measur
         failures.push(`${contender.name} did not take part: ${errorText(error)}`);
       }
     }
-    const series = fields.map(({ name }): Series => ({ peer: name, rounds: [], details: {} }));
-    const shares = fields.map((): number[] => []);
-    const tallies = fields.map(noTally);
+    const names = fields.map(({ name }) => name);
+    const score = new Score(names, options, notes);
     const out = new Set<Field>();
-    for (let round = 0; round < options.rounds; round++) {
-      if (outOfTime(round, options, notes)) break;
+    for (let round = 0; out.size < fields.length && score.goesOn(round); round++) {
       for (let i = 0; i < fields.length; i++) {
         const at = (i + round) % fields.length;
         const field = fields[at]!;
         if (out.has(field)) continue;
         try {
-          const { bitsPerSecond, daemonPercent } = await whileNear(
-            options.placement,
-            tallies[at]!,
-            async () => {
-              process.kill(field.pid, 'SIGCONT');
-              try {
-                return field.iperf(1);
-              } finally {
-                process.kill(field.pid, 'SIGSTOP');
-              }
-            },
-          );
-          series[at]!.rounds.push(bitsPerSecond);
-          if (daemonPercent !== undefined) shares[at]!.push(daemonPercent);
+          await score.play(at, options.placement, async () => {
+            process.kill(field.pid, 'SIGCONT');
+            try {
+              return sampleOf(await field.iperf(1));
+            } finally {
+              process.kill(field.pid, 'SIGSTOP');
+            }
+          });
         } catch (error) {
           failures.push(`${field.name}, out from round ${round + 1} on: ${errorText(error)}`);
           out.add(field);
         }
       }
     }
-    for (const [i, values] of shares.entries()) {
-      if (values.length > 0) series[i]!.details.daemonPercent = median(values);
-    }
-    for (const [i, { name }] of fields.entries()) {
-      series[i]!.far = tallies[i]!.far;
-      notes.push(...tallyNotes(name, tallies[i]!));
-    }
+    const series = names.map((peer, at): Series => {
+      const samples = score.of(at);
+      const rounds = samples.map(({ value }) => value);
+      return { peer, rounds, details: medianDetails(samples), far: score.farOf(at) };
+    });
+    notes.push(...score.tallies());
     return {
       scenario: 'tcp',
       variant: `${cable} ports, 1 connection, no pinning`,

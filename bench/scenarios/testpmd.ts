@@ -12,8 +12,8 @@ import { setRealtime } from '../../src/sys/process.ts';
 import { ovsDpdk } from '../peers/ovsDpdk.ts';
 import { Testpmd, testpmdVhost } from '../peers/testpmd.ts';
 import { xvio, xvioOf } from '../peers/xvio.ts';
-import { noTally, tallyNotes, whileNear } from '../placement.ts';
-import { cpuNs, errorText, median, outOfTime, usablePeers } from '../rounds.ts';
+import { cpuNs, errorText, usablePeers } from '../rounds.ts';
+import { medianDetails, type Sample, Score } from '../score.ts';
 import type { Measurement, Options, Peer, Series, SwitchThread, Testbed } from '../types.ts';
 
 /** Bursts of 32 packets that each device of testpmd starts with: half of its ring. */
@@ -117,48 +117,46 @@ async function run(options: Options): Promise<Measurement[]> {
         failures.push(`${peer.name} did not take part: ${errorText(error)}`);
       }
     }
-    const tallies = loops.map(noTally);
-    const rates = loops.map((): number[] => []);
-    const busy = loops.map((): number[] => []);
-    const thread = loops.map((): number[] => []);
-    for (let n = 0; n < options.rounds; n++) {
-      if (outOfTime(n, options, notes)) break;
+    const names = loops.map(({ testbed }) => testbed.name);
+    const score = new Score(names, options, notes);
+    for (let n = 0; score.goesOn(n); n++) {
       for (let i = 0; i < loops.length; i++) {
         const at = (i + n) % loops.length;
         const loop = loops[at]!;
-        const result = await whileNear(options.placement, tallies[at]!, async () => {
+        await score.play(at, options.placement, async () => {
           stop(loop, 'SIGCONT');
           await loop.pmd.command('stop', /Done\./);
           await turn(loop);
-          const played = await round(loop, options);
+          const { rate, ...details } = await round(loop, options);
           stop(loop, 'SIGSTOP');
-          return played;
+          return { value: rate, details };
         });
-        rates[at]!.push(result.rate);
-        busy[at]!.push(result.busyNs);
-        thread[at]!.push(result.threadNs);
       }
     }
-    for (const [i, { testbed }] of loops.entries()) {
-      notes.push(...tallyNotes(testbed.name, tallies[i]!));
-    }
-    const details = (i: number) => ({ busyNs: median(busy[i]!), threadNs: median(thread[i]!) });
-    const series = (values: number[][]): Series[] =>
-      loops.map(({ testbed }, i) => ({
-        peer: testbed.name,
-        rounds: values[i]!,
-        details: details(i),
+    notes.push(...score.tallies());
+    const series = (pick: (sample: Sample) => number): Series[] =>
+      names.map((peer, at) => ({
+        peer,
+        rounds: score.of(at).map(pick),
+        details: medianDetails(score.of(at)),
+        far: score.farOf(at),
       }));
     const common = { scenario: 'testpmd', baseline: 'ovs-dpdk', notes, failures };
     const variant = 'testpmd virtio-user io loop, 64 B';
     return [
-      { ...common, variant, unit: 'packets/s', higherIsBetter: true, series: series(rates) },
+      {
+        ...common,
+        variant,
+        unit: 'packets/s',
+        higherIsBetter: true,
+        series: series(({ value }) => value),
+      },
       {
         ...common,
         variant: `${variant}: time of a packet in the switch`,
         unit: 'ns',
         higherIsBetter: false,
-        series: series(busy),
+        series: series(({ details }) => details!.busyNs!),
       },
     ];
   } finally {

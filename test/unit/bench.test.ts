@@ -12,6 +12,7 @@ import { between, refreshDocuments } from '../../bench/documents.ts';
 import { percentileUs } from '../../bench/generator/generator.ts';
 import { ensureHugepages } from '../../bench/hugepages.ts';
 import { describeMachine, machineText } from '../../bench/machine.ts';
+import { median, medianRatio } from '../../bench/medians.ts';
 import {
   Distance,
   noTally,
@@ -24,9 +25,10 @@ import { estimateS, leftOut, limitS, roundsWithin } from '../../bench/plan.ts';
 import { shares, stageOf } from '../../bench/profile.ts';
 import { writeReport } from '../../bench/report.ts';
 import { jsonOf, type Results, readResults } from '../../bench/results.ts';
-import { idleNote, median, medianRatio, outOfTime, usablePeers } from '../../bench/rounds.ts';
+import { idleNote, usablePeers } from '../../bench/rounds.ts';
 import { ruleLines } from '../../bench/rules.ts';
 import { SCENARIOS } from '../../bench/scenarios/index.ts';
+import { outOfTime } from '../../bench/score.ts';
 import { stackChart, stageTable } from '../../bench/stackChart.ts';
 import { allFailures, runSuite } from '../../bench/suite.ts';
 import { markdownOf, summarize, textOf } from '../../bench/tables.ts';

@@ -5,9 +5,9 @@ import { describe, it } from 'node:test';
 import { performanceTable } from '../../bench/comparisons.ts';
 import { docsFigures, readmeFigures } from '../../bench/documents.ts';
 import { describeMachine } from '../../bench/machine.ts';
+import { roundsWithout } from '../../bench/medians.ts';
 import { ratioFigure } from '../../bench/ratios.ts';
 import type { Results } from '../../bench/results.ts';
-import { roundsWithout } from '../../bench/rounds.ts';
 import { figure, markdownOf, markdownOfOne, textOf } from '../../bench/tables.ts';
 import type { Measurement, Options } from '../../bench/types.ts';
 

@@ -1,5 +1,7 @@
 // Command lines of the programs in this directory: what is wrong with them is a sentence and an exit status, not a stack.
 
+import { once } from 'node:events';
+import { createServer } from 'node:net';
 import { cpus } from 'node:os';
 import { type ParseArgsConfig, parseArgs } from 'node:util';
 
@@ -35,6 +37,19 @@ export const coreNumber = (name: string, text: string): number =>
 export function needRoot(): void {
   if (process.getuid?.() !== 0) {
     fail('the peers need root (network namespaces, hugepages): run it as root');
+  }
+}
+
+/** Where somebody measures, an abstract name (unix(7)): it goes with the process, however that ends. */
+const MEASURING = '\0xvio-bench';
+
+/** Two runs at a time would measure each other, and their real-time threads would wait for each other for ever. */
+export async function needMachine(name = MEASURING): Promise<void> {
+  const server = createServer().unref();
+  try {
+    await once(server.listen(name), 'listening');
+  } catch {
+    fail('another run is measuring on this machine: wait for its end');
   }
 }
 

@@ -2,7 +2,15 @@
 
 import { closeSync, existsSync, mkdirSync, openSync, writeFileSync } from 'node:fs';
 import path from 'node:path';
-import { commandLine, coreNumber, fail, needRoot, orFail, wholeNumber } from './commandLine.ts';
+import {
+  commandLine,
+  coreNumber,
+  fail,
+  needMachine,
+  needRoot,
+  orFail,
+  wholeNumber,
+} from './commandLine.ts';
 import { refreshDocuments } from './documents.ts';
 import { describeMachine, machineText } from './machine.ts';
 import { survey } from './placement.ts';
@@ -132,6 +140,7 @@ async function measure(): Promise<number> {
   const minutes =
     values.minutes === undefined ? undefined : wholeNumber('minutes', values.minutes, 1);
   needRoot();
+  await needMachine();
   tryToWrite();
   if (options.switchCore === options.generatorCore) {
     options.log('switch and generator share a core: rates mean nothing');

@@ -1,7 +1,8 @@
 // What the programs of the benchmark suite say to wrong command lines: a sentence, no stack, and exit status 1.
 
 import assert from 'node:assert/strict';
-import { spawnSync } from 'node:child_process';
+import { spawn, spawnSync } from 'node:child_process';
+import { once } from 'node:events';
 import { readdirSync } from 'node:fs';
 import { join } from 'node:path';
 import { describe, it } from 'node:test';
@@ -53,6 +54,28 @@ describe('wrong command lines', () => {
     const { status, stdout } = said('run.ts', '--help');
     assert.equal(status, 0);
     assert.match(stdout, /--minutes N +about how long [^-]*left out, and the exit status is 1\n/);
+  });
+  it('a machine on which another run is measuring', async () => {
+    const text = `import('${join(BENCH, 'commandLine.ts')}').then(async ({ needMachine }) => {
+      await needMachine('\\0xvio-bench-test-${process.pid}');
+      console.log('measuring');
+      process.stdin.resume();
+    });`;
+    const start = () =>
+      spawn(process.execPath, [...process.execArgv, '-e', text], {
+        stdio: ['pipe', 'pipe', 'pipe'],
+      });
+    const first = start();
+    await once(first.stdout, 'data');
+    const second = start();
+    const [said] = await once(second.stderr, 'data');
+    assert.match(String(said), /^bench: another run is measuring on this machine/);
+    assert.deepEqual(await once(second, 'close'), [1, null]);
+    first.kill('SIGKILL');
+    await once(first, 'close');
+    const third = start();
+    await once(third.stdout, 'data');
+    third.kill('SIGKILL');
   });
   it('numbers', () => {
     assert.equal(

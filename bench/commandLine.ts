@@ -20,7 +20,8 @@ export function commandLine<T extends ParseArgsConfig>(help: string, config: T) 
   try {
     return parseArgs(config);
   } catch (error) {
-    return fail(`${(error as Error).message}\n${help}`);
+    // Node goes on with advice about arguments that begin with a dash.
+    return fail(`${(error as Error).message.split('. ')[0]} (--help lists what there is)`);
   }
 }
 

@@ -28,7 +28,7 @@ export function ratioChart(title: string, measurements: readonly Measurement[]):
   const body = rows.map(({ label, ratio }, i) => {
     const y = TOP + i * ROW;
     const [from, to] = [Math.min(x(1), x(ratio)), Math.max(x(1), x(ratio))];
-    const short = label.length > 70 ? `${label.slice(0, 69)}…` : label;
+    const short = label.length > 74 ? `${label.slice(0, 73)}…` : label;
     return [
       `<text x="${LEFT - 6}" y="${y + 12}" text-anchor="end" font-size="11">${escapeXml(short)}</text>`,
       `<rect x="${from.toFixed(1)}" y="${y + 2}" width="${(to - from).toFixed(1)}" height="${ROW - 6}" fill="${COLORS[ratio >= 1 ? 0 : 2]}"/>`,

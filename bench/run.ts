@@ -76,7 +76,9 @@ const scenarios =
   positionals.length === 0
     ? SCENARIOS
     : positionals.map(
-        (name) => SCENARIOS.find((s) => s.name === name) ?? fail(`no scenario '${name}'\n${HELP}`),
+        (name) =>
+          SCENARIOS.find((s) => s.name === name) ??
+          fail(`no scenario '${name}' (--help lists them)`),
       );
 const reportDirectory =
   values.report ??

@@ -16,6 +16,9 @@ export interface Order {
 /** Where the variants that have been played are, in case the scenario does not come to its end. */
 export const partialFile = (file: string): string => `${file}.partial`;
 
+/** Where the least time of a cache line is that was seen meanwhile: the next scenario knows near cores by it. */
+export const leastFile = (file: string): string => `${file}.least`;
+
 /** Also imported for the names above. */
 if (import.meta.main) await main();
 
@@ -37,6 +40,8 @@ async function main(): Promise<void> {
     : undefined;
   const watched = placement ? { placement } : {};
   const measurements = await found.run({ ...options, log, played, ...watched });
+  const leastNs = placement?.leastNs?.();
+  if (leastNs !== undefined) writeFileSync(leastFile(file), JSON.stringify(leastNs));
   writeFileSync(file, JSON.stringify(measurements));
   process.exit(0);
 }

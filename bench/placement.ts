@@ -20,6 +20,12 @@ export interface Placement extends AsyncDisposable {
   /** Resolves when the cores are near each other; false: they did not come together in that time. */
   settle(patienceMs?: number): Promise<boolean>;
   near(): Promise<boolean>;
+  /** Of the last look, nanoseconds. */
+  lastNs?(): number;
+  /** Whether that is near, by what is known now. */
+  isNear?(ns: number): boolean;
+  /** The best there was. */
+  leastNs?(): number;
 }
 
 /** Tells near from far by what a line has taken at best. */
@@ -28,6 +34,10 @@ export class Distance {
 
   constructor(leastNs = Number.POSITIVE_INFINITY) {
     this.#leastNs = leastNs;
+  }
+
+  get leastNs(): number {
+    return this.#leastNs;
   }
 
   isNear(ns: number): boolean {
@@ -46,9 +56,16 @@ export function watchPlacement(
   if (a === b) return undefined;
   const line = new CacheLine(a, b);
   const distance = new Distance(leastNs);
-  const near = async (): Promise<boolean> => distance.isNear(await line.ns());
+  let lastNs = 0;
+  const near = async (): Promise<boolean> => {
+    lastNs = await line.ns();
+    return distance.isNear(lastNs);
+  };
   return {
     near,
+    lastNs: () => lastNs,
+    isNear: (ns) => distance.isNear(ns),
+    leastNs: () => distance.leastNs,
     async settle(patienceMs = ROUND_PATIENCE_MS) {
       const end = Math.min(Date.now() + patienceMs, deadlineMs);
       while (!(await near())) {

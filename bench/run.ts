@@ -172,7 +172,7 @@ async function measure(): Promise<number> {
   let shown = 0;
   const collect = (result: Pick<Results, 'measurements' | 'failures'>): Results => ({
     date,
-    machine,
+    machine: options.cacheLineNs ? { ...machine, cacheLineNs: options.cacheLineNs } : machine,
     options: asked,
     minutes: (Date.now() - startMs) / 60_000,
     ...result,

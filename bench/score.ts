@@ -42,12 +42,15 @@ interface Player {
   /** By round; a peer that fell out has none from then on. */
   samples: Sample[];
   far: boolean[];
+  /** How far the cores were behind each round, as far as that was asked: what is near shows when they once are. */
+  ns: (number | undefined)[];
 }
 
 export class Score {
   private readonly players: Player[];
   private readonly options: Options;
   private readonly notes: string[];
+  private placement: Placement | undefined;
 
   /** `tallies`: of the peers, if others add to them too. */
   constructor(names: readonly string[], options: Options, notes: string[], tallies: Tally[] = []) {
@@ -58,6 +61,7 @@ export class Score {
       tally: tallies[i] ?? noTally(),
       samples: [],
       far: [],
+      ns: [],
     }));
   }
 
@@ -75,16 +79,25 @@ export class Score {
     placement: Placement | undefined,
     turn: () => Promise<Sample>,
   ): Promise<void> {
-    const { tally, samples, far } = this.players[at]!;
+    const { tally, samples, far, ns } = this.players[at]!;
     const before = tally.far;
+    this.placement = placement;
     samples.push(await whileNear(placement, tally, turn));
     far.push(tally.far > before);
+    ns.push(placement?.lastNs?.());
+  }
+
+  private isFar({ far, ns }: Player, round: number): boolean {
+    const then = ns[round];
+    return far[round] || (then !== undefined && this.placement?.isNear?.(then) === false);
   }
 
   /** Rounds in which nobody had far cores. */
   private near(): number[] {
     const rounds = Math.max(...this.players.map(({ samples }) => samples.length), 0);
-    return [...Array(rounds).keys()].filter((n) => this.players.every(({ far }) => !far[n]));
+    return [...Array(rounds).keys()].filter((n) =>
+      this.players.every((player) => !this.isFar(player, n)),
+    );
   }
 
   /** Rounds that count: undefined if all of them do. */
@@ -106,17 +119,20 @@ export class Score {
 
   /** How many of those that count were played with far cores. */
   farOf(at: number): number {
-    return this.counted() ? 0 : this.players[at]!.far.filter(Boolean).length;
+    if (this.counted()) return 0;
+    const player = this.players[at]!;
+    return player.samples.filter((_, n) => this.isFar(player, n)).length;
   }
 
   /** For the notes of a measurement: what was played again, and what does not count. */
   tallies(): string[] {
     const counted = this.counted();
-    const notes = this.players.flatMap(({ name, tally }) =>
-      tallyNotes(name, counted ? { ...tally, far: 0 } : tally),
+    const notes = this.players.flatMap(({ name, tally }, at) =>
+      tallyNotes(name, { ...tally, far: this.farOf(at) }),
     );
-    const apart = this.players.flatMap(({ name, samples, far }) => {
-      const values = samples.filter((_, n) => far[n]).map(({ value }) => value);
+    const apart = this.players.flatMap((player) => {
+      const { name, samples } = player;
+      const values = samples.filter((_, n) => this.isFar(player, n)).map(({ value }) => value);
       return values.length === 0 ? [] : `${name} in ${values.length}: ${figure(median(values))}`;
     });
     if (counted && apart.length > 0) {

@@ -5,7 +5,7 @@ import { type ChildProcess, spawn, spawnSync } from 'node:child_process';
 import { existsSync, mkdtempSync, readdirSync, readFileSync, rmSync } from 'node:fs';
 import { tmpdir } from 'node:os';
 import path from 'node:path';
-import { type Order, partialFile } from './one.ts';
+import { leastFile, type Order, partialFile } from './one.ts';
 import { estimateS, limitS, roundsWithin } from './plan.ts';
 import type { Measurement, Options, Scenario } from './types.ts';
 
@@ -39,7 +39,7 @@ async function inOwnProcess(
   scenario: string,
   { log, played: _, placement: __, ...options }: Options,
   seconds: number,
-): Promise<{ measurements: Measurement[]; failed?: string }> {
+): Promise<{ measurements: Measurement[]; failed?: string; cacheLineNs?: number }> {
   const directory = mkdtempSync(path.join(tmpdir(), 'xvb-'));
   const order: Order = { scenario, options, file: path.join(directory, 'result.json') };
   const child = spawn(
@@ -79,7 +79,11 @@ async function inOwnProcess(
       child.once('exit', (code, signal) => resolve(signal ?? `status ${code}`));
     });
     const read = (file: string) => JSON.parse(readFileSync(file, 'utf8')) as Measurement[];
-    if (existsSync(order.file)) return { measurements: read(order.file) };
+    if (existsSync(order.file)) {
+      const least = leastFile(order.file);
+      const cacheLineNs = existsSync(least) && Number(readFileSync(least, 'utf8'));
+      return { measurements: read(order.file), ...(cacheLineNs ? { cacheLineNs } : {}) };
+    }
     const partial = partialFile(order.file);
     return {
       measurements: existsSync(partial) ? read(partial) : [],
@@ -130,7 +134,11 @@ export async function runSuite(
     const deadline = minutes === undefined ? {} : { deadlineMs: startMs + 1500 * seconds };
     const plan = { ...options, rounds, ...deadline };
     const limit = limitS(secondsLeft, [name, ...rest], plan);
-    const { measurements, failed } = await inOwnProcess(name, plan, limit);
+    const { measurements, failed, cacheLineNs } = await inOwnProcess(name, plan, limit);
+    // The first look at the machine may have met it with its cores far from each other.
+    if (cacheLineNs !== undefined && options.cacheLineNs !== undefined) {
+      options.cacheLineNs = Math.min(options.cacheLineNs, cacheLineNs);
+    }
     result.measurements.push(...measurements);
     options.log(`${name}: took ${Math.round((Date.now() - startMs) / 1000)} s`);
     if (failed !== undefined) {

@@ -2,7 +2,7 @@
 
 import assert from 'node:assert/strict';
 import { describe, it } from 'node:test';
-import { noTally, type Placement } from '../../bench/placement.ts';
+import { Distance, noTally, type Placement } from '../../bench/placement.ts';
 import { medianDetails, type Sample, Score } from '../../bench/score.ts';
 import type { Options } from '../../bench/types.ts';
 
@@ -58,6 +58,27 @@ describe('rounds that count', () => {
     const late = await played('', 'FF', { deadlineMs: Date.now() - 1, rounds: 9 });
     assert.deepEqual(values(late.score, 0), [0, 1, 2]);
     assert.match(late.notes[0]!, /3 rounds instead of 9/);
+  });
+
+  it('what is near shows when the cores once are', async () => {
+    const ns = [150, 150, 50, 52, 50, 51, 49, 55];
+    const distance = new Distance();
+    let round = -1;
+    const placement: Placement = {
+      near: async () => distance.isNear(ns[round]!),
+      settle: async () => distance.isNear(ns[round]!),
+      lastNs: () => ns[round]!,
+      isNear: (each) => distance.isNear(each),
+      async [Symbol.asyncDispose]() {},
+    };
+    const score = new Score(['a'], options, []);
+    for (round = 0; score.goesOn(round); round++) {
+      await score.play(0, placement, async () => ({ value: round }));
+    }
+    assert.deepEqual(values(score, 0), [2, 3, 4, 5, 6, 7]);
+    assert.deepEqual(score.tallies(), [
+      '2 of 8 rounds do not count, cores were far from each other (a in 2: 0.500)',
+    ]);
   });
 
   it('all of them if too few were near', async () => {
